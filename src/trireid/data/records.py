@@ -1,0 +1,81 @@
+"""What a reader returns: records of image triplets by split, and the faults it met. No pixels here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trireid.types import Protocol
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the pixels of one modality lie: a file, or a range of columns of a file (RGBNT100 strips).
+
+    Attributes:
+        path: image file.
+        columns: (first, one past the last) pixel column, or None for the whole width.
+    """
+
+    path: Path
+    columns: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One object seen once, by up to three spectra.
+
+    Attributes:
+        name: short name for messages and rank lists, unique within its split.
+        images: one source a modality in the order of `trireid.types.MODALITIES`; None where it is absent.
+        identity, camera, scene: as written in the name or table (camera and scene None where not known).
+    """
+
+    name: str
+    images: tuple[ImageSource | None, ...]
+    identity: str
+    camera: str | None = None
+    scene: str | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a data set on disk.
+
+    Attributes:
+        kind: short machine-readable name, for example "missing_modality", "bad_name", "unreadable_image".
+        path: the file or folder meant.
+        message: what is wrong and what to do, one line.
+    """
+
+    kind: str
+    path: Path
+    message: str
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """A data set as read from disk: sorted records, the protocol, and every fault met.
+
+    Attributes:
+        format: reader name ("rgbnt201", ..., "csv").
+        train, query, gallery: sorted records. Where query and gallery are the same set they are the same tuple object.
+        protocol: exclusion rule of the ranking.
+        faults: what was wrong; the triplets concerned are not among the records.
+        published: counts to print beside the found ones, {"train": (triplets, identities), ...}; empty if unknown.
+    """
+
+    format: str
+    root: Path
+    train: tuple[Record, ...]
+    query: tuple[Record, ...]
+    gallery: tuple[Record, ...]
+    protocol: Protocol
+    faults: tuple[Fault, ...] = ()
+    published: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def query_is_gallery(self) -> bool:
+        """True where one set is query and gallery at once (RGBNT201): its features are computed once."""
+        return self.query is self.gallery

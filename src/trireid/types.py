@@ -1,0 +1,130 @@
+"""The few types that all parts share. Modality is an axis, always in the order of `MODALITIES`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MODALITIES: tuple[str, ...] = ("rgb", "nir", "tir")
+NUM_MODALITIES = len(MODALITIES)
+
+UNKNOWN = -1
+"""Camera or scene index of an item whose camera or scene is not known."""
+
+Exclusion = Literal["camera", "scene", "none"]
+
+
+def modality_subsets(num_modalities: int = NUM_MODALITIES) -> tuple[tuple[int, ...], ...]:
+    """All non-empty subsets of modality indices, by size, then in order: r, n, t, rn, rt, nt, rnt."""
+    indices = range(num_modalities)
+    return tuple(subset for size in range(1, num_modalities + 1) for subset in combinations(indices, size))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of triplets as the loader gives it.
+
+    Attributes:
+        images: `(B, M, 3, H, W)` float, normalised; zeros where a modality is absent.
+        present: `(B, M)` bool, which modalities the item really has.
+        label: `(B,)` int64 class index in training, `UNKNOWN` (-1) outside the training identities.
+        camera: `(B,)` int64 index into the training cameras, `UNKNOWN` (-1) where not known.
+        item: `(B,)` int64 position of each item in its data set.
+    """
+
+    images: Tensor
+    present: Tensor
+    label: Tensor
+    camera: Tensor
+    item: Tensor
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items()}
+        return Batch(**moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by the data loader)."""
+        return Batch(**{name: value.pin_memory() for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which patches of each image were kept. Indices always refer to the original patch grid.
+
+    Attributes:
+        indices: `(B, M, K)` int64, kept patches in ascending (grid) order.
+        scores: `(B, M, N)` float32, the noise-free scores that chose them; for a later stage, patches
+            that were already dropped have score `-inf`.
+        mask: `(B, M, N)` bool, true where kept.
+        grid: patch grid (rows, columns), rows * columns == N.
+        weights: `(B, M, A, N)` float32 weight of each patch in each aggregated slot (0 where dropped), or None.
+    """
+
+    indices: Tensor
+    scores: Tensor
+    mask: Tensor
+    grid: tuple[int, int]
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ReIDOutput:
+    """What the model returns, the same type in training and evaluation.
+
+    Attributes:
+        features: by name, un-normalised, before BNNeck. Always `"global"` `(B, M*D)` (pattern 1) and each modality's
+            own `"rgb"`, `"nir"`, `"tir"` `(B, D)`; `"head"` `(B, F)` (pattern 2) where there is a head.
+        logits: by name, `(B, C)`; every key is also a key of `features`, and the pair trains together.
+            Empty where the model has no classifiers or is in evaluation.
+        selection: by stage name (`"block4"` inside the ViT, `"sdtps"` in the head); empty where nothing is selected.
+        present: `(B, M)` bool, the modalities that were used.
+    """
+
+    features: dict[str, Tensor]
+    present: Tensor
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    selection: dict[str, Selection] = field(default_factory=dict)
+
+    @property
+    def embedding(self) -> Tensor:
+        """Pattern 3: `(B, M*D + F)`, global and head features concatenated (global alone without a head)."""
+        parts = [self.features[name] for name in ("global", "head") if name in self.features]
+        return torch.cat(parts, dim=-1)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Who is on each item of a query or gallery set. All `(Q,)` int64 on one device.
+
+    Attributes:
+        identity: the same number for the same object, in query and gallery.
+        camera: `UNKNOWN` (-1) where not known; an unknown camera equals no camera.
+        scene: as camera.
+        item: number of the image triplet itself: an item never matches itself.
+    """
+
+    identity: Tensor
+    camera: Tensor
+    scene: Tensor
+    item: Tensor
+
+    def __len__(self) -> int:
+        return self.identity.shape[0]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which gallery items a query must not see: the item itself and those of its identity with the same ...
+
+    Attributes:
+        name: for messages and result files.
+        exclude: `"camera"`, `"scene"` or `"none"`.
+    """
+
+    name: str
+    exclude: Exclusion = "camera"
