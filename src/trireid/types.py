@@ -62,7 +62,8 @@ class Selection:
             that were already dropped have score `-inf`.
         mask: `(B, M, N)` bool, true where kept.
         grid: patch grid (rows, columns), rows * columns == N.
-        weights: `(B, M, A, N)` float32 weight of each patch in each aggregated slot (0 where dropped), or None.
+        weights: `(B, M, A, K)` float32 weight of each kept patch (in the order of `indices`) in each aggregated slot,
+            or None where nothing is aggregated.
     """
 
     indices: Tensor

@@ -1,0 +1,218 @@
+"""The shared ViT: three modalities as one batch of 3B images through a timm vision transformer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from trireid.errors import InputError
+from trireid.types import Selection
+
+ALIASES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "clip_vit_b16": "vit_base_patch16_clip_quickgelu_224.openai",
+        "vit_b16": "vit_base_patch16_224.augreg_in21k",
+        "dinov2_vit_s14": "vit_small_patch14_dinov2.lvd142m",
+    }
+)
+"""Short names of backbones -> timm names. `tiny` is ours, for the CPU, and has no pretrained weights."""
+
+TINY = MappingProxyType({"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 4})
+
+
+class BackboneOutput(NamedTuple):
+    """Tokens after the last block, normalised (and projected, for CLIP).
+
+    Attributes:
+        cls: `(B, M, D)`; zeros for absent modalities.
+        patches: `(B, M, N, D)`; zeros for absent modalities.
+        selection: what was kept inside the ViT, by stage; empty without slimming.
+    """
+
+    cls: Tensor
+    patches: Tensor
+    selection: dict[str, Selection]
+
+
+class CameraEmbedding(nn.Module):
+    """SIE: a learned vector a camera. An unknown camera (-1, or no camera at all) gets the mean of the known ones.
+
+    Source: TransReID (ICCV 2021), section 3.3; the rule for unknown cameras is ours.
+    """
+
+    def __init__(self, num_cameras: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_cameras, dim))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, camera: Tensor | None, batch_size: int) -> Tensor:
+        """Vectors `(B, D)` for camera indices `(B,)` int64 or None."""
+        mean = self.weight.mean(dim=0, keepdim=True)
+        if camera is None:
+            return mean.expand(batch_size, -1)
+        return torch.cat([self.weight, mean])[camera]  # index -1 is the mean
+
+
+class Backbone(nn.Module):
+    """A timm ViT applied to `(B, M, 3, H, W)`.
+
+    Args:
+        vit: timm vision transformer with a CLS token and one position table for CLS and patches. A linear `head` is
+            kept as projection of all tokens (CLIP: 768 -> 512).
+        num_cameras: size of the camera embedding; 0 has none.
+        sie_coefficient: scale of the camera embedding, added to the CLS token.
+
+    Raises:
+        InputError: for a ViT without CLS token or with register tokens.
+    """
+
+    def __init__(self, vit: VisionTransformer, *, num_cameras: int = 0, sie_coefficient: float = 1.0) -> None:
+        super().__init__()
+        if vit.cls_token is None or vit.num_prefix_tokens != 1 or vit.pos_embed is None:
+            raise InputError("the backbone must have a CLS token, no register tokens and a learned position table")
+        self.vit = vit
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.dim: int = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.embed_dim
+        self.sie_coefficient = sie_coefficient
+        wanted = num_cameras > 0 and sie_coefficient > 0
+        self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
+
+    def forward(self, images: Tensor, *, present: Tensor | None = None, camera: Tensor | None = None) -> BackboneOutput:
+        """Run all present images through the ViT as one batch.
+
+        Args:
+            images: `(B, M, 3, H, W)`, normalised.
+            present: `(B, M)` bool; absent modalities are not computed. None: all present.
+            camera: `(B,)` int64 camera indices, -1 unknown; None: all unknown.
+
+        Raises:
+            InputError: if the images have another size than the one the position table was made for.
+        """
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise InputError(
+                f"images are {images.shape[-2]} x {images.shape[-1]} pixels, the model was built for "
+                f"{self.image_size[0]} x {self.image_size[1]}: resize them, or build the model with that image_size"
+            )
+        batch, modalities = images.shape[:2]
+        rows = None if present is None else present.flatten().nonzero()[:, 0]  # (R,) of B * M
+        flat = images.flatten(0, 1)  # (B * M, 3, H, W)
+        shift = None
+        if self.camera_embedding is not None:
+            shift = self.camera_embedding(camera, batch).repeat_interleave(modalities, dim=0)  # (B * M, D)
+        if rows is not None:
+            flat = flat[rows]
+            shift = shift[rows] if shift is not None else None
+        tokens = self._finish(self._blocks(self._embed(flat, shift)))  # (R, 1 + N, D)
+        if rows is not None:
+            spread = tokens.new_zeros(batch * modalities, *tokens.shape[1:])
+            tokens = spread.index_copy(0, rows, tokens)
+        tokens = tokens.unflatten(0, (batch, modalities))  # (B, M, 1 + N, D)
+        return BackboneOutput(cls=tokens[:, :, 0], patches=tokens[:, :, 1:], selection={})
+
+    def _embed(self, images: Tensor, shift: Tensor | None) -> Tensor:
+        patches = self.vit.patch_embed(images)  # (R, N, D)
+        assert self.vit.cls_token is not None
+        assert self.vit.pos_embed is not None
+        cls = self.vit.cls_token.expand(len(patches), -1, -1)
+        if shift is not None:
+            cls = cls + self.sie_coefficient * shift.unsqueeze(1).to(cls.dtype)
+        tokens = torch.cat([cls.to(patches.dtype), patches], dim=1) + self.vit.pos_embed  # (R, 1 + N, D)
+        return self.vit.norm_pre(self.vit.pos_drop(tokens))  # type: ignore[no-any-return]
+
+    def _blocks(self, tokens: Tensor) -> Tensor:
+        for block in self.vit.blocks:
+            tokens = block(tokens)
+        return tokens
+
+    def _finish(self, tokens: Tensor) -> Tensor:
+        # head is the identity unless it is CLIP's projection, which upstream applies to all tokens.
+        return self.vit.head(self.vit.norm(tokens))  # type: ignore[no-any-return]
+
+
+def create_vit(
+    name: str,
+    *,
+    image_size: tuple[int, int],
+    patch_size: int | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    num_heads: int | None = None,
+    drop_path: float = 0.0,
+) -> VisionTransformer:
+    """A timm ViT of this name for this image size, with fresh weights (models/weights.py loads others).
+
+    Args:
+        name: `tiny`, a key of `ALIASES` or a timm name of the ViT family.
+        image_size: (height, width) in pixels, multiples of the patch size.
+        patch_size, width, depth, num_heads: replace what the name says; None keeps it.
+        drop_path: stochastic depth rate in [0, 1).
+
+    Raises:
+        InputError: for an unknown name, a model that is no plain ViT, or sizes that do not divide.
+    """
+    sizes = {"patch_size": patch_size, "embed_dim": width, "depth": depth, "num_heads": num_heads}
+    options: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
+    options |= {"img_size": image_size, "drop_path_rate": drop_path}
+    if name == "tiny":
+        options = {"num_classes": 0, "global_pool": "token", **TINY, **options}
+        vit: nn.Module = _construct(VisionTransformer, options)
+    else:
+        timm_name = timm_model_name(name)
+        # Only CLIP's head is a projection of features; every other head would be an ImageNet classifier.
+        if not projects_features(timm_name):
+            options["num_classes"] = 0
+        vit = _construct(partial(timm.create_model, timm_name, pretrained=False), options)
+    if not isinstance(vit, VisionTransformer):
+        raise InputError(f"backbone {name!r} is a {type(vit).__name__}; only plain vision transformers are supported")
+    check_image_size(image_size, patch_size=tuple(vit.patch_embed.patch_size))
+    return vit
+
+
+def timm_model_name(name: str) -> str:
+    """The full timm name behind an alias or a timm name.
+
+    Raises:
+        InputError: if timm does not know it; the nearest names are given.
+    """
+    timm_name = ALIASES.get(name, name)
+    architecture = timm_name.split(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3)
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise InputError(f"backbone {name!r} is neither tiny, nor one of {', '.join(ALIASES)}, nor in timm{hint}")
+    return timm_name
+
+
+def projects_features(timm_name: str) -> bool:
+    """Whether the linear head of this timm model projects tokens (CLIP) instead of classifying images."""
+    return "_clip_" in timm_name
+
+
+def check_image_size(image_size: tuple[int, int], *, patch_size: tuple[int, int]) -> None:
+    """Image height and width must be multiples of the patch size, so that no border is cut off unseen.
+
+    Raises:
+        InputError: naming both sizes.
+    """
+    if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
+        raise InputError(
+            f"image size {image_size[0]} x {image_size[1]} is no multiple of the patch size "
+            f"{patch_size[0]} x {patch_size[1]}: set data.image_size to multiples of it"
+        )
+
+
+def _construct(factory: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
+    try:
+        return factory(**options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise InputError(f"the backbone cannot be built with {options}: {error or type(error).__name__}") from error

@@ -1,0 +1,85 @@
+"""From settings to a model: the only file that knows both the configuration and the modules."""
+
+from __future__ import annotations
+
+import logging
+
+from trireid.config.schema import ModelConfig
+from trireid.errors import ConfigError
+from trireid.models.atmoe import ATMoE
+from trireid.models.backbone import Backbone, create_vit
+from trireid.models.hdm import HDM
+from trireid.models.heads import BNNeckClassifier
+from trireid.models.pife import PIFE
+from trireid.models.reid import HDMHead, ReIDModel
+from trireid.models.sdtps import PRESETS, SDTPS
+from trireid.models.weights import load_backbone_weights
+from trireid.types import MODALITIES, NUM_MODALITIES
+
+_log = logging.getLogger(__name__)
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    image_size: tuple[int, int],
+    num_classes: int,
+    num_cameras: int,
+    load_pretrained: bool = True,
+) -> ReIDModel:
+    """The model of a configuration, with start weights.
+
+    Args:
+        config: the model section.
+        image_size: (height, width) in pixels.
+        num_classes: training identities; 0 builds no classifiers.
+        num_cameras: training cameras; 0 builds no camera embedding.
+        load_pretrained: False leaves fresh weights, for a checkpoint that will fill them all.
+
+    Raises:
+        ConfigError: for settings that do not fit each other.
+        CheckpointError: if start weights cannot be loaded.
+    """
+    settings = config.backbone
+    vit = create_vit(
+        settings.name,
+        image_size=image_size,
+        patch_size=settings.patch_size,
+        width=settings.width,
+        depth=settings.depth,
+        num_heads=settings.num_heads,
+        drop_path=settings.drop_path,
+    )
+    if load_pretrained:
+        _log.info(load_backbone_weights(vit, name=settings.name, pretrained=settings.pretrained))
+    backbone = Backbone(vit, num_cameras=num_cameras, sie_coefficient=config.sie_coefficient)
+    head = _build_head(config, backbone)
+    widths = {"global": NUM_MODALITIES * backbone.dim, "head": head.feature_dim if head is not None else 0}
+    widths |= dict.fromkeys(MODALITIES, backbone.dim)
+    names = ["global"] if config.global_classifier == "joint" else list(MODALITIES)
+    names += ["head"] if head is not None else []
+    classifiers = {name: BNNeckClassifier(widths[name], num_classes) for name in names} if num_classes else {}
+    return ReIDModel(backbone, pife=PIFE(backbone.dim) if config.pife else None, head=head, classifiers=classifiers)
+
+
+def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | None:
+    if config.head == "none":
+        return None
+    if config.head == "sdtps":
+        settings = config.sdtps
+        return SDTPS(
+            backbone.dim,
+            backbone.num_patches,
+            grid=backbone.grid,
+            sparse_ratio=settings.sparse_ratio,
+            aggr_ratio=settings.aggr_ratio,
+            beta=settings.beta,
+            tau=settings.gumbel_tau,
+            use_gumbel=settings.use_gumbel,
+            **PRESETS[settings.preset],
+        )
+    if backbone.dim % config.atmoe_heads:
+        raise ConfigError(f"model.atmoe_heads is {config.atmoe_heads}; it must divide the feature width {backbone.dim}")
+    hdm = HDM(backbone.dim, num_heads=8 if backbone.dim % 8 == 0 else 1)
+    atmoe = ATMoE(backbone.dim, num_heads=config.atmoe_heads) if config.head == "hdm_atmoe" else None
+    return HDMHead(hdm, atmoe)

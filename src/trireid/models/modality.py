@@ -1,0 +1,64 @@
+"""Layers with one set of weights a modality, applied in one call. Modality is an axis, not three variables."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class QuickGELU(nn.Module):
+    """`x * sigmoid(1.702 x)`, the activation of CLIP and of DeMo's reductions. Source: CLIP public code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation; any shape."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+class ModalityLinear(nn.Module):
+    """One linear map a modality: `(B, M, ..., D) -> (B, M, ..., O)`.
+
+    Initialised as torch's own `nn.Linear` (uniform within 1 / sqrt(in_features)).
+    """
+
+    def __init__(self, num_modalities: int, in_features: int, out_features: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_modalities, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(num_modalities, out_features)) if bias else None
+        bound = 1.0 / math.sqrt(in_features)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, M, ..., in_features)` to `(B, M, ..., out_features)`."""
+        flat = x.flatten(2, -2) if x.dim() > 3 else x.unsqueeze(2)  # (B, M, S, D)
+        out = torch.einsum("bmsd,mod->bmso", flat, self.weight)  # (B, M, S, O)
+        if self.bias is not None:
+            out = out + self.bias[:, None, :]
+        return out.reshape(*x.shape[:-1], out.shape[-1])  # (B, M, ..., O)
+
+
+class ModalityLayerNorm(nn.Module):
+    """Layer normalisation with one scale and shift a modality: `(B, M, ..., D) -> (B, M, ..., D)`."""
+
+    def __init__(self, num_modalities: int, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_modalities, dim))
+        self.bias = nn.Parameter(torch.zeros(num_modalities, dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis of `(B, M, ..., D)`."""
+        shape = (self.weight.shape[0], *([1] * (x.dim() - 3)), self.weight.shape[1])
+        normed = functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return normed * self.weight.view(shape) + self.bias.view(shape)
+
+
+def mask_absent(x: Tensor, present: Tensor | None) -> Tensor:
+    """Set what belongs to absent modalities to zero: x `(B, M, ...)`, present `(B, M)` bool or None (all present)."""
+    if present is None:
+        return x
+    return x * present.view(*present.shape, *([1] * (x.dim() - 2))).to(x.dtype)

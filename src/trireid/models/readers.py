@@ -1,0 +1,59 @@
+"""Readers: how the slots of a slimmed patch set become one feature.
+
+The mean over slots is exactly one weighted pooling of the patches, which undoes the aggregation; the other readers
+keep the slots apart. Shapes: B batch, M modality, S slots, D channels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from trireid.errors import InputError
+from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
+from trireid.types import NUM_MODALITIES
+
+SlotReaderName = Literal["mean", "max", "attention", "project"]
+
+
+class SlotReader(nn.Module):
+    """`(B, M, S, D) -> (B, M * D)`.
+
+    Args:
+        name: `mean` (contract S12), `max` over slots, `attention` (one learned query a modality over the normalised
+            slots) or `project` (slots concatenated and projected by a linear map a modality).
+        dim: D.
+        num_slots: S.
+        num_modalities: M.
+    """
+
+    def __init__(self, name: SlotReaderName, *, dim: int, num_slots: int, num_modalities: int = NUM_MODALITIES) -> None:
+        super().__init__()
+        if name not in get_args(SlotReaderName):
+            raise InputError(f"slot reader is {name!r}; allowed are {', '.join(get_args(SlotReaderName))}")
+        self.name = name
+        self.num_slots = num_slots
+        self.feature_dim = num_modalities * dim
+        if name == "attention":
+            self.norm = ModalityLayerNorm(num_modalities, dim)
+            self.query = nn.Parameter(torch.randn(num_modalities, dim) * 0.02)
+        if name == "project":
+            self.projection = ModalityLinear(num_modalities, num_slots * dim, dim)
+
+    def forward(self, slots: Tensor, *, present: Tensor | None = None) -> Tensor:
+        """Read `(B, M, S, D)` into `(B, M * D)`; absent modalities give zeros."""
+        if self.name == "mean":
+            read = slots.mean(dim=2)  # (B, M, D)
+        elif self.name == "max":
+            read = slots.amax(dim=2)
+        elif self.name == "attention":
+            keys = self.norm(slots)  # (B, M, S, D)
+            logits = (keys * self.query[:, None, :]).sum(-1).float() / math.sqrt(slots.shape[-1])
+            weights = logits.softmax(dim=-1).to(slots.dtype)  # (B, M, S)
+            read = (weights.unsqueeze(2) @ slots)[:, :, 0]  # (B, M, D)
+        else:
+            read = self.projection(slots.flatten(2))  # (B, M, D)
+        return mask_absent(read, present).flatten(1)  # (B, M * D)

@@ -1,0 +1,128 @@
+"""The model: backbone, PIFE, head and classifiers put together. Knows tensors only, no settings."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from trireid.errors import InputError
+from trireid.models.atmoe import ATMoE
+from trireid.models.backbone import Backbone
+from trireid.models.hdm import HDM
+from trireid.models.heads import BNNeckClassifier
+from trireid.models.modality import mask_absent
+from trireid.models.pife import PIFE
+from trireid.models.sdtps import SDTPS
+from trireid.types import MODALITIES, ReIDOutput, Selection
+
+
+class HDMHead(nn.Module):
+    """HDM, optionally followed by ATMoE, read out as one vector `(B, E * D)`."""
+
+    def __init__(self, hdm: HDM, atmoe: ATMoE | None = None) -> None:
+        super().__init__()
+        self.hdm, self.atmoe = hdm, atmoe
+        self.feature_dim = hdm.feature_dim
+
+    def forward(self, patches: Tensor, global_features: Tensor, *, present: Tensor | None = None) -> Tensor:
+        """Feature `(B, E * D)` of patches `(B, M, N, D)` and globals `(B, M, D)`."""
+        subsets: Tensor = self.hdm(global_features, patches, present=present)  # (B, E, D)
+        if self.atmoe is None:
+            return subsets.flatten(1)
+        subset_present = None if present is None else self.hdm.subset_present(present)
+        mixed: Tensor = self.atmoe(subsets, subset_present=subset_present)
+        return mixed
+
+
+class ReIDModel(nn.Module):
+    """Backbone -> PIFE -> head -> classifiers.
+
+    Args:
+        backbone: gives CLS and patch tokens of all modalities.
+        pife: makes the global features; None takes the CLS tokens.
+        head: `SDTPS`, `HDMHead` or None.
+        classifiers: by feature name (`global`, `head`, or `rgb`, `nir`, `tir`), used in training only.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        pife: PIFE | None,
+        head: SDTPS | HDMHead | None,
+        classifiers: dict[str, BNNeckClassifier],
+    ) -> None:
+        super().__init__()
+        if isinstance(head, SDTPS) and head.num_patches != backbone.num_patches:
+            raise InputError(f"SDTPS is for {head.num_patches} patches, the backbone gives {backbone.num_patches}")
+        self.backbone, self.pife, self.head = backbone, pife, head
+        self.classifiers = nn.ModuleDict(classifiers)
+
+    def forward(self, images: Tensor, present: Tensor | None = None, camera: Tensor | None = None) -> ReIDOutput:
+        """Features of a batch of triplets; in training also the logits.
+
+        Args:
+            images: `(B, M, 3, H, W)`, normalised; the content of absent modalities is ignored.
+            present: `(B, M)` bool, at least one true an item; None: all present.
+            camera: `(B,)` int64 camera index, -1 unknown; None: all unknown.
+
+        Raises:
+            InputError: for wrong shapes, or an item without any modality.
+        """
+        check_inputs(images, present, camera)
+        tokens = self.backbone(images, present=present, camera=camera)
+        if self.pife is not None:
+            global_features = self.pife(tokens.cls, tokens.patches, present=present)  # (B, M, D)
+        else:
+            global_features = mask_absent(tokens.cls, present)
+        features = {"global": global_features.flatten(1)}  # (B, M * D)
+        features |= dict(zip(MODALITIES, global_features.unbind(1), strict=True))
+        selection: dict[str, Selection] = dict(tokens.selection)
+        if isinstance(self.head, SDTPS):
+            slimmed = self.head(tokens.patches, global_features, present=present)
+            features["head"], selection["sdtps"] = slimmed.feature, slimmed.selection
+        elif self.head is not None:
+            features["head"] = self.head(tokens.patches, global_features, present=present)
+        logits = {}
+        if self.training:
+            logits = {name: classifier(features[name]) for name, classifier in self.classifiers.items()}
+        used = present if present is not None else images.new_ones(images.shape[:2]).bool()
+        return ReIDOutput(features=features, present=used, logits=logits, selection=selection)
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Trainable parameters by the role that sets their learning rate, each with its full name."""
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {
+            "backbone": [],
+            "camera": [],
+            "classifier": [],
+            "other": [],
+        }
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[_role(name)].append((name, parameter))
+        return groups
+
+
+def _role(name: str) -> str:
+    if name.startswith("backbone.camera_embedding."):
+        return "camera"
+    if name.startswith("backbone."):
+        return "backbone"
+    return "classifier" if name.startswith("classifiers.") and ".classifier." in name else "other"
+
+
+def check_inputs(images: Tensor, present: Tensor | None, camera: Tensor | None) -> None:
+    """Shapes of the model's inputs.
+
+    Raises:
+        InputError: what was given and what is allowed.
+    """
+    if images.dim() != 5 or images.shape[1] != len(MODALITIES) or images.shape[2] != 3:
+        raise InputError(f"images have shape {tuple(images.shape)}; they must be (B, {len(MODALITIES)}, 3, H, W)")
+    if present is not None:
+        if tuple(present.shape) != tuple(images.shape[:2]):
+            raise InputError(f"present has shape {tuple(present.shape)}; it must be {tuple(images.shape[:2])}")
+        if not bool(present.any(dim=1).all()):
+            rows = (~present.any(dim=1)).nonzero()[:, 0].tolist()
+            raise InputError(f"items {rows[:5]} have no modality present: every item needs at least one")
+    if camera is not None and tuple(camera.shape) != tuple(images.shape[:1]):
+        raise InputError(f"camera has shape {tuple(camera.shape)}; it must be ({images.shape[0]},)")

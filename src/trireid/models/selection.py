@@ -1,0 +1,212 @@
+"""Choosing patches: pure functions of tensors, used by the SDTPS head and by slimming inside the ViT.
+
+Shapes: B batch, M modality, G guide modality (same axis as M), N patches, K kept, D channels.
+Scores, softmax and ranking are in float32 whatever the input type, because low-precision scores tie.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trireid.errors import InputError
+
+
+def keep_count(num_patches: int, keep_ratio: float) -> int:
+    """Number of kept patches, `max(1, ceil(N * ratio))`. Source: contract S5.
+
+    The product is rounded to 9 digits first, so that 10 * 0.7 is 7 and not 8 by floating point.
+
+    Raises:
+        InputError: if the ratio is outside (0, 1].
+    """
+    if not 0.0 < keep_ratio <= 1.0:
+        raise InputError(f"keep ratio is {keep_ratio}; it must lie in (0, 1]")
+    return max(1, math.ceil(round(num_patches * keep_ratio, 9)))
+
+
+def cosine_scores(patches: Tensor, guides: Tensor) -> Tensor:
+    """Cosine of every patch with the guide of every modality.
+
+    Args:
+        patches: `(B, M, N, D)`.
+        guides: `(B, M, D)`, one vector a modality.
+
+    Returns:
+        `(B, M, G, N)` float32 in [-1, 1]; `[b, m, g]` holds patches of modality m against the guide of modality g.
+    """
+    unit_patches = functional.normalize(patches.float(), dim=-1)
+    unit_guides = functional.normalize(guides.float(), dim=-1)
+    with torch.autocast(patches.device.type, enabled=False):
+        return torch.einsum("bmnd,bgd->bmgn", unit_patches, unit_guides)
+
+
+def min_max_normalise(scores: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """Stretch the last axis to [0, 1] by its minimum and maximum. Source: contract S3; constant rows become 0."""
+    low = scores.amin(dim=-1, keepdim=True)
+    high = scores.amax(dim=-1, keepdim=True)
+    return (scores - low) / (high - low + eps)
+
+
+def quantile_normalise(scores: Tensor, *, low: float = 0.05, high: float = 0.95, eps: float = 1e-8) -> Tensor:
+    """Stretch the last axis to [0, 1] between two quantiles and clip there, so that one outlier does not set the scale.
+
+    Deviation: the contract normalises by minimum and maximum; one outlying patch then squeezes all others together.
+    """
+    bounds = torch.quantile(scores.float(), torch.tensor([low, high], device=scores.device), dim=-1, keepdim=True)
+    return ((scores - bounds[0]) / (bounds[1] - bounds[0] + eps)).clamp(0.0, 1.0)
+
+
+def guide_weights(present: Tensor, *, own: float = 2.0, other: float = 1.0) -> Tensor:
+    """Weight of every guide for every modality, with absent guides left out and the rest scaled up to the same sum.
+
+    Args:
+        present: `(B, M)` bool.
+        own: weight of a modality's own guide.
+        other: weight of each other modality's guide.
+
+    Returns:
+        `(B, M, G)` float32; each row sums to own + other * (M - 1), or to 0 where no guide is present.
+    """
+    num_modalities = present.shape[1]
+    base = torch.full((num_modalities, num_modalities), other, device=present.device)
+    base.fill_diagonal_(own)
+    total = own + other * (num_modalities - 1)
+    weights = base * present[:, None, :].float()  # (B, M, G)
+    return weights * (total / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12))
+
+
+def select_top(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
+    """The highest scores of the last axis; ties go to the lower index, and indices come back in ascending order.
+
+    Args:
+        scores: `(..., N)` finite floats.
+        num_kept: K, 1 <= K <= N.
+
+    Returns:
+        indices `(..., K)` int64 ascending, and mask `(..., N)` bool.
+    """
+    order = torch.sort(scores.float(), dim=-1, descending=True, stable=True).indices
+    indices = order[..., :num_kept].sort(dim=-1).values  # (..., K)
+    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, indices, True)
+    return indices, mask
+
+
+def gather_patches(patches: Tensor, indices: Tensor) -> Tensor:
+    """Patches `(..., N, D)` at indices `(..., K)` -> `(..., K, D)`."""
+    return patches.gather(-2, indices.unsqueeze(-1).expand(*indices.shape, patches.shape[-1]))
+
+
+def fuse_dropped(patches: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    """One token out of the dropped patches, weighted by the softmax of their scores. Source: contract S9.
+
+    Where nothing was dropped (ratio 1) all patches are fused, so that the token is always defined and always
+    teaches the scores. Deviation: the literal form leaves a zero token there.
+
+    Args:
+        patches: `(..., N, D)`; scores: `(..., N)`; mask: `(..., N)` bool, true where kept.
+
+    Returns:
+        `(..., D)` in the type of `patches`.
+    """
+    everything_kept = mask.all(dim=-1, keepdim=True)
+    excluded = mask & ~everything_kept
+    weights = scores.float().masked_fill(excluded, float("-inf")).softmax(dim=-1)
+    return (weights.to(patches.dtype).unsqueeze(-2) @ patches)[..., 0, :]  # (..., 1, N) @ (..., N, D)
+
+
+def gumbel_noise(scores: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Standard Gumbel noise in the shape of `scores`, float32."""
+    uniform = torch.rand(scores.shape, device=scores.device, dtype=torch.float32, generator=generator)
+    return -torch.log(-torch.log(uniform.clamp(1e-10, 1.0 - 1e-7)))
+
+
+class _KHot(torch.autograd.Function):
+    """Forward: bisection for the threshold t. Backward: implicit derivative, `(diag(w) - w w' / sum w) / tau`."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, num_kept: int, tau: float) -> Tensor:
+        low = scores.amin(-1, keepdim=True) - 40.0 * tau
+        high = scores.amax(-1, keepdim=True) + 40.0 * tau
+        for _ in range(80 if scores.dtype == torch.float64 else 50):
+            middle = (low + high) / 2
+            too_many = torch.sigmoid((scores - middle) / tau).sum(-1, keepdim=True) > num_kept
+            low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+        relaxed = torch.sigmoid((scores - (low + high) / 2) / tau)
+        ctx.save_for_backward(relaxed)
+        ctx.tau = tau
+        return relaxed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (relaxed,) = ctx.saved_tensors
+        slope = relaxed * (1.0 - relaxed)
+        # sum w is 0 where every decision is saturated (K = N): the gradient is 0 there, not 0 / 0.
+        total = slope.sum(-1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+        weighted = slope * grads[0]
+        return (weighted - slope * (weighted.sum(-1, keepdim=True) / total)) / ctx.tau, None, None
+
+
+def relax_k_hot(scores: Tensor, num_kept: int, *, tau: float) -> Tensor:
+    """K-hot relaxation: `p_i = sigmoid((s_i - t) / tau)` with t such that `sum p = K`.
+
+    Source: spec of the sound design, section 2.2; the derivative is the implicit one, whose rows sum to 0.
+
+    Args:
+        scores: `(..., N)`; computed in float32 at least.
+        num_kept: K, 1 <= K <= N; at K = N all are 1 and the gradient is 0.
+        tau: temperature > 0, in units of the scores.
+
+    Returns:
+        `(..., N)` in (0, 1), each row sums to K.
+    """
+    if scores.dtype != torch.float64:
+        scores = scores.float()
+    result: Tensor = _KHot.apply(scores, num_kept, tau)
+    return result
+
+
+def relax_softmax(scores: Tensor, *, tau: float) -> Tensor:
+    """Softmax relaxation `softmax(s / tau)`, `(..., N)`; each row sums to 1. Source: contract S6."""
+    return (scores if scores.dtype == torch.float64 else scores.float()).div(tau).softmax(dim=-1)
+
+
+def straight_through(mask: Tensor, relaxed: Tensor) -> Tensor:
+    """The hard 0/1 decision in the forward pass, the gradient of `relaxed` in the backward pass. `(..., N)`."""
+    return mask.to(relaxed.dtype) + (relaxed - relaxed.detach())
+
+
+def masked_softmax(logits: Tensor, decision: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the kept patches that still tells the dropped ones what they would have been worth.
+
+    `W ~ D * exp(l)` over all N: the forward pass equals softmax over the kept patches; the backward pass gives every
+    patch, kept or dropped, the gradient of its own decision. Dropped logits above the largest kept one are capped
+    there, so that this gradient is bounded by that of a kept patch.
+
+    Args:
+        logits: `(..., A, N)`; decision: `(..., N)` 0/1 with a straight-through gradient; mask: `(..., N)` bool.
+
+    Returns:
+        `(..., A, N)` float32, rows sum to 1, exactly 0 where dropped.
+    """
+    kept = mask.unsqueeze(-2)  # (..., 1, N)
+    logits = logits.float()
+    ceiling = logits.detach().masked_fill(~kept, float("-inf")).amax(dim=-1, keepdim=True)  # (..., A, 1)
+    weight = decision.float().unsqueeze(-2) * torch.exp((logits - ceiling).clamp_max(0.0))
+    return weight / weight.sum(dim=-1, keepdim=True)
+
+
+def log_masked_softmax(logits: Tensor, decision: Tensor) -> Tensor:
+    """Softmax of `logits + log(D)` over patches that were already gathered: every D is 1, its gradient is bounded.
+
+    Source: contract S7 in bounded form. At D = 1, log D is 0 and its derivative 1, where `-(1 - D) * 1e10` would
+    have the same forward pass and a gradient 1e10 times too large.
+
+    Args:
+        logits: `(..., A, K)`; decision: `(..., K)`, 1 in the forward pass.
+    """
+    return (logits.float() + torch.log(decision.float()).unsqueeze(-2)).softmax(dim=-1)

@@ -1,0 +1,128 @@
+"""Start weights of the backbone: a timm name (downloaded once, then cached) or a local file. Always strict."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor
+
+from trireid.errors import CheckpointError
+from trireid.models.backbone import projects_features, timm_model_name
+
+_CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
+
+
+def load_backbone_weights(vit: VisionTransformer, *, name: str, pretrained: str) -> str:
+    """Load start weights in place.
+
+    Args:
+        vit: the model to fill; its position table is resized (bicubic) from the file's.
+        name: backbone name, as in `create_vit`.
+        pretrained: `none` keeps the fresh weights, `timm` takes those of the name, anything else is a local file
+            (.safetensors, or a torch file that holds tensors only).
+
+    Returns:
+        One line that says what was loaded, for the log.
+
+    Raises:
+        CheckpointError: no such weights, no network, a damaged file, or keys that do not fit.
+    """
+    if pretrained == "none":
+        return f"backbone {name}: fresh weights"
+    if pretrained == "timm":
+        if name == "tiny":
+            raise CheckpointError("backbone tiny has no pretrained weights: set model.backbone.pretrained to none")
+        path = fetch_timm_weights(timm_model_name(name))
+    else:
+        path = Path(pretrained)
+    state = {key: value.float() for key, value in read_state(path).items()}
+    ignored = _fill(vit, state, source=path, keep_head=name != "tiny" and projects_features(timm_model_name(name)))
+    note = f", {len(ignored)} classifier tensors not used" if ignored else ""
+    return f"backbone {name}: {path.name} loaded, every key of the ViT{note}"
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors file or a torch file; never runs code from the file.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"weight file {path} does not exist: give a local file, `timm` to download, or `none` to start from scratch"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"weight file {path} cannot be read ({reason}): it is damaged or no weight file"
+        ) from error
+    except Exception as error:
+        # torch reports forbidden pickles by an exception class of the pickle module, garbage by whatever it meets.
+        raise CheckpointError(
+            f"weight file {path} holds more than tensors, or is no weight file: {error!r:.120}"
+        ) from error
+    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"weight file {path} holds no table of tensors")
+    return state
+
+
+def fetch_timm_weights(timm_name: str) -> Path:
+    """Local path of the pretrained weights of a timm model: from the hub's cache, or downloaded now.
+
+    Raises:
+        CheckpointError: if timm has none of that name, or they are not cached and the hub cannot be reached.
+    """
+    import huggingface_hub as hub  # imported here: only a run that starts from pretrained weights needs it
+    import timm
+    from huggingface_hub.constants import ENDPOINT
+
+    config = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
+    if config is None or not config.hf_hub_id:
+        raise CheckpointError(
+            f"timm has no pretrained weights named {timm_name}: set model.backbone.pretrained to a file"
+        )
+    repository = f"timm/{timm_name}" if config.hf_hub_id == "timm/" else config.hf_hub_id
+    filename = config.hf_hub_filename or "model.safetensors"
+    cached = hub.try_to_load_from_cache(repository, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    advice = "set model.backbone.pretrained to a local file, or to none to train from scratch"
+    try:
+        # The hub's client retries for most of a minute without a network; a failed name look-up tells at once.
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
+        return Path(hub.hf_hub_download(repository, filename))
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"weights {timm_name} are not cached and cannot be downloaded ({reason}): {advice}"
+        ) from error
+
+
+def _fill(vit: VisionTransformer, state: dict[str, Tensor], *, source: Path, keep_head: bool) -> list[str]:
+    try:
+        converted = checkpoint_filter_fn(state, vit)
+    except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
+        raise CheckpointError(f"weight file {source} does not fit the backbone: {error}") from error
+    ignored = [] if keep_head else [key for key in converted if key.startswith(_CLASSIFIER_PREFIXES)]
+    wanted = {key: value for key, value in converted.items() if key not in ignored}
+    own = vit.state_dict()
+    missing = sorted(own.keys() - wanted.keys())
+    surplus = sorted(wanted.keys() - own.keys())
+    shapes = [k for k in own.keys() & wanted.keys() if own[k].shape != wanted[k].shape]
+    if missing or surplus or shapes:
+        parts = [("missing", missing), ("not in the model", surplus), ("of another shape", sorted(shapes))]
+        found = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in parts if keys)
+        raise CheckpointError(f"weight file {source} does not fit the backbone: {found}")
+    vit.load_state_dict(wanted, strict=True)
+    return ignored
