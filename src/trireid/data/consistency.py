@@ -1,0 +1,138 @@
+"""What must hold between the splits of any data set: identities apart, nothing swapped, every query answerable."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trireid.data.listing import (
+    EMPTY_SPLIT,
+    IDENTITY_OVERLAP,
+    SWAPPED_SPLIT,
+    TREE_FAULTS,
+    UNMATCHED_QUERY,
+    SplitRecords,
+)
+from trireid.data.records import Fault, Record
+from trireid.types import Exclusion
+
+SPLIT_PAIRS = (("train", "gallery"), ("train", "query"), ("query", "gallery"))
+
+
+def item_key(record: Record) -> tuple[str, str, str | None, str | None]:
+    """What makes a triplet the same item in query and gallery.
+
+    The name and its fields, not the path: RGBNT100 and MSVR310 keep their queries as copies in a folder of their own.
+    """
+    return (record.name, record.identity, record.camera, record.scene)
+
+
+def count(records: Sequence[Record]) -> tuple[int, int]:
+    """(triplets, identities) of a split."""
+    return len(records), len({record.identity for record in records})
+
+
+def unmatched_queries(query: Sequence[Record], gallery: Sequence[Record], exclude: Exclusion) -> tuple[Record, ...]:
+    """The queries for which no gallery item of the same identity is left once the protocol's items are excluded."""
+    total: Counter[str] = Counter(record.identity for record in gallery)
+    excluded: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in gallery:
+        group = exclusion_group(record, exclude)
+        if group is not None:
+            excluded[record.identity][group] += 1
+    items = {item_key(record) for record in gallery}
+
+    def matches(record: Record) -> int:
+        group = exclusion_group(record, exclude)
+        hidden = excluded[record.identity][group] if group is not None else int(item_key(record) in items)
+        return total[record.identity] - hidden
+
+    return tuple(record for record in query if matches(record) == 0)
+
+
+def exclusion_group(record: Record, exclude: Exclusion) -> str | None:
+    """The camera or scene that a query of this record must not see again; None where unknown or nothing is excluded."""
+    if exclude == "camera":
+        return record.camera
+    return record.scene if exclude == "scene" else None
+
+
+def separate_identities(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]]:
+    """Leave out of training the identities that are also tested, with one fault each."""
+    tested = {record.identity for record in (*splits.query, *splits.gallery)}
+    overlap = Counter(record.identity for record in splits.train if record.identity in tested)
+    if not overlap:
+        return splits, []
+    kept = tuple(record for record in splits.train if record.identity not in overlap)
+    first = {record.identity: record for record in reversed(splits.train)}
+    faults = [
+        Fault(
+            IDENTITY_OVERLAP,
+            record_path(first[identity]),
+            f"identity {identity}: {overlap[identity]} training triplets of an identity that is also in the test "
+            "splits; training and test identities must differ, check whether folders were swapped or copied",
+        )
+        for identity in sorted(overlap)
+    ]
+    return SplitRecords(kept, splits.query, splits.gallery, splits.faults), faults
+
+
+def drop_unmatched(splits: SplitRecords, exclude: Exclusion) -> tuple[SplitRecords, list[Fault]]:
+    """Leave out the queries without any valid match, with one fault each.
+
+    Where one set is query and gallery at once they stay, because they are gallery items too; the ranking counts them
+    as unmatched and leaves them out of its means, which gives the same figures.
+    """
+    unmatched = unmatched_queries(splits.query, splits.gallery, exclude)
+    if not unmatched or not splits.gallery:
+        return splits, []
+    rule = "" if exclude == "none" else f" once its own {exclude} is excluded"
+    faults = [
+        Fault(
+            UNMATCHED_QUERY,
+            record_path(record),
+            f"query {record.name}: the gallery has no other triplet of identity {record.identity}{rule}; "
+            "add one, or take it out of the queries",
+        )
+        for record in unmatched
+    ]
+    if splits.query is splits.gallery:
+        return splits, faults
+    names = {record.name for record in unmatched}
+    kept = tuple(record for record in splits.query if record.name not in names)
+    return SplitRecords(splits.train, kept, splits.gallery, splits.faults), faults
+
+
+def swapped_splits(splits: SplitRecords, published: Mapping[str, tuple[int, int]], root: Path) -> list[Fault]:
+    """A fault where two splits have exactly each other's published counts."""
+    found = {"train": count(splits.train), "query": count(splits.query), "gallery": count(splits.gallery)}
+    faults = []
+    for one, other in SPLIT_PAIRS:
+        if not published or published[one] == published[other]:
+            continue
+        if found[one] == published[other] and found[other] == published[one]:
+            message = (
+                f"{root}: {one} has {found[one][0]} triplets and {other} {found[other][0]}, which is published the "
+                "other way round; the two folders were swapped, rename them"
+            )
+            faults.append(Fault(SWAPPED_SPLIT, root, message))
+    return faults
+
+
+def empty_splits(splits: SplitRecords, faults: Sequence[Fault], root: Path) -> list[Fault]:
+    """A fault for each split without a usable triplet, unless a fault of the whole tree already says why."""
+    if any(fault.kind in TREE_FAULTS for fault in faults):
+        return []
+    named = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
+    why = f" (first fault: {faults[0].message})" if faults else ""
+    return [
+        Fault(EMPTY_SPLIT, root, f"{root}: no usable triplet in the {name} split{why}; it needs at least one")
+        for name, records in named.items()
+        if not records
+    ]
+
+
+def record_path(record: Record) -> Path:
+    """The first image file of a record."""
+    return next(source.path for source in record.images if source is not None)

@@ -1,0 +1,149 @@
+"""Shared by the readers: sorted listings of image folders, and triplets put together by file name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireid.data.records import Fault, ImageSource, Record
+from trireid.types import Exclusion
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+OTHER_IMAGE_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", ".npy")
+
+MISSING_SPLIT, MISSING_FOLDER, EMPTY_FOLDER = "missing_split", "missing_folder", "empty_folder"
+EMPTY_SPLIT, SWAPPED_SPLIT, BAD_TABLE, BAD_PROTOCOL = "empty_split", "swapped_split", "bad_table", "bad_protocol"
+BAD_NAME, DUPLICATE_NAME, BAD_ROW = "bad_name", "duplicate_name", "bad_row"
+MISSING_MODALITY, NO_MODALITY, UNREADABLE_IMAGE = "missing_modality", "no_modality", "unreadable_image"
+IDENTITY_OVERLAP, UNMATCHED_QUERY = "identity_overlap", "unmatched_query"
+
+TREE_FAULTS = frozenset({MISSING_SPLIT, MISSING_FOLDER, EMPTY_SPLIT, SWAPPED_SPLIT, BAD_TABLE, BAD_PROTOCOL})
+"""Kinds that concern the whole tree: leaving out single triplets does not cure them."""
+
+
+@dataclass(frozen=True)
+class NameFields:
+    """What a file name says of its triplet; camera and scene None where it does not say."""
+
+    identity: str
+    camera: str | None = None
+    scene: str | None = None
+
+
+@dataclass(frozen=True)
+class SplitRecords:
+    """What one reader found: sorted records by split, and what was wrong on the way.
+
+    Where one set is query and gallery at once, both are the same tuple object.
+    """
+
+    train: tuple[Record, ...]
+    query: tuple[Record, ...]
+    gallery: tuple[Record, ...]
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetFormat:
+    """One data set format: how it is read and how it is ranked.
+
+    Attributes:
+        name: as in `data.format`.
+        exclude: the published exclusion rule; None where the format has none of its own (CSV).
+        published: (triplets, identities) by split; empty where nothing is published.
+        read: lists the files under the root; opens no image.
+    """
+
+    name: str
+    exclude: Exclusion | None
+    published: Mapping[str, tuple[int, int]]
+    read: Callable[[Path], SplitRecords]
+
+
+def list_images(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
+    """The images of a folder by stem, sorted by name; hidden files and files that are no images are passed over."""
+    images: dict[str, Path] = {}
+    faults: list[Fault] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        suffix = path.suffix.lower()
+        if suffix in OTHER_IMAGE_SUFFIXES:
+            allowed = ", ".join(IMAGE_SUFFIXES)
+            faults.append(Fault(BAD_NAME, path, f"{path}: images must be {allowed}; convert it or move it away"))
+        elif suffix in IMAGE_SUFFIXES and path.stem in images:
+            other = images[path.stem].name
+            faults.append(Fault(DUPLICATE_NAME, path, f"{path}: the same name as {other}; keep one of the two"))
+        elif suffix in IMAGE_SUFFIXES:
+            images[path.stem] = path
+    return images, faults
+
+
+def list_identity_folders(folder: Path) -> tuple[list[Path], list[Fault]]:
+    """The folders of a split that has one folder an identity, sorted; their names must be digits."""
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    good = [entry for entry in entries if re.fullmatch(r"\d+", entry.name)]
+    faults = [
+        Fault(BAD_NAME, entry, f"{entry}: an identity folder must be named by digits; rename it or move it away")
+        for entry in entries
+        if entry not in good
+    ]
+    return good, faults
+
+
+def missing_split(root: Path, name: str) -> Fault:
+    """The fault of a split folder that is not there, with a hint where a folder below the root has it."""
+    folder = root / name
+    if not root.is_dir():
+        return Fault(MISSING_SPLIT, folder, f"{root}: no such folder; set data.root to the folder of the data set")
+    children = sorted(child for child in root.iterdir() if child.is_dir() and (child / name).is_dir())
+    hint = f"; {children[0]} has it: set data.root to that" if children else "; check data.root and data.format"
+    return Fault(MISSING_SPLIT, folder, f"{folder}: the split folder is missing{hint}")
+
+
+def read_triplets(
+    folders: Sequence[Path],
+    *,
+    parse: Callable[[str], NameFields | None],
+    pattern: str,
+    strict: bool,
+    prefix: str = "",
+) -> tuple[list[Record], list[Fault]]:
+    """Records of the images that have the same stem in three parallel folders, in the order of `MODALITIES`.
+
+    Args:
+        folders: one folder a modality; those that do not exist count as empty.
+        parse: stem -> fields, None where it does not parse.
+        pattern: an example of a good name, for messages.
+        strict: a missing file is a fault; otherwise the modality is None.
+        prefix: put before each stem to make the record's name unique in its split.
+    """
+    listings: list[dict[str, Path]] = []
+    faults: list[Fault] = []
+    for folder in folders:
+        images, found = list_images(folder) if folder.is_dir() else ({}, [])
+        listings.append(images)
+        faults.extend(found)
+    records: list[Record] = []
+    for stem in sorted(set().union(*listings)):
+        paths = [listing.get(stem) for listing in listings]
+        first = next(path for path in paths if path is not None)
+        fields = parse(stem)
+        if fields is None:
+            faults.append(
+                Fault(BAD_NAME, first, f"{first}: the name must be like {pattern}; rename it or move it away")
+            )
+            continue
+        missing = [folder / first.name for folder, path in zip(folders, paths, strict=True) if path is None]
+        if missing and strict:
+            faults.extend(_missing_modality(path, first) for path in missing)
+            continue
+        images = tuple(None if path is None else ImageSource(path) for path in paths)
+        records.append(Record(prefix + stem, images, fields.identity, fields.camera, fields.scene))
+    return records, faults
+
+
+def _missing_modality(path: Path, present: Path) -> Fault:
+    return Fault(MISSING_MODALITY, path, f"{path}: missing, though {present} is there; restore the file")

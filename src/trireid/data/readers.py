@@ -1,0 +1,143 @@
+"""Reads a data set of any known format and refuses it, or leaves triplets out, where something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trireid.data import csv_manifest, msvr310, rgbnt100, rgbnt201, wmveid863
+from trireid.data.consistency import drop_unmatched, empty_splits, separate_identities, swapped_splits
+from trireid.data.images import Progress, verify_images
+from trireid.data.listing import BAD_PROTOCOL, TREE_FAULTS, DatasetFormat, SplitRecords
+from trireid.data.records import DatasetIndex, Fault, Record
+from trireid.errors import DataError
+from trireid.types import Exclusion, Protocol
+
+FORMATS: dict[str, DatasetFormat] = {
+    module.FORMAT.name: module.FORMAT for module in (rgbnt201, rgbnt100, msvr310, wmveid863, csv_manifest)
+}
+EXCLUSIONS: tuple[Exclusion, ...] = ("camera", "scene", "none")
+NUM_NAMED_FAULTS = 3
+
+
+def scan(
+    format: str,
+    root: Path,
+    *,
+    exclude: str = "auto",
+    skip_bad: bool = False,
+    workers: int = 4,
+    progress: Progress | None = None,
+) -> DatasetIndex:
+    """Read a data set from disk; any fault is an error, or with `skip_bad` leaves its triplet out.
+
+    Args:
+        format: `rgbnt201`, `rgbnt100`, `msvr310`, `wmveid863` or `csv`.
+        root: folder of the data set, or the CSV file.
+        exclude: gallery items that a query must not see: `auto` is the format's published rule (CSV: `camera` where
+            any test triplet has one, otherwise `none`), or `camera`, `scene`, `none`.
+        skip_bad: leave faulty triplets out and list them in `index.faults`; decodes every image once.
+        workers: decoding threads of `skip_bad`.
+        progress: called with (done, total) while images are decoded.
+
+    Raises:
+        DataError: unknown format or rule, a fault of the whole tree, or any fault without `skip_bad`.
+    """
+    index = read_index(format, root, exclude=exclude, verify_pixels=skip_bad, workers=workers, progress=progress)
+    tree = [fault for fault in index.faults if fault.kind in TREE_FAULTS]
+    if tree:
+        raise DataError(_summary(index, tree, advice=""))
+    if index.faults and not skip_bad:
+        advice = (
+            f"; list all with `trireid check-data --format {format} --root {root}`, "
+            "or leave the faulty triplets out with --skip-bad"
+        )
+        raise DataError(_summary(index, index.faults, advice=advice))
+    return index
+
+
+def read_index(
+    format: str,
+    root: Path,
+    *,
+    exclude: str = "auto",
+    verify_pixels: bool = False,
+    workers: int = 4,
+    progress: Progress | None = None,
+) -> DatasetIndex:
+    """Read a data set and collect every fault in `index.faults` instead of raising; arguments as `scan`.
+
+    Raises:
+        DataError: unknown format or exclusion rule.
+    """
+    if format not in FORMATS:
+        raise DataError(f"data format {format!r} is unknown; use one of {', '.join(FORMATS)}")
+    dataset = FORMATS[format]
+    splits = dataset.read(root)
+    faults = [*splits.faults, *swapped_splits(splits, dataset.published, root)]
+    if verify_pixels:
+        splits, found = _drop_unreadable(splits, workers=workers, progress=progress)
+        faults += found
+    rule = _resolve_exclusion(dataset, exclude, splits.query)
+    splits, found = separate_identities(splits)
+    faults += found
+    splits, found = drop_unmatched(splits, rule)
+    faults += found
+    faults += _unknown_protocol(splits.query, rule, root)
+    faults += empty_splits(splits, faults, root)
+    return DatasetIndex(
+        format=format,
+        root=root,
+        train=splits.train,
+        query=splits.query,
+        gallery=splits.gallery,
+        protocol=Protocol(name=format, exclude=rule),
+        faults=tuple(faults),
+        published=dataset.published,
+    )
+
+
+def _resolve_exclusion(dataset: DatasetFormat, exclude: str, query: tuple[Record, ...]) -> Exclusion:
+    if exclude == "auto":
+        if dataset.exclude is not None:
+            return dataset.exclude
+        return "camera" if any(record.camera is not None for record in query) else "none"
+    for rule in EXCLUSIONS:
+        if exclude == rule:
+            return rule
+    raise DataError(f"data.exclude {exclude!r} is unknown; use one of auto, {', '.join(EXCLUSIONS)}")
+
+
+def _unknown_protocol(query: tuple[Record, ...], rule: Exclusion, root: Path) -> list[Fault]:
+    """A rule that can exclude nothing because no query has the field is a mistake, not a protocol."""
+    if rule == "none" or not query or any(getattr(record, rule) is not None for record in query):
+        return []
+    message = f"{root}: data.exclude is {rule}, but no query has a {rule}; set data.exclude to another rule"
+    return [Fault(BAD_PROTOCOL, root, message)]
+
+
+def _drop_unreadable(
+    splits: SplitRecords, *, workers: int, progress: Progress | None
+) -> tuple[SplitRecords, list[Fault]]:
+    records = (*splits.train, *splits.query, *splits.gallery)
+    faults = verify_images(records, workers=workers, progress=progress)
+    bad = {fault.path for fault in faults}
+
+    def keep(records: tuple[Record, ...]) -> tuple[Record, ...]:
+        if not bad:
+            return records
+        return tuple(
+            record
+            for record in records
+            if not any(source is not None and source.path in bad for source in record.images)
+        )
+
+    gallery = keep(splits.gallery)
+    query = gallery if splits.query is splits.gallery else keep(splits.query)
+    return SplitRecords(keep(splits.train), query, gallery, splits.faults), faults
+
+
+def _summary(index: DatasetIndex, faults: list[Fault] | tuple[Fault, ...], *, advice: str) -> str:
+    shown = "; ".join(fault.message for fault in faults[:NUM_NAMED_FAULTS])
+    number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    more = ", the first ones" if len(faults) > NUM_NAMED_FAULTS else ""
+    return f"{index.format} data set {index.root}: {number}{more}: {shown}{advice}"
