@@ -5,20 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
-Rate = Annotated[float, Field(ge=0.0)]
+
+def _not_a_truth_value(value: object) -> object:
+    """Keep `true` from being read as the number 1."""
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not true or false")
+    return value
+
+
+Number = BeforeValidator(_not_a_truth_value)
+Positive = Annotated[int, Number, Field(gt=0)]
+NonNegative = Annotated[int, Number, Field(ge=0)]
+Real = Annotated[float, Number]
+Spread = Annotated[float, Number, Field(gt=0.0)]
+Probability = Annotated[float, Number, Field(ge=0.0, le=1.0)]
+Ratio = Annotated[float, Number, Field(gt=0.0, le=1.0)]
+Rate = Annotated[float, Number, Field(ge=0.0)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 ModalityName = Literal["rgb", "nir", "tir"]
+MODALITY_ORDER = ("rgb", "nir", "tir")  # types.MODALITIES, spelled here because types imports torch
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and an unknown key is an error."""
+    """Base of all sections: immutable, an unknown key is an error, and so are nan and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _check_modalities(path: str, names: tuple[str, ...]) -> None:
+    """Refuse repeated names and another order than rgb, nir, tir."""
+    if list(names) != [name for name in MODALITY_ORDER if name in names]:
+        raise ValueError(f"{path} is ({', '.join(names)}): name each once, in the order rgb, nir, tir")
 
 
 class AugmentationConfig(Section):
@@ -41,10 +60,10 @@ class DataConfig(Section):
     """Where the images are and how they are read."""
 
     format: Literal["rgbnt201", "rgbnt100", "msvr310", "wmveid863", "csv"] = "rgbnt201"
-    root: Path = Path("data")  # folder of the data set, or the CSV file for format csv
+    root: Folder = Path("data")  # folder of the data set, or the CSV file for format csv
     image_size: tuple[Positive, Positive] = (256, 128)  # (height, width)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[Real, Real, Real] = (0.5, 0.5, 0.5)
+    std: tuple[Spread, Spread, Spread] = (0.5, 0.5, 0.5)
     modalities: tuple[ModalityName, ...] = ("rgb", "nir", "tir")  # the others are treated as absent everywhere
     exclude: Literal["auto", "camera", "scene", "none"] = "auto"  # gallery items a query must not see
     val_ids: NonNegative = 0  # training identities held out to choose `best` by
@@ -55,6 +74,24 @@ class DataConfig(Section):
     sampler: Literal["identity", "random"] = "identity"
     workers: NonNegative = 2
     augmentation: AugmentationConfig = AugmentationConfig()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> DataConfig:
+        _check_modalities("data.modalities", self.modalities)
+        if not self.modalities:
+            raise ValueError("data.modalities is empty: name at least one of rgb, nir, tir")
+        identities, rest = divmod(self.batch_size, self.num_instances)
+        if self.sampler == "identity" and rest:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} is not a multiple of data.num_instances={self.num_instances}: "
+                "a batch holds whole identities"
+            )
+        if self.sampler == "identity" and identities < 2:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} with data.num_instances={self.num_instances} puts {identities} "
+                "identity in a batch: at least 2 are needed to learn to tell them apart"
+            )
+        return self
 
 
 class BackboneConfig(Section):
@@ -72,6 +109,16 @@ class BackboneConfig(Section):
     num_heads: Positive | None = None
     drop_path: Probability = 0.0
 
+    @model_validator(mode="after")
+    def _check_together(self) -> BackboneConfig:
+        if not self.name or not self.pretrained:
+            raise ValueError("model.backbone.name and model.backbone.pretrained may not be empty (pretrained: none)")
+        if self.width is not None and self.num_heads is not None and self.width % self.num_heads:
+            raise ValueError(
+                f"model.backbone.width={self.width} is not a multiple of model.backbone.num_heads={self.num_heads}"
+            )
+        return self
+
 
 class SDTPSConfig(Section):
     """The SDTPS head (models/sdtps.py). `preset` fills every setting that is None."""
@@ -79,9 +126,9 @@ class SDTPSConfig(Section):
     preset: Literal["reference", "sound"] = "reference"
     sparse_ratio: Ratio = 0.5
     aggr_ratio: Ratio = 0.4
-    beta: Annotated[float, Field(ge=0.0, le=0.5)] = 0.25
+    beta: Annotated[float, Number, Field(ge=0.0, le=0.5)] = 0.25
     use_gumbel: bool = False
-    gumbel_tau: Annotated[float, Field(gt=0.0)] = 1.0
+    gumbel_tau: Spread = 1.0
 
 
 class ModelConfig(Section):
@@ -100,7 +147,7 @@ class TrainConfig(Section):
     """Losses, optimiser, schedule and where it runs."""
 
     epochs: Positive = 50
-    seed: int = 1111
+    seed: NonNegative = 1111
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Rate = 3.5e-4
     backbone_lr: Rate = 5e-6
@@ -115,7 +162,7 @@ class TrainConfig(Section):
     id_weight: Rate = 0.25
     triplet_weight: Rate = 1.0
     triplet_margin: Rate | None = None  # None is the soft margin
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    label_smoothing: Annotated[float, Number, Field(ge=0.0, lt=1.0)] = 0.1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     evaluate_every: Positive = 1  # epochs
@@ -134,6 +181,16 @@ class EvaluateConfig(Section):
     rerank_k2: Positive = 6
     rerank_lambda: Probability = 0.3
 
+    @model_validator(mode="after")
+    def _check_together(self) -> EvaluateConfig:
+        _check_modalities("evaluate.missing", self.missing)
+        if self.rerank_k2 > self.rerank_k1:
+            raise ValueError(
+                f"evaluate.rerank_k2={self.rerank_k2} is larger than evaluate.rerank_k1={self.rerank_k1}: "
+                "the second neighbourhood lies within the first"
+            )
+        return self
+
 
 class Config(Section):
     """One run."""
@@ -142,4 +199,21 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    output: Path = Path("runs/run")
+    output: Folder = Path("runs/run")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Config:
+        used, withheld = self.data.modalities, self.evaluate.missing
+        unused = [name for name in withheld if name not in used]
+        if unused:
+            raise ValueError(
+                f"evaluate.missing withholds {unused[0]}, which data.modalities ({', '.join(used)}) does not use"
+            )
+        if len(withheld) == len(used):
+            raise ValueError(f"evaluate.missing withholds all of data.modalities ({', '.join(used)}): leave one")
+        if self.train.triplet_weight > 0 and self.data.sampler == "identity" and self.data.num_instances < 2:
+            raise ValueError(
+                "data.num_instances=1 leaves the triplet loss without positives: use 2 or more, "
+                "or train.triplet_weight=0"
+            )
+        return self

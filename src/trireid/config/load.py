@@ -1,0 +1,202 @@
+"""YAML and dotted overrides -> `Config`, and back. Every mistake is one line that names the setting."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from trireid.config.read import parse_yaml, read_mapping
+from trireid.config.schema import Config
+from trireid.errors import ConfigError
+
+Tree = dict[str, object]
+
+# What pydantic says in the words of Python, in the words of a YAML file.
+_ALLOWED = {
+    "tuple_type": "should be a list such as [rgb, nir] or [256, 128]",
+    "too_long": "holds too many values",
+    "missing": "holds too few values",
+    "path_type": "should be a path (text)",
+    "string_type": "should be text",
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "bool_parsing": "should be true or false",
+    "bool_type": "should be true or false",
+}
+
+
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply overrides such as `train.epochs=5`, the last one winning.
+
+    Args:
+        path: a YAML file, or None for the defaults.
+        overrides: `section.setting=value`, the value in YAML (`data.image_size=[128, 64]`, `evaluate.rerank=true`).
+
+    Raises:
+        ConfigError: for a file, key or value that is not allowed; one line a fault.
+    """
+    tree: Tree = {}
+    if path is not None:
+        tree = read_mapping(Path(path))
+        _refuse_upstream_sections(tree, path)
+    _apply_overrides(tree, overrides)
+    return validate(tree, source="" if path is None else f"{path}: ")
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """The same configuration with some settings changed; `overrides` as in `load_config`.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    tree: Tree = config.model_dump()
+    _apply_overrides(tree, overrides)
+    return validate(tree)
+
+
+def validate(tree: Mapping[str, object], *, source: str = "") -> Config:
+    """Check a nested mapping of settings and return it as a `Config`.
+
+    Raises:
+        ConfigError: one line a fault, each starting with `source`.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        faults = dict.fromkeys(describe_fault(fault) for fault in error.errors())
+        raise ConfigError("\n".join(source + fault for fault in faults)) from None
+
+
+def dump_config(config: Config) -> str:
+    """All settings as YAML text that `load_config` reads back to an equal `Config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Dotted path of every setting, sections left out: `data.format`, `data.root`, ..."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_paths(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def nearest_setting(path: str, known: Sequence[str]) -> str | None:
+    """The known dotted path a user most likely meant, or None.
+
+    A setting of the same name in another section comes first, then the most similar path, then the most similar name.
+    """
+    lowered = {candidate.lower(): candidate for candidate in known}
+    leaves = {candidate.rpartition(".")[2]: candidate for candidate in reversed(lowered)}
+    wanted, leaf = path.lower(), path.lower().rpartition(".")[2]
+    if leaf in leaves and wanted not in lowered:
+        same_leaf = [candidate for candidate in lowered if candidate.rpartition(".")[2] == leaf]
+        return lowered[difflib.get_close_matches(wanted, same_leaf, n=1, cutoff=0.0)[0]]
+    close = difflib.get_close_matches(wanted, list(lowered), n=1, cutoff=0.75)
+    if close:
+        return lowered[close[0]]
+    close_leaf = difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)
+    return lowered[leaves[close_leaf[0]]] if close_leaf else None
+
+
+def describe_fault(fault: ErrorDetails) -> str:
+    """One line for one fault that pydantic found: the setting, what was given, what is allowed."""
+    path = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
+    given = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return _unknown(path)
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        shown = "nothing" if given is None else repr(given)
+        return f"{path} is a section, given {shown}; give its settings, for example {_first_setting(path)}"
+    allowed = _ALLOWED.get(fault["type"]) or fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if fault["type"] == "value_error" and isinstance(given, Mapping | BaseModel):
+        return allowed  # a check of several settings together names them itself
+    line = f"{path}: given {_shown(given)}, {allowed[:1].lower()}{allowed[1:]}"
+    if fault["type"] == "literal_error" and isinstance(given, str):
+        choices = re.findall(r"'([^']*)'", fault["msg"])
+        close = difflib.get_close_matches(given.lower(), choices, n=1, cutoff=0.5)
+        line += f"; the nearest is {close[0]}" if close else ""
+    return line
+
+
+def advice(config: Config) -> tuple[str, ...]:
+    """Lines about settings that are allowed and probably not meant; empty where all is well."""
+    lines = []
+    data, train = config.data, config.train
+    identities = data.batch_size // data.num_instances
+    if data.sampler == "identity" and identities < 4:
+        lines.append(
+            f"data.batch_size={data.batch_size} with data.num_instances={data.num_instances} puts only {identities} "
+            "identities in a batch, which starves BatchNorm and the triplet loss; 4 or more learn better"
+        )
+    if train.warmup_epochs >= train.epochs:
+        lines.append(
+            f"train.warmup_epochs={train.warmup_epochs} of train.epochs={train.epochs}: the whole run is warm-up, "
+            "and the full learning rate is never reached"
+        )
+    if train.evaluate_every > train.epochs:
+        lines.append(
+            f"train.evaluate_every={train.evaluate_every} is more than train.epochs={train.epochs}: "
+            "only the last epoch is evaluated"
+        )
+    return tuple(lines)
+
+
+def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
+    known = list(setting_paths())
+    sections = {path.rpartition(".")[0] for path in known} - {""}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        path = path.strip()
+        if not equals:
+            raise ConfigError(f"override {override!r} has no value; write it as setting=value, e.g. train.epochs=5")
+        if path in sections:
+            raise ConfigError(f"{path} is a section; set one of its settings, e.g. {_first_setting(path)}=...")
+        if path not in known:
+            raise ConfigError(_unknown(path))
+        _put(tree, path, parse_yaml(text, source=f"override {override!r}"))
+
+
+def _put(tree: Tree, path: str, value: object) -> None:
+    """Set a dotted path in nested dictionaries, making the sections on the way."""
+    *sections, leaf = path.split(".")
+    for section in sections:
+        inner = tree.get(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{section} is a section, given {inner!r}; give its settings, or leave it out")
+        tree[section] = dict(inner)
+        tree = tree[section]  # type: ignore[assignment]
+    tree[leaf] = value
+
+
+def _refuse_upstream_sections(tree: Tree, path: Path | str) -> None:
+    upper = [key for key in tree if key.isupper()]
+    if upper:
+        raise ConfigError(
+            f"{path} has upstream's section {upper[0]}; run it with `python train_net.py --config_file {path}`, "
+            "or write the settings in lower case as in configs/rgbnt201/sdtps.yaml"
+        )
+
+
+def _unknown(path: str) -> str:
+    nearest = nearest_setting(path, list(setting_paths()))
+    hint = f"the nearest is {nearest}" if nearest else f"the sections are {', '.join(Config.model_fields)}"
+    return f"unknown setting {path or '(empty)'}; {hint}"
+
+
+def _first_setting(section: str) -> str:
+    return next((path for path in setting_paths() if path.startswith(section + ".")), section)
+
+
+def _shown(value: object) -> str:
+    text = str(value) if isinstance(value, Path) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
