@@ -1,0 +1,198 @@
+"""A model on its query and gallery: features once, every pattern ranked, counts said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trireid.errors import InputError
+from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
+from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
+from trireid.evaluation.rerank import k_reciprocal
+from trireid.types import UNKNOWN, Batch, Labels, Protocol
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """Settings of k-reciprocal re-ranking, see `rerank.k_reciprocal`."""
+
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation gives.
+
+    Attributes:
+        rankings: the full figures by feature name.
+        query: features of the queries.
+        gallery: features of the gallery; the same object where the queries are the gallery.
+        num_queries, num_gallery: items of each set.
+        num_unmatched: queries without any valid match, left out of the means.
+        messages: what the reader of the figures must know, one line each.
+    """
+
+    rankings: dict[str, RankMetrics]
+    query: FeatureSet
+    gallery: FeatureSet
+    num_queries: int
+    num_gallery: int
+    num_unmatched: int
+    messages: tuple[str, ...]
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """The figures as plain numbers in [0, 1]: {"global" | "head" | "joint": {"mAP": ..., ...}}."""
+        return {name: ranking.as_dict() for name, ranking in self.rankings.items()}
+
+
+def evaluate_model(
+    model: nn.Module,
+    query_loader: Iterable[Batch],
+    gallery_loader: Iterable[Batch] | None,
+    *,
+    query_labels: Labels,
+    gallery_labels: Labels | None,
+    protocol: Protocol,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    normalise: bool = True,
+    rerank: Rerank | None = None,
+    missing: Sequence[str] = (),
+    ranks: tuple[int, ...] = (1, 5, 10),
+    query_names: Sequence[str] | None = None,
+    gallery_names: Sequence[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Extract the features of query and gallery, one forward a batch, and rank each pattern.
+
+    Args:
+        model: on `device`, see `extract_features`.
+        query_loader, gallery_loader: batches whose `item` is the position in the labels. Gallery None: the queries
+            are the gallery, and their features are computed once.
+        query_labels, gallery_labels: `(Q,)` and `(G,)`; gallery None exactly where its loader is.
+        protocol: which items a query must not see.
+        device, dtype: where the model runs, and its autocast type (None: none).
+        normalise: L2-normalise the features before the Euclidean distance.
+        rerank: re-ranking settings, None for none.
+        missing: modalities withheld from query and gallery.
+        ranks: CMC ranks to name.
+        query_names, gallery_names: names of the items, for messages.
+        progress: called after each batch with the number of its items.
+
+    Raises:
+        InputError: loaders and labels do not fit, or features cannot be ranked.
+    """
+    if (gallery_loader is None) != (gallery_labels is None):
+        raise InputError("give both a gallery loader and gallery labels, or neither (queries are the gallery)")
+
+    def extract(loader: Iterable[Batch], names: Sequence[str] | None) -> FeatureSet:
+        return extract_features(
+            model, loader, device=device, dtype=dtype, withheld=missing, names=names, progress=progress
+        )
+
+    query = extract(query_loader, query_names)
+    gallery = None if gallery_loader is None else extract(gallery_loader, gallery_names)
+    return evaluate_features(
+        query,
+        gallery,
+        query_labels=query_labels,
+        gallery_labels=gallery_labels,
+        protocol=protocol,
+        device=device,
+        normalise=normalise,
+        rerank=rerank,
+        missing=missing,
+        ranks=ranks,
+    )
+
+
+def evaluate_features(
+    query: FeatureSet,
+    gallery: FeatureSet | None,
+    *,
+    query_labels: Labels,
+    gallery_labels: Labels | None,
+    protocol: Protocol,
+    device: torch.device | str = "cpu",
+    normalise: bool = True,
+    rerank: Rerank | None = None,
+    missing: Sequence[str] = (),
+    ranks: tuple[int, ...] = (1, 5, 10),
+) -> EvaluationResult:
+    """Rank features that are already there. Args: as `evaluate_model`; gallery None where queries are the gallery."""
+    _check_complete(query, query_labels, "query")
+    if gallery is not None and gallery_labels is not None:
+        _check_complete(gallery, gallery_labels, "gallery")
+    column_labels = query_labels if gallery_labels is None else gallery_labels
+    rankings: dict[str, RankMetrics] = {}
+    for name in RANKED_FEATURES:
+        if name in query.features:
+            distance = ranking_distance(
+                query.features[name].to(device),
+                None if gallery is None else gallery.features[name].to(device),
+                normalise=normalise,
+                rerank=rerank,
+            )
+            rankings[name] = rank_metrics(distance, query_labels, column_labels, protocol, ranks=ranks)
+    num_unmatched = next(iter(rankings.values())).num_unmatched
+    return EvaluationResult(
+        rankings=rankings,
+        query=query,
+        gallery=query if gallery is None else gallery,
+        num_queries=len(query_labels),
+        num_gallery=len(column_labels),
+        num_unmatched=num_unmatched,
+        messages=tuple(_messages(query_labels, protocol, num_unmatched, rerank, missing)),
+    )
+
+
+def ranking_distance(
+    query: Tensor, gallery: Tensor | None, *, normalise: bool = True, rerank: Rerank | None = None
+) -> Tensor:
+    """The distance that is ranked: `(Q, D)`, `(G, D)` -> `(Q, G)`; gallery None where queries are the gallery."""
+    if normalise:
+        query = functional.normalize(query.float(), dim=-1)
+        gallery = None if gallery is None else functional.normalize(gallery.float(), dim=-1)
+    if rerank is None:
+        return pairwise_distance(query, query if gallery is None else gallery)
+    return k_reciprocal(query, gallery, k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value)
+
+
+def _check_complete(features: FeatureSet, labels: Labels, side: str) -> None:
+    """Raise InputError unless there is one feature for each label, in order."""
+    if not torch.equal(features.item, torch.arange(len(labels))):
+        raise InputError(
+            f"the {side} loader gave {len(features)} items for {len(labels)} labels; it must give each record "
+            f"exactly once, numbered from 0"
+        )
+
+
+def _messages(
+    query: Labels, protocol: Protocol, num_unmatched: int, rerank: Rerank | None, missing: Sequence[str]
+) -> list[str]:
+    """What a reader of the figures must know."""
+    messages = []
+    if num_unmatched:
+        messages.append(
+            f"{num_unmatched} of {len(query)} queries have no valid match in the gallery and are left out of the means"
+        )
+    if protocol.exclude != "none":
+        codes = query.camera if protocol.exclude == "camera" else query.scene
+        num_unknown = int((codes == UNKNOWN).sum())
+        if num_unknown:
+            messages.append(
+                f"the {protocol.exclude} of {num_unknown} of {len(query)} queries is not known: only the item "
+                f"itself is excluded for them, which makes the ranking easier"
+            )
+    if missing:
+        messages.append(f"withheld from query and gallery: {', '.join(missing)}")
+    if rerank is not None:
+        messages.append(f"re-ranked (k-reciprocal, k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})")
+    return messages

@@ -1,0 +1,118 @@
+"""Features of a whole set: one forward a batch gives every pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trireid.errors import InputError
+from trireid.evaluation.missing import withhold_batch
+from trireid.types import Batch, ReIDOutput
+
+RANKED_FEATURES: tuple[str, ...] = ("global", "head", "joint")
+"""Patterns 1, 2 and 3, the features that an evaluation ranks ("head" only where the model has one)."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of every item of a set, in the order of its records.
+
+    Attributes:
+        features: by name, `(n, d)` float32 on the CPU, un-normalised: `"global"`, `"head"` where there is one,
+            `"joint"` (pattern 3), and each modality's own.
+        present: `(n, M)` bool, which modalities the model was given.
+        item: `(n,)` int64, position of each item in its set; ascending.
+    """
+
+    features: dict[str, Tensor]
+    present: Tensor
+    item: Tensor
+
+    def __len__(self) -> int:
+        return self.item.shape[0]
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode and give every module its own mode back at the end."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in training.items():
+            module.training = was_training
+
+
+def extract_features(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    withheld: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FeatureSet:
+    """Features of all items of a loader; the model is called once a batch and keeps its training mode.
+
+    Args:
+        model: called as `model(images, present=..., camera=...)`, returns a `ReIDOutput`; lies on `device`.
+        loader: batches that hold each item once.
+        device: where the model runs.
+        dtype: autocast to this type; None computes in the model's own.
+        withheld: modalities taken away, see `missing.withhold`.
+        names: name of each item by its number, for messages.
+        progress: called after each batch with the number of its items.
+
+    Raises:
+        InputError: the loader is empty, gives an item twice, or a feature is not finite.
+    """
+    device = torch.device(device)
+    parts: list[FeatureSet] = []
+    with evaluation_mode(model), torch.inference_mode():
+        for batch in loader:
+            moved = withhold_batch(batch.to(device, non_blocking=True), withheld)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                output = model(moved.images, present=moved.present, camera=moved.camera)
+            part = FeatureSet(_to_cpu(output), moved.present.cpu(), batch.item)
+            _check_finite(part, names)
+            parts.append(part)
+            if progress is not None:
+                progress(len(part))
+    if not parts:
+        raise InputError("the loader gave no batch; features need at least one item, check the split")
+    return _in_order(parts)
+
+
+def _to_cpu(output: ReIDOutput) -> dict[str, Tensor]:
+    """All features of an output and pattern 3, float32 on the CPU."""
+    features = output.features | {"joint": output.embedding}
+    return {name: value.float().cpu() for name, value in features.items()}
+
+
+def _in_order(parts: list[FeatureSet]) -> FeatureSet:
+    """One set out of its batches, by item number."""
+    item, order = torch.cat([part.item for part in parts]).sort(stable=True)
+    repeated = item[1:][item[1:] == item[:-1]]
+    if len(repeated):
+        raise InputError(f"the loader gave item {int(repeated[0])} more than once; each item is allowed once")
+    features = {name: torch.cat([part.features[name] for part in parts])[order] for name in parts[0].features}
+    return FeatureSet(features, torch.cat([part.present for part in parts])[order], item)
+
+
+def _check_finite(part: FeatureSet, names: Sequence[str] | None) -> None:
+    """Raise InputError that names the first item with a feature that is not a number."""
+    for name, feature in part.features.items():
+        broken = (~feature.isfinite()).any(dim=1).nonzero()
+        if len(broken):
+            item = int(part.item[int(broken[0])])
+            label = f"item {item}" + (f" ({names[item]})" if names is not None else "")
+            raise InputError(
+                f"the {name} feature of {label} is NaN or infinite; check its images and the model's weights, "
+                f"or evaluate in fp32"
+            )

@@ -1,0 +1,58 @@
+"""Evaluation with modalities withheld: the six cases as data, and what withholding does to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from torch import Tensor
+
+from trireid.errors import InputError
+from trireid.types import MODALITIES, NUM_MODALITIES, Batch
+
+MISSING_CASES: dict[str, tuple[str, ...]] = {
+    "".join(name[0] for name in withheld): withheld
+    for size in range(1, NUM_MODALITIES)
+    for withheld in combinations(MODALITIES, size)
+}
+"""The published six cases by name: r, n, t, rn, rt, nt, each with the modalities that are withheld."""
+
+
+def withhold(present: Tensor, images: Tensor, modalities: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Take modalities away: not present, and the normalised image is 0.
+
+    Args:
+        present: `(B, M)` bool.
+        images: `(B, M, 3, H, W)` normalised.
+        modalities: names out of `MODALITIES`, not all of them; empty leaves everything as it is.
+
+    Returns:
+        present `(B, M)` and images `(B, M, 3, H, W)`, new tensors where something was withheld.
+
+    Source: DeMo (AAAI 2025), evaluation with missing modalities.
+    Deviation: presence is withheld too, so a model that reads it knows; upstream only sets the image to 0.
+
+    Raises:
+        InputError: an unknown name, or an item would be left without any modality.
+    """
+    unknown = [name for name in modalities if name not in MODALITIES]
+    if unknown:
+        raise InputError(f"cannot withhold {', '.join(unknown)}; allowed are {', '.join(MODALITIES)}")
+    if not modalities:
+        return present, images
+    kept = present.new_tensor([name not in modalities for name in MODALITIES])  # (M,)
+    remaining = present & kept
+    num_empty = int((~remaining.any(dim=1)).sum())
+    if num_empty:
+        raise InputError(
+            f"withholding {', '.join(modalities)} leaves {num_empty} item(s) of a batch without any modality; "
+            f"withhold fewer, or leave these items out"
+        )
+    return remaining, images * kept.to(images.dtype)[:, None, None, None]
+
+
+def withhold_batch(batch: Batch, modalities: Sequence[str]) -> Batch:
+    """The same batch with modalities withheld, see `withhold`."""
+    present, images = withhold(batch.present, batch.images, modalities)
+    return replace(batch, present=present, images=images)

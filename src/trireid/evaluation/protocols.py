@@ -1,0 +1,65 @@
+"""Who must not be seen, as data, and the masks of one ranking: which gallery items match, which are excluded."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from trireid.errors import InputError
+from trireid.types import UNKNOWN, Labels, Protocol
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(name="cross-camera", exclude="camera"),  # RGBNT201, RGBNT100, WMVeID863
+        Protocol(name="cross-scene", exclude="scene"),  # MSVR310
+        Protocol(name="all", exclude="none"),  # only the item itself is left out
+    )
+}
+"""The named protocols. A data set's reader says which one its publication uses."""
+
+
+def named_protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in PROTOCOLS:
+        nearest = get_close_matches(name, PROTOCOLS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise InputError(f"unknown protocol {name!r}; allowed are {', '.join(PROTOCOLS)}{hint}")
+    return PROTOCOLS[name]
+
+
+def equal_known(query: Tensor, gallery: Tensor) -> Tensor:
+    """Where two codes are equal and known: `(Q,)`, `(G,)` -> `(Q, G)` bool. `UNKNOWN` equals nothing."""
+    return (query[:, None] == gallery[None, :]) & (query[:, None] != UNKNOWN)
+
+
+def ranking_masks(query: Labels, gallery: Labels, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """Which gallery items are right for each query and which it must not see.
+
+    Returns:
+        matches `(Q, G)` bool: same identity and not excluded; excluded `(Q, G)` bool: the item itself, and the same
+        identity with the same camera or scene as the protocol says.
+    """
+    same_identity = equal_known(query.identity, gallery.identity)
+    excluded = equal_known(query.item, gallery.item)
+    if protocol.exclude == "camera":
+        excluded |= same_identity & equal_known(query.camera, gallery.camera)
+    elif protocol.exclude == "scene":
+        excluded |= same_identity & equal_known(query.scene, gallery.scene)
+    return same_identity & ~excluded, excluded
+
+
+def take(labels: Labels, index: Tensor | slice) -> Labels:
+    """The labels of some items."""
+    return Labels(**{name: value[index] for name, value in vars(labels).items()})
+
+
+def labels_to(labels: Labels, device: torch.device | str) -> Labels:
+    """The same labels on another device."""
+    return Labels(**{name: value.to(device) for name, value in vars(labels).items()})
