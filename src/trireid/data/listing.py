@@ -1,13 +1,13 @@
-"""Shared by the readers: sorted listings of image folders, and triplets put together by file name."""
+"""Shared by the readers: what they return, the kinds of faults, and sorted listings of folders."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireid.data.records import Fault, ImageSource, Record
+from trireid.data.records import Fault, Record
 from trireid.types import Exclusion
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -43,6 +43,15 @@ class SplitRecords:
     query: tuple[Record, ...]
     gallery: tuple[Record, ...]
     faults: tuple[Fault, ...] = ()
+
+
+SplitRead = tuple[tuple[Record, ...], list[Fault]]
+"""One split as read: its sorted records and its faults."""
+
+
+def join_splits(train: SplitRead, query: SplitRead, gallery: SplitRead) -> SplitRecords:
+    """Put the three splits of a reader together."""
+    return SplitRecords(train[0], query[0], gallery[0], (*train[1], *query[1], *gallery[1]))
 
 
 @dataclass(frozen=True)
@@ -91,59 +100,3 @@ def list_identity_folders(folder: Path) -> tuple[list[Path], list[Fault]]:
         if entry not in good
     ]
     return good, faults
-
-
-def missing_split(root: Path, name: str) -> Fault:
-    """The fault of a split folder that is not there, with a hint where a folder below the root has it."""
-    folder = root / name
-    if not root.is_dir():
-        return Fault(MISSING_SPLIT, folder, f"{root}: no such folder; set data.root to the folder of the data set")
-    children = sorted(child for child in root.iterdir() if child.is_dir() and (child / name).is_dir())
-    hint = f"; {children[0]} has it: set data.root to that" if children else "; check data.root and data.format"
-    return Fault(MISSING_SPLIT, folder, f"{folder}: the split folder is missing{hint}")
-
-
-def read_triplets(
-    folders: Sequence[Path],
-    *,
-    parse: Callable[[str], NameFields | None],
-    pattern: str,
-    strict: bool,
-    prefix: str = "",
-) -> tuple[list[Record], list[Fault]]:
-    """Records of the images that have the same stem in three parallel folders, in the order of `MODALITIES`.
-
-    Args:
-        folders: one folder a modality; those that do not exist count as empty.
-        parse: stem -> fields, None where it does not parse.
-        pattern: an example of a good name, for messages.
-        strict: a missing file is a fault; otherwise the modality is None.
-        prefix: put before each stem to make the record's name unique in its split.
-    """
-    listings: list[dict[str, Path]] = []
-    faults: list[Fault] = []
-    for folder in folders:
-        images, found = list_images(folder) if folder.is_dir() else ({}, [])
-        listings.append(images)
-        faults.extend(found)
-    records: list[Record] = []
-    for stem in sorted(set().union(*listings)):
-        paths = [listing.get(stem) for listing in listings]
-        first = next(path for path in paths if path is not None)
-        fields = parse(stem)
-        if fields is None:
-            faults.append(
-                Fault(BAD_NAME, first, f"{first}: the name must be like {pattern}; rename it or move it away")
-            )
-            continue
-        missing = [folder / first.name for folder, path in zip(folders, paths, strict=True) if path is None]
-        if missing and strict:
-            faults.extend(_missing_modality(path, first) for path in missing)
-            continue
-        images = tuple(None if path is None else ImageSource(path) for path in paths)
-        records.append(Record(prefix + stem, images, fields.identity, fields.camera, fields.scene))
-    return records, faults
-
-
-def _missing_modality(path: Path, present: Path) -> Fault:
-    return Fault(MISSING_MODALITY, path, f"{path}: missing, though {present} is there; restore the file")

@@ -9,11 +9,13 @@ from trireid.data.listing import (
     BAD_NAME,
     DatasetFormat,
     NameFields,
+    SplitRead,
     SplitRecords,
+    join_splits,
     list_images,
-    missing_split,
 )
 from trireid.data.records import Fault, ImageSource, Record
+from trireid.data.triplets import missing_split
 
 NAME = re.compile(r"(?P<identity>\d{4})_c(?P<camera>\d{4})_\d+")
 COLUMNS = ((0, 256), (256, 512), (512, 768))
@@ -28,15 +30,12 @@ def parse_name(stem: str) -> NameFields | None:
 
 def read(root: Path) -> SplitRecords:
     """List the strips of the three splits."""
-    splits, faults = [], []
-    for name in ("bounding_box_train", "query", "bounding_box_test"):
-        records, found = _read_split(root, f"rgbir/{name}")
-        splits.append(records)
-        faults.extend(found)
-    return SplitRecords(*splits, faults=tuple(faults))
+    names = ("bounding_box_train", "query", "bounding_box_test")
+    train, query, gallery = (_read_split(root, f"rgbir/{name}") for name in names)
+    return join_splits(train, query, gallery)
 
 
-def _read_split(root: Path, name: str) -> tuple[tuple[Record, ...], list[Fault]]:
+def _read_split(root: Path, name: str) -> SplitRead:
     folder = root / name
     if not folder.is_dir():
         return (), [missing_split(root, name)]

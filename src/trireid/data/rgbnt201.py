@@ -10,12 +10,13 @@ from trireid.data.listing import (
     MISSING_FOLDER,
     DatasetFormat,
     NameFields,
+    SplitRead,
     SplitRecords,
+    join_splits,
     list_images,
-    missing_split,
-    read_triplets,
 )
-from trireid.data.records import Fault, Record
+from trireid.data.records import Fault
+from trireid.data.triplets import missing_split, read_triplets
 
 NAME = re.compile(r"(?P<identity>\d{6})_cam(?P<camera>\d)_\d+_\d+")
 FOLDERS = ("RGB", "NI", "TI")
@@ -31,12 +32,11 @@ def read(root: Path) -> SplitRecords:
     """List the training and test triplets; the test set is query and gallery at once."""
     # The public archive has train_171; where both exist that one is meant, as in published code.
     train_name = "train_171" if (root / "train_171").is_dir() else "train"
-    train, train_faults = _read_split(root, train_name)
-    test, test_faults = _read_split(root, "test")
-    return SplitRecords(train, test, test, (*train_faults, *test_faults))
+    test = _read_split(root, "test")
+    return join_splits(_read_split(root, train_name), (test[0], []), test)
 
 
-def _read_split(root: Path, name: str) -> tuple[tuple[Record, ...], list[Fault]]:
+def _read_split(root: Path, name: str) -> SplitRead:
     folder = root / name
     if not folder.is_dir():
         return (), [missing_split(root, name)]

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
-from trireid.data.listing import (
-    EMPTY_FOLDER,
-    DatasetFormat,
-    NameFields,
-    SplitRecords,
-    list_identity_folders,
-    missing_split,
-    read_triplets,
-)
-from trireid.data.records import Fault, Record
+from trireid.data.listing import DatasetFormat, NameFields, SplitRecords, join_splits
+from trireid.data.triplets import read_identity_split
 
 CAMERA = re.compile(r"(?<![a-z])v(\d)(?!\d)")
 NIGHT = re.compile(r"(?<![a-z])n(\d)(?!\d)")
 SCENE = re.compile(r"(?<!\d)(\d{3})(?!\d)")
-FOLDERS = ("vis", "ni", "th")
 
 
 def parse_name(stem: str) -> tuple[str, str, bool] | None:
@@ -37,37 +29,20 @@ def parse_name(stem: str) -> tuple[str, str, bool] | None:
 
 def read(root: Path) -> SplitRecords:
     """List the triplets of the three splits; the identity is the name of the folder."""
-    splits, faults = [], []
-    for name in ("train", "query", "test"):
-        records, found = _read_split(root, name)
-        splits.append(records)
-        faults.extend(found)
-    return SplitRecords(*splits, faults=tuple(faults))
+    read_split = partial(
+        read_identity_split,
+        root,
+        parse=_parse_in,
+        pattern="v1_n0_s012_0003.jpg (camera, night flag, scene of three digits)",
+        strict=False,
+        prefixed=True,
+    )
+    return join_splits(read_split("train"), read_split("query"), read_split("test"))
 
 
-def _read_split(root: Path, name: str) -> tuple[tuple[Record, ...], list[Fault]]:
-    if not (root / name).is_dir():
-        return (), [missing_split(root, name)]
-    identities, faults = list_identity_folders(root / name)
-    records: list[Record] = []
-    for folder in identities:
-
-        def parse(stem: str, identity: str = folder.name) -> NameFields | None:
-            fields = parse_name(stem)
-            return NameFields(identity, fields[0], fields[1]) if fields else None
-
-        found, wrong = read_triplets(
-            [folder / part for part in FOLDERS],
-            parse=parse,
-            pattern="v1_n0_s012_0003.jpg (camera, night flag, scene of three digits)",
-            strict=False,
-            prefix=f"{folder.name}/",
-        )
-        if not found and not wrong:
-            wrong = [Fault(EMPTY_FOLDER, folder, f"{folder}: no image in {', '.join(FOLDERS)}; remove the folder")]
-        records.extend(found)
-        faults.extend(wrong)
-    return tuple(sorted(records, key=lambda record: record.name)), faults
+def _parse_in(identity: str, stem: str) -> NameFields | None:
+    fields = parse_name(stem)
+    return NameFields(identity, fields[0], fields[1]) if fields is not None else None
 
 
 FORMAT = DatasetFormat(name="wmveid863", exclude="camera", published={}, read=read)
