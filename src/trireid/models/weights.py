@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,15 +62,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"weight file {path} holds more than tensors, or is no weight file: it was not opened"
+        ) from error
+    except (safetensors.SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"weight file {path} cannot be read ({reason}): it is damaged or no weight file"
-        ) from error
-    except Exception as error:
-        # torch reports forbidden pickles by an exception class of the pickle module, garbage by whatever it meets.
-        raise CheckpointError(
-            f"weight file {path} holds more than tensors, or is no weight file: {error!r:.120}"
         ) from error
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -1,0 +1,155 @@
+"""The composed model: shapes by head, every presence subset, batch permutations, gradients, errors."""
+
+import pytest
+import torch
+
+from trireid.config.schema import BackboneConfig, ModelConfig
+from trireid.errors import ConfigError, InputError
+from trireid.models.backbone import Backbone, CameraEmbedding, create_vit
+from trireid.models.build import build_model
+from trireid.types import ReIDOutput, modality_subsets
+
+SIZE = (32, 16)
+TINY = BackboneConfig(name="tiny", pretrained="none", width=32, depth=2, num_heads=4)
+HEADS = ["none", "sdtps", "hdm", "hdm_atmoe"]
+
+
+def build(head="sdtps", **options):
+    torch.manual_seed(0)
+    config = ModelConfig(backbone=TINY, head=head, **options)
+    return build_model(config, image_size=SIZE, num_classes=5, num_cameras=2)
+
+
+def images(batch=3):
+    return torch.randn(batch, 3, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("classifier", ["joint", "separate"])
+def test_outputs_by_name(head, classifier):
+    model = build(head, global_classifier=classifier)
+    out = model.train()(images(), camera=torch.tensor([0, 1, -1]))
+    assert isinstance(out, ReIDOutput)
+    width = {"none": 0, "sdtps": 96, "hdm": 224, "hdm_atmoe": 224}[head]
+    assert out.embedding.shape == (3, 96 + width)
+    assert torch.equal(out.features["global"], torch.cat([out.features[m] for m in ("rgb", "nir", "tir")], dim=1))
+    names = {"global"} if classifier == "joint" else {"rgb", "nir", "tir"}
+    assert set(out.logits) == names | ({"head"} if width else set())
+    assert all(logits.shape == (3, 5) for logits in out.logits.values())
+    assert set(out.selection) == ({"sdtps"} if head == "sdtps" else set())
+    quiet = model.eval()(images())
+    assert isinstance(quiet, ReIDOutput)
+    assert quiet.logits == {}
+
+
+@pytest.mark.parametrize("subset", modality_subsets())
+@pytest.mark.parametrize("head", HEADS)
+def test_content_of_absent_modalities_is_ignored(head, subset):
+    model = build(head).eval()
+    present = torch.zeros(2, 3, dtype=torch.bool)
+    present[:, list(subset)] = True
+    clean = images(2)
+    spoiled = clean.masked_fill(~present[:, :, None, None, None], float("nan"))
+    out, other = model(clean, present), model(spoiled, present)
+    for name, feature in out.features.items():
+        assert torch.isfinite(feature).all(), name
+        assert torch.allclose(feature, other.features[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_mixed_presence_equals_one_by_one(head):
+    model = build(head).eval()
+    present = torch.tensor([[True, True, True], [True, False, True], [False, True, False]])
+    together = model(images(), present).embedding
+    for row in range(3):
+        alone = model(images()[row : row + 1], present[row : row + 1]).embedding
+        assert torch.allclose(together[row], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_permuting_the_batch_permutes_the_result(head):
+    model = build(head).eval()
+    order = torch.tensor([2, 0, 1])
+    assert torch.allclose(model(images()[order]).embedding, model(images()).embedding[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_trainable_parameter_is_in_one_group_and_gets_a_gradient(head):
+    model = build(head).train()
+    groups = model.parameter_groups()
+    assert set(groups) == {"backbone", "camera", "classifier", "other"}
+    grouped = [name for members in groups.values() for name, _ in members]
+    assert sorted(grouped) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+    out = model(images(8), camera=torch.arange(8) % 2)
+    sum(torch.nn.functional.cross_entropy(x, torch.arange(8) % 5) for x in out.logits.values()).backward()
+    for name in grouped:
+        gradient = model.get_parameter(name).grad
+        assert gradient is not None, name
+        assert torch.isfinite(gradient).all(), name
+
+
+def test_three_modalities_go_through_the_backbone_as_one_batch():
+    model, seen = build(), []
+    model.backbone.vit.blocks[0].register_forward_hook(lambda _m, inputs, _o: seen.append(tuple(inputs[0].shape)))
+    model(images(4))
+    present = torch.ones(4, 3, dtype=torch.bool)
+    present[1:, 1:] = False
+    model(images(4), present)
+    assert seen == [(12, 9, 32), (6, 9, 32)]  # absent modalities are not computed
+
+
+def test_unknown_cameras_get_the_mean_of_the_known():
+    embedding = CameraEmbedding(3, 4)
+    vectors = embedding(torch.tensor([0, -1, 2]), 3)
+    assert torch.equal(vectors[0], embedding.weight[0])
+    assert torch.allclose(vectors[1], embedding.weight.mean(0))
+    assert torch.allclose(embedding(None, 2), embedding.weight.mean(0).expand(2, -1))
+
+
+def test_camera_changes_the_feature_only_through_the_coefficient():
+    model = build().eval()
+    first, second = (model(images(1), camera=torch.tensor([c])).embedding for c in (0, 1))
+    assert not torch.allclose(first, second)
+    assert build(sie_coefficient=0.0).backbone.camera_embedding is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m: m(torch.zeros(2, 2, 3, *SIZE)),
+            r"images have shape \(2, 2, 3, 32, 16\); they must be \(B, 3, 3, H, W\)",
+        ),
+        (lambda m: m(torch.zeros(2, 3, 3, 64, 32)), "images are 64 x 32 pixels, the model was built for 32 x 16"),
+        (lambda m: m(images(), torch.ones(3, 2).bool()), r"present has shape \(3, 2\); it must be \(3, 3\)"),
+        (lambda m: m(images(), torch.zeros(3, 3).bool()), r"items \[0, 1, 2\] have no modality present"),
+        (lambda m: m(images(), camera=torch.zeros(2).long()), r"camera has shape \(2,\); it must be \(3,\)"),
+    ],
+)
+def test_bad_inputs_are_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call(build())
+
+
+def test_image_size_must_be_a_multiple_of_the_patch():
+    with pytest.raises(InputError, match="image size 30 x 16 is no multiple of the patch size 8 x 8"):
+        create_vit("tiny", image_size=(30, 16))
+
+
+def test_unknown_backbone_names_the_nearest():
+    with pytest.raises(InputError, match="near: vit_base_patch16_224"):
+        create_vit("vit_base_patch16_22", image_size=(32, 16))
+
+
+def test_backbone_without_cls_token_is_refused():
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, class_token=False,
+                            global_pool="avg", num_classes=0)  # fmt: skip
+    with pytest.raises(InputError, match="must have a CLS token"):
+        Backbone(vit)
+
+
+def test_atmoe_heads_must_divide_the_width():
+    with pytest.raises(ConfigError, match="model.atmoe_heads is 5; it must divide the feature width 32"):
+        build("hdm_atmoe", atmoe_heads=5)

@@ -1,0 +1,107 @@
+"""Start weights: strict local files, resized position tables, harmless treatment of damaged or hostile files."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trireid.errors import CheckpointError
+from trireid.models.backbone import create_vit
+from trireid.models.weights import fetch_timm_weights, load_backbone_weights, read_state
+
+SHARED_WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/weights/dinov2_vits14_fp16.safetensors"
+
+
+def tiny(size=(16, 16)):
+    torch.manual_seed(0)
+    return create_vit("tiny", image_size=size, width=16, depth=1, num_heads=2)
+
+
+def test_local_file_is_loaded_and_the_position_table_resized(tmp_path):
+    source, target = tiny(), tiny((32, 16))
+    torch.nn.init.normal_(source.blocks[0].mlp.fc1.weight)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    note = load_backbone_weights(target, name="tiny", pretrained=str(tmp_path / "w.safetensors"))
+    assert torch.equal(target.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
+    assert target.pos_embed.shape == (1, 9, 16)
+    assert "every key" in note
+
+
+def test_torch_file_with_classifier_is_loaded_without_it_and_says_so(tmp_path):
+    state = {**tiny().state_dict(), "head.weight": torch.zeros(10, 16), "head.bias": torch.zeros(10)}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    assert "2 classifier tensors not used" in load_backbone_weights(
+        tiny(), name="tiny", pretrained=str(tmp_path / "w.pth")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("norm.weight"), r"1 missing \(norm.weight\)"),
+        (lambda s: s.update(extra=torch.zeros(1)), r"1 not in the model \(extra\)"),
+        (lambda s: s.update({"norm.weight": torch.zeros(3)}), r"1 of another shape \(norm.weight\)"),
+    ],
+)
+def test_keys_must_fit_exactly(tmp_path, change, message):
+    state = tiny().state_dict()
+    change(state)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone_weights(tiny(), name="tiny", pretrained=str(tmp_path / "w.safetensors"))
+
+
+class Hostile:
+    def __reduce__(self):
+        return (open, ("hostile_was_here", "w"))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "garbage", "hostile", "table_of_numbers"])
+def test_damaged_and_hostile_files_give_one_clear_error(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "w.pth"
+    if kind == "truncated":
+        path = tmp_path / "w.safetensors"
+        save_file(tiny().state_dict(), path)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "garbage":
+        path.write_bytes(b"not a checkpoint at all")
+    elif kind == "hostile":
+        path.write_bytes(pickle.dumps(Hostile()))
+    else:
+        torch.save({"a": 1.0}, path)
+    with pytest.raises(CheckpointError, match=path.name) as caught:
+        read_state(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "hostile_was_here").exists()
+
+
+def test_a_missing_file_says_what_is_allowed(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist: give a local file, `timm` to download, or `none`"):
+        read_state(tmp_path / "absent.safetensors")
+
+
+def test_tiny_has_no_pretrained_weights():
+    with pytest.raises(CheckpointError, match="set model.backbone.pretrained to none"):
+        load_backbone_weights(tiny(), name="tiny", pretrained="timm")
+
+
+def test_without_network_or_cache_the_error_says_what_to_do(monkeypatch, tmp_path):
+    def no_network(*_args, **_kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(CheckpointError, match="not cached and cannot be downloaded .*set model.backbone.pretrained"):
+        fetch_timm_weights("vit_base_patch16_224.augreg_in21k")
+
+
+@pytest.mark.skipif(not SHARED_WEIGHTS.is_file(), reason=f"no weight file at {SHARED_WEIGHTS}")
+def test_the_small_pretrained_vit_loads_strictly():
+    vit = create_vit("dinov2_vit_s14", image_size=(56, 28))
+    load_backbone_weights(vit, name="dinov2_vit_s14", pretrained=str(SHARED_WEIGHTS))
+    assert vit.pos_embed.shape == (1, 9, 384)
+    state = read_state(SHARED_WEIGHTS)
+    assert torch.equal(vit.blocks[3].attn.qkv.weight, state["blocks.3.attn.qkv.weight"].float())
