@@ -1,0 +1,47 @@
+# `make demo` and `make test` do all the set-up on a fresh machine with Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+FAST := not slow and not ddp and not gpu and not browser
+
+.PHONY: install demo test slow check format clean help
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(VENV)/.installed  ## make .venv with everything but the test extras
+
+demo: $(VENV)/.installed  ## synthetic data, training, evaluation and a report on the CPU, in under four minutes
+	$(BIN)/trireid demo
+
+test: $(VENV)/.tested  ## the fast tier of the tests
+	$(BIN)/python -m pytest -m "$(FAST)"
+
+slow: $(VENV)/.tested  ## the slow tier: training runs that must beat stated floors
+	$(BIN)/python -m pytest -m "slow or ddp or gpu"
+
+check: $(VENV)/.tested  ## ruff, mypy strict and the fast tier
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+format: $(VENV)/.tested  ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches (run folders stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info src/*.egg-info
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "trireid needs Python >= 3.11; $$($(PYTHON) --version) found. Run: make PYTHON=python3.12 install"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing pinned packages into $(VENV) (torch is large; this takes a minute or more) ..."
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
