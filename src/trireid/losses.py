@@ -49,10 +49,11 @@ def hardest_pairs(feature: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tenso
 def batch_hard_triplet(feature: Tensor, label: Tensor, *, margin: float | None = None) -> Tensor:
     """Batch-hard triplet loss on Euclidean distances of un-normalised features.
 
-    The hardest pairs are mined on the `(B, B)` distances without a gradient; the `2B` distances that enter the
-    loss are then computed from the differences themselves, so that they are exact also for nearly equal features,
-    and the gradient of a distance of 0 is 0. Items without any negative are left out of the mean; a batch that
-    holds a single identity has loss 0 and gradient 0 (an error would need the labels on the host at every step).
+    The hardest pairs are mined on the `(B, B)` distances without a gradient; the `2B` distances that enter
+    the loss are then computed from the differences themselves, so that they are exact also for nearly equal
+    features, and the gradient of a distance of 0 is 0. Items without any negative are left out of the mean;
+    a batch that holds a single identity has loss 0 and gradient 0 (an error would need the labels on the
+    host at every step).
 
     Args:
         feature: `(B, F)`.
