@@ -1,0 +1,66 @@
+"""Writing files so that a reader never sees half of one, and a full disk is a clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trireid.errors import RunError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its place once the block is left without an error.
+
+    After an error nothing of the new file is left, and an older `path` is as it was.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `RunError` that names the folder.
+
+    Raises:
+        RunError: What the operating system said, and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write to the folder {folder} ({error.strerror or error}): free some space or choose "
+            "another folder with output=..."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file in UTF-8, or nothing of it.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a whole JSON file, readable by people, or nothing of it.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    write_text(path, json.dumps(content, indent=2) + "\n")
