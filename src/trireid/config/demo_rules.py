@@ -1,0 +1,204 @@
+"""What several upstream settings mean together. Each rule takes all values and gives some of our settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trireid.errors import ConfigError
+
+Values = Mapping[str, object]
+
+CLIP_LR = 5e-6  # hard-coded upstream for the CLIP tower
+IMAGENET_LR_FACTOR = 0.8  # hard-coded upstream for the ImageNet tower, times BASE_LR
+UPSTREAM_WARMUP_FACTOR = 0.1  # hard-coded upstream, whatever SOLVER.WARMUP_FACTOR says
+UPSTREAM_FINAL_LR_FACTOR = 1e-3  # where the cosine ends, hard-coded upstream
+
+TOWERS = {"ViT-B-16": "clip_vit_b16", "vit_base_patch16_224": "vit_b16"}
+# Upstream's data set name -> our format, its folder under ROOT_DIR, and the folders that mark such a tree.
+DATASETS = {
+    "RGBNT201": ("rgbnt201", ("train_171", "train")),
+    "RGBNT100": ("rgbnt100", ("rgbir",)),
+    "MSVR310": ("msvr310", ("bounding_box_train",)),
+    "WMVeID863": ("wmveid863", ("train",)),
+}
+LETTERS = {"r": "rgb", "n": "nir", "t": "tir"}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Some of our settings by dotted path, and lines to show the user."""
+
+    settings: dict[str, object]
+    notes: list[str] = field(default_factory=list)
+
+
+def head(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """HDM, ATM and USE_SDTPS choose the head."""
+    hdm, atm, sdtps = (values[f"MODEL.{name}"] for name in ("HDM", "ATM", "USE_SDTPS"))
+    if sdtps and (hdm or atm):
+        raise ConfigError(
+            "MODEL.USE_SDTPS True replaces HDM and ATMoE, and MODEL.HDM or MODEL.ATM is True as well; "
+            "use either MODEL.USE_SDTPS True or MODEL.HDM True [MODEL.ATM True]"
+        )
+    if atm and not hdm:
+        raise ConfigError("MODEL.ATM True mixes the seven features that HDM makes; use MODEL.HDM True as well")
+    name = "sdtps" if sdtps else "hdm_atmoe" if atm else "hdm" if hdm else "none"
+    return Resolved({"model.head": name, "model.sdtps.preset": "reference"})
+
+
+def tower(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """TRANSFORMER_TYPE chooses the backbone and, hard-coded upstream, its learning rate."""
+    name = str(values["MODEL.TRANSFORMER_TYPE"])
+    if name not in TOWERS:
+        raise ConfigError(
+            f"MODEL.TRANSFORMER_TYPE: given {name}, allowed is {' or '.join(TOWERS)}; "
+            "other backbones are chosen with model.backbone.name in a trireid configuration"
+        )
+    clip = name == "ViT-B-16"
+    drop_path, base_lr = values["MODEL.DROP_PATH"], values["SOLVER.BASE_LR"]
+    if clip and drop_path not in (0.0, 0.1):
+        raise ConfigError(
+            f"MODEL.DROP_PATH: given {drop_path}, and upstream's CLIP tower has no drop path; leave it out, "
+            "or use model.backbone.drop_path in a trireid configuration"
+        )
+    assert isinstance(base_lr, float)
+    settings: dict[str, object] = {
+        "model.backbone.name": TOWERS[name],
+        "model.backbone.pretrained": values["MODEL.PRETRAIN_PATH_T"] or "timm",
+        "model.backbone.drop_path": 0.0 if clip else drop_path,
+        "train.backbone_lr": CLIP_LR if clip else IMAGENET_LR_FACTOR * base_lr,
+        "model.sie_coefficient": values["MODEL.SIE_COE"] if values["MODEL.SIE_CAMERA"] else 0.0,
+    }
+    return Resolved(settings)
+
+
+def losses(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """The sampler's name also chooses the losses; NO_MARGIN chooses the soft margin."""
+    margin, soft = values["SOLVER.MARGIN"], values["MODEL.NO_MARGIN"]
+    if soft and margin != 0.3:
+        raise ConfigError(
+            f"SOLVER.MARGIN: given {margin}, and MODEL.NO_MARGIN True ignores it; set MODEL.NO_MARGIN False as well"
+        )
+    sampler, weight = values["DATALOADER.SAMPLER"], values["MODEL.TRIPLET_LOSS_WEIGHT"]
+    if sampler not in ("softmax_triplet", "softmax"):
+        raise ConfigError(f"DATALOADER.SAMPLER: given {sampler}, allowed is softmax_triplet or softmax")
+    identity = sampler == "softmax_triplet"
+    settings: dict[str, object] = {
+        "data.sampler": "identity" if identity else "random",
+        "train.triplet_weight": weight if identity else 0.0,
+        "train.triplet_margin": None if soft else margin,
+    }
+    notes = [] if identity else ["DATALOADER.SAMPLER softmax: cross-entropy alone, on shuffled images"]
+    return Resolved(settings, notes)
+
+
+def optimiser(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """One weight decay for weights and biases."""
+    decay, bias_decay = values["SOLVER.WEIGHT_DECAY"], values["SOLVER.WEIGHT_DECAY_BIAS"]
+    if decay != bias_decay:
+        raise ConfigError(
+            f"SOLVER.WEIGHT_DECAY_BIAS {bias_decay} differs from SOLVER.WEIGHT_DECAY {decay}: there is one decay for "
+            "weights and biases; set both to the same value"
+        )
+    return Resolved({})
+
+
+def image_size(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """Training and test images have one size."""
+    train, test = values["INPUT.SIZE_TRAIN"], values["INPUT.SIZE_TEST"]
+    if train != test:
+        raise ConfigError(
+            f"INPUT.SIZE_TEST {test} differs from INPUT.SIZE_TRAIN {train}: the position table fits one size; "
+            "set both to the same (height, width)"
+        )
+    return Resolved({})
+
+
+def dataset(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """NAMES gives the format, and with ROOT_DIR the folder."""
+    names = {name.lower(): name for name in DATASETS}
+    wanted = str(values["DATASETS.NAMES"])
+    if wanted.lower() not in names:
+        raise ConfigError(
+            f"DATASETS.NAMES: given {wanted}, allowed is one of {', '.join(DATASETS)}; "
+            "other sets are read with data.format=csv in a trireid configuration"
+        )
+    folder = names[wanted.lower()]
+    data_format, markers = DATASETS[folder]
+    base = Path(str(values["DATASETS.ROOT_DIR"])).expanduser()
+    root, notes = base / folder, []
+    if not root.exists() and any((base / marker).is_dir() for marker in markers):
+        notes = [f"DATASETS.ROOT_DIR {base} has no folder {folder} and is such a data set itself: reading it"]
+        root = base
+    return Resolved({"data.format": data_format, "data.root": root}, notes)
+
+
+def fixed(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """What upstream's code does without a setting, and where ours is sounder on purpose (`shared_geometry`)."""
+    settings: dict[str, object] = {
+        "data.interpolation": "bilinear",
+        "data.augmentation.interpolation": "bicubic",
+        "data.augmentation.shared_geometry": True,
+        "data.augmentation.vertical_flip": 0.0,
+        "data.augmentation.jitter": 0.0,
+        "data.val_ids": 0,
+        "train.warmup_factor": UPSTREAM_WARMUP_FACTOR,
+        "train.final_lr_factor": UPSTREAM_FINAL_LR_FACTOR,
+        "train.clip_grad_norm": 0.0,
+        "train.precision": "auto",
+    }
+    return Resolved(settings)
+
+
+def missing(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """MISS names the modalities withheld at test by their letters."""
+    letters = str(values["TEST.MISS"]).lower()
+    if letters in ("nothing", "none", ""):
+        return Resolved({"evaluate.missing": ()})
+    if len(letters) > 2 or len(set(letters)) < len(letters) or not set(letters) <= set(LETTERS):
+        raise ConfigError(
+            f"TEST.MISS: given {values['TEST.MISS']}, allowed is nothing or one of r, n, t, rn, rt, nt "
+            "(the modalities to withhold)"
+        )
+    return Resolved({"evaluate.missing": tuple(LETTERS[letter] for letter in LETTERS if letter in letters)})
+
+
+def reranking(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """Upstream never reads RE_RANKING; here it does what it says."""
+    if not values["TEST.RE_RANKING"]:
+        return Resolved({})
+    return Resolved({}, ["TEST.RE_RANKING is on and re-ranks here; upstream's code never reads it"])
+
+
+def device(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """Upstream's default is CUDA only; here a machine without one trains on the CPU unless CUDA was asked for."""
+    name = values["MODEL.DEVICE"]
+    if name not in ("cuda", "cpu"):
+        raise ConfigError(f"MODEL.DEVICE: given {name}, allowed is cuda or cpu")
+    return Resolved({"train.device": name if "MODEL.DEVICE" in given else "auto"})
+
+
+def output(values: Values, given: frozenset[str], path: Path) -> Resolved:
+    """OUTPUT_DIR is the run folder; `.` and `..` are no run folder, so the run gets one of its own in there."""
+    folder = Path(str(values["OUTPUT_DIR"]))
+    if folder.parts and any(part not in ("..", "/") for part in folder.parts):
+        return Resolved({"output": folder})
+    run = folder / f"{path.absolute().parent.name}-{path.stem}"
+    return Resolved({"output": run}, [f"OUTPUT_DIR {values['OUTPUT_DIR']} is no folder of its own: writing to {run}"])
+
+
+RULES: tuple[Callable[[Values, frozenset[str], Path], Resolved], ...] = (
+    head,
+    tower,
+    losses,
+    optimiser,
+    image_size,
+    dataset,
+    fixed,
+    missing,
+    reranking,
+    device,
+    output,
+)

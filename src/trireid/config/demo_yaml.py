@@ -1,0 +1,218 @@
+"""Upstream's YAML files and `SECTION.KEY VALUE` overrides -> our `Config`.
+
+Keys that upstream's own files set are accepted; a key or value without a meaning here is an error that says what to
+use instead. Absent keys have upstream's defaults, not ours.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireid.config.demo_keys import KEYS, UpstreamKey
+from trireid.config.demo_rules import RULES, Resolved
+from trireid.config.load import Tree, advice, nearest_setting, setting_paths, validate
+from trireid.config.read import read_mapping
+from trireid.config.schema import Config
+from trireid.errors import ConfigError
+
+DEVIATIONS = (
+    "on purpose not as upstream's code: flip and crop are drawn once a triplet, every group warms up from a tenth of "
+    "its own learning rate, no hidden noise on the learning rate, precision by device (train.precision auto)"
+)
+_SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+_OUR_NAME = re.compile(r"\b[a-z]+(?:\.[a-z][a-z0-9_]*)+\b|\boutput\b(?=:)")
+
+
+@dataclass(frozen=True)
+class UpstreamSettings:
+    """What an upstream configuration asks for.
+
+    Attributes:
+        config: the run in our settings.
+        weight: `TEST.WEIGHT`, the checkpoint to test; "" where not given.
+        notes: lines to show once: where we differ on purpose, and settings that are probably not meant.
+    """
+
+    config: Config
+    weight: str
+    notes: tuple[str, ...]
+
+
+def load_demo_yaml(path: Path | str, overrides: Sequence[str] = ()) -> UpstreamSettings:
+    """Read an upstream YAML file and overrides as upstream's command line gives them.
+
+    Args:
+        path: a file such as configs/RGBNT201/DeMo_SDTPS.yml.
+        overrides: `KEY VALUE` pairs in one flat list, for example `["MODEL.SDTPS_USE_GUMBEL", "True"]`.
+
+    Raises:
+        ConfigError: for a file, key or value that is not allowed; names the nearest key or what to use instead.
+    """
+    path = Path(path)
+    given = {**_flatten(path), **_pairs(overrides)}
+    values = {name: key.default for name, key in KEYS.items()}
+    values |= {name: _coerce(name, KEYS[name], value) for name, value in given.items()}
+    settings: dict[str, object] = {}
+    notes = [DEVIATIONS]
+    for name, key in KEYS.items():
+        ours = _translate(name, key, values[name])
+        if key.target:
+            settings[key.target] = ours
+    for rule in RULES:
+        resolved: Resolved = rule(values, frozenset(given), path)
+        settings |= resolved.settings
+        notes += resolved.notes
+    config = _validate(settings, path)
+    notes += [_in_upstream_names(line) for line in advice(config)]
+    return UpstreamSettings(config=config, weight=str(values["TEST.WEIGHT"]), notes=tuple(notes))
+
+
+def _flatten(path: Path) -> dict[str, object]:
+    """`{"SECTION.KEY": value}` of a file, every key checked."""
+    tree = read_mapping(path)
+    if not any(key.isupper() for key in tree):
+        raise ConfigError(
+            f"{path} has no upstream section (MODEL, DATASETS, ...); "
+            f"if it is one of ours, run `trireid train --config {path}`"
+        )
+    flat: dict[str, object] = {}
+    for section, content in tree.items():
+        if section in KEYS:
+            flat[section] = content
+        elif isinstance(content, dict):
+            flat |= {f"{section}.{key}": value for key, value in content.items()}
+        elif content is not None or not _is_section(section):
+            raise ConfigError(f"{path}: {_unknown(section)}")
+    for name in flat:
+        if name not in KEYS:
+            raise ConfigError(f"{path}: {_unknown(name)}")
+    return flat
+
+
+def _pairs(overrides: Sequence[str]) -> dict[str, object]:
+    """A flat list `KEY VALUE KEY VALUE` as a mapping, the last one winning."""
+    if len(overrides) % 2:
+        raise ConfigError(
+            f"overrides are pairs KEY VALUE, and {overrides[-1]!r} is left over; "
+            "write for example MODEL.SDTPS_USE_GUMBEL True"
+        )
+    pairs = dict(zip(overrides[::2], overrides[1::2], strict=True))
+    for name in pairs:
+        if name not in KEYS:
+            raise ConfigError(_unknown(name))
+    return dict(pairs)
+
+
+def _is_section(name: str) -> bool:
+    return any(key.startswith(name + ".") for key in KEYS)
+
+
+def _unknown(name: str) -> str:
+    if _is_section(name):
+        example = next(key for key in KEYS if key.startswith(name + "."))
+        return f"{name} is a section of upstream's settings; set one of its keys, for example {example}"
+    own = name.partition("=")[0].lower()
+    if own in set(setting_paths()):
+        return f"{name} is one of trireid's own settings; use upstream's keys, or `trireid train --config F {own}=...`"
+    nearest = nearest_setting(name, list(KEYS))
+    hint = (
+        f"the nearest is {nearest}" if nearest else "the sections are MODEL, INPUT, DATASETS, DATALOADER, SOLVER, TEST"
+    )
+    return f"unknown upstream setting {name}; {hint}"
+
+
+def _coerce(name: str, key: UpstreamKey, value: object) -> object:
+    """A value as yacs reads it (Python literals in text), in the type of the key's default.
+
+    Raises:
+        ConfigError: if the value is of another type.
+    """
+    value = _literal(value)
+    default = key.default
+    if isinstance(default, bool):
+        value = _SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+        if isinstance(value, bool):
+            return value
+        raise ConfigError(f"{name}: given {value!r}, should be True or False")
+    if isinstance(default, tuple):
+        return _numbers(name, default, value)
+    if isinstance(default, str):
+        return _text(name, value)
+    return _number(name, default, value)
+
+
+def _literal(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        literal: object = ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError):
+        return value
+    return literal
+
+
+def _number(name: str, default: object, value: object) -> int | float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if not isinstance(default, int):
+            return float(value)
+        if int(value) == value:
+            return int(value)
+    kind = "a whole number" if isinstance(default, int) else "a number"
+    raise ConfigError(f"{name}: given {value!r}, should be {kind}")
+
+
+def _numbers(name: str, default: tuple[object, ...], value: object) -> tuple[int | float, ...]:
+    if not isinstance(value, list | tuple) or len(value) != len(default):
+        raise ConfigError(f"{name}: given {value!r}, should be {len(default)} numbers such as {list(default)}")
+    return tuple(_number(name, default[0], part) for part in value)
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]  # ("RGBNT201",)
+    if isinstance(value, list | tuple | dict | bool):
+        raise ConfigError(f"{name}: given {value!r}, should be one text")
+    return str(value)
+
+
+def _translate(name: str, key: UpstreamKey, value: object) -> object:
+    """Our value for upstream's.
+
+    Raises:
+        ConfigError: if the value has no meaning here; says what to use instead.
+    """
+    if key.values is None:
+        return value
+    if value not in key.values:
+        allowed = " or ".join(str(list(v) if isinstance(v, tuple) else v) for v in key.values)
+        shown = list(value) if isinstance(value, tuple) else value
+        raise ConfigError(f"{name}: given {shown}, allowed is {allowed}; {key.instead}")
+    return key.values[value]
+
+
+def _validate(settings: Mapping[str, object], path: Path) -> Config:
+    tree: Tree = {}
+    for name, value in settings.items():
+        *sections, leaf = name.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})  # type: ignore[assignment]
+        inner[leaf] = value
+    try:
+        return validate(tree, source=f"{path}: ")
+    except ConfigError as error:
+        raise ConfigError(_in_upstream_names(str(error))) from None
+
+
+def _in_upstream_names(line: str) -> str:
+    """Name settings as the user wrote them, ours beside."""
+    names = {key.target: name for name, key in KEYS.items() if key.target}
+    names |= {"evaluate.missing": "TEST.MISS", "train.triplet_weight": "MODEL.TRIPLET_LOSS_WEIGHT"}
+    names |= {"data.sampler": "DATALOADER.SAMPLER", "train.triplet_margin": "SOLVER.MARGIN"}
+    names |= {"model.sie_coefficient": "MODEL.SIE_COE", "model.backbone.drop_path": "MODEL.DROP_PATH"}
+    return _OUR_NAME.sub(lambda found: names.get(found[0], found[0]), line)
