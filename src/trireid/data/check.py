@@ -1,0 +1,126 @@
+"""Looks through a whole data set before a user spends hours on it: counts, availability, every fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireid.data.consistency import count
+from trireid.data.images import Progress
+from trireid.data.readers import read_index
+from trireid.data.records import Fault, Record
+from trireid.types import MODALITIES
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Counts of one split.
+
+    Attributes:
+        name: `train`, `query` or `gallery`.
+        triplets, identities, cameras, scenes: how many (known cameras and scenes only).
+        available: triplets that have each modality, in the order of `MODALITIES`.
+        published: published (triplets, identities), None where nothing is published.
+    """
+
+    name: str
+    triplets: int
+    identities: int
+    cameras: int
+    scenes: int
+    available: tuple[int, ...]
+    published: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `trireid check-data` found.
+
+    Attributes:
+        format, root, exclude: what was read, and the exclusion rule of its protocol.
+        splits: usable triplets, after the faulty ones are left out.
+        query_is_gallery: one set is both.
+        faults: everything wrong, pixels included.
+    """
+
+    format: str
+    root: Path
+    exclude: str
+    splits: tuple[SplitReport, ...]
+    query_is_gallery: bool
+    faults: tuple[Fault, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True where nothing is wrong. Counts that differ from the published ones are not a fault."""
+        return not self.faults
+
+    def lines(self, *, max_faults: int | None = None) -> list[str]:
+        """The report as text, one string a line; `max_faults` of each kind (None: all)."""
+        shared = ", query and gallery are one set" if self.query_is_gallery else ""
+        lines = [f"{self.format} data set {self.root} (a query excludes: {self.exclude}{shared})"]
+        lines += _table([_HEADER, *(_row(split) for split in self.splits)])
+        if self.ok:
+            return [*lines, "no fault found"]
+        kinds = Counter(fault.kind for fault in self.faults)
+        lines.append(f"{len(self.faults)} faults: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items()))
+        for kind, number in kinds.items():
+            shown = [fault for fault in self.faults if fault.kind == kind][:max_faults]
+            lines += [f"  {kind}: {fault.message}" for fault in shown]
+            if len(shown) < number:
+                lines.append(f"  {kind}: and {number - len(shown)} more")
+        return lines
+
+
+_HEADER = ("split", "triplets", "published", "identities", "published", "cameras", "scenes", *MODALITIES)
+
+
+def check_dataset(
+    format: str, root: Path, *, exclude: str = "auto", workers: int = 4, progress: Progress | None = None
+) -> CheckReport:
+    """Read a data set, decode every image and report; arguments as `trireid.data.readers.scan`.
+
+    Raises:
+        DataError: unknown format or exclusion rule. Everything else is a fault in the report.
+    """
+    index = read_index(format, root, exclude=exclude, verify_pixels=True, workers=workers, progress=progress)
+    named = {"train": index.train, "query": index.query, "gallery": index.gallery}
+    return CheckReport(
+        format=format,
+        root=root,
+        exclude=index.protocol.exclude,
+        splits=tuple(_report(name, records, index.published.get(name)) for name, records in named.items()),
+        query_is_gallery=index.query_is_gallery,
+        faults=index.faults,
+    )
+
+
+def _report(name: str, records: Sequence[Record], published: tuple[int, int] | None) -> SplitReport:
+    triplets, identities = count(records)
+    return SplitReport(
+        name=name,
+        triplets=triplets,
+        identities=identities,
+        cameras=len({record.camera for record in records} - {None}),
+        scenes=len({record.scene for record in records} - {None}),
+        available=tuple(
+            sum(record.images[index] is not None for record in records) for index in range(len(MODALITIES))
+        ),
+        published=published,
+    )
+
+
+def _row(split: SplitReport) -> tuple[str, ...]:
+    published = ("-", "-") if split.published is None else (str(split.published[0]), str(split.published[1]))
+    numbers = (split.triplets, published[0], split.identities, published[1], split.cameras, split.scenes)
+    return (split.name, *map(str, numbers), *map(str, split.available))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in ([*zip(row, widths, strict=True)] for row in rows)
+    ]

@@ -1,0 +1,108 @@
+"""Data loaders whose batches depend on seed and epoch only, whatever the number of workers."""
+# ruff: noqa: PT028 - test_loader is no test
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from trireid.data.dataset import TripletDataset
+from trireid.data.labels import LabelMap
+from trireid.data.randomness import seeded_generator
+from trireid.data.records import Record
+from trireid.data.sampler import IdentitySampler, RandomBatchSampler
+from trireid.data.transforms import Transform
+from trireid.errors import ConfigError, DataError
+from trireid.types import MODALITIES, UNKNOWN, Batch
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Put batches one after the other."""
+    return Batch(**{name: torch.cat([getattr(item, name) for item in items]) for name in vars(items[0])})
+
+
+def train_loader(
+    records: Sequence[Record],
+    *,
+    label_map: LabelMap,
+    transform: Transform,
+    batch_size: int,
+    num_instances: int,
+    sampler: Literal["identity", "random"] = "identity",
+    seed: int,
+    workers: int = 0,
+    modalities: Sequence[str] = MODALITIES,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """Full training batches; call `set_epoch` before each epoch.
+
+    Raises:
+        ConfigError, DataError: the batch cannot be made of these records, see the samplers and `TripletDataset`.
+    """
+    strangers = [record.name for record in records if label_map.identity_index(record.identity) == UNKNOWN]
+    if strangers:
+        raise DataError(
+            f"{len(strangers)} training triplets have an identity that is not in the label map, the first is "
+            f"{strangers[0]}; use the label map of these records"
+        )
+    dataset = TripletDataset(records, transform=transform, label_map=label_map, modalities=modalities)
+    identities = [record.identity for record in records]
+    batches: IdentitySampler | RandomBatchSampler
+    if sampler == "identity":
+        batches = IdentitySampler(identities, batch_size=batch_size, num_instances=num_instances, seed=seed)
+    elif sampler == "random":
+        batches = RandomBatchSampler(len(identities), batch_size=batch_size, seed=seed)
+    else:
+        raise ConfigError(f"data.sampler {sampler!r} is unknown; use identity or random")
+    return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
+
+
+def test_loader(
+    records: Sequence[Record],
+    *,
+    label_map: LabelMap,
+    transform: Transform,
+    batch_size: int,
+    workers: int = 0,
+    modalities: Sequence[str] = MODALITIES,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """All records in their order; the last batch may be smaller."""
+    dataset = TripletDataset(records, transform=transform, label_map=label_map, modalities=modalities)
+    return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_size=batch_size)
+
+
+test_loader.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Set the epoch of a loader of `train_loader`, also after accelerate has wrapped it.
+
+    Raises:
+        ConfigError: no sampler of the loader knows epochs.
+    """
+    # accelerate's loaders keep a count of their own and pass it on at each iteration: it must agree.
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None and not isinstance(sampler, IdentitySampler | RandomBatchSampler):
+        sampler = getattr(sampler, "batch_sampler", None)
+    if sampler is None:
+        raise ConfigError("set_epoch: this loader has no sampler of trireid.data.sampler; make it with train_loader")
+    sampler.set_epoch(epoch)
+
+
+def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batches: Any) -> DataLoader[Batch]:
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        # torch draws a seed for its workers: from here, so that the global generator does not move.
+        generator=seeded_generator(0, "workers"),
+        **batches,
+    )
