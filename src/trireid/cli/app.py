@@ -1,0 +1,165 @@
+"""All commands and their options. What each does lies in its own module, imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from trireid.cli.guard import guarded
+
+
+class GuardedGroup(TyperGroup):
+    """A group whose commands end in one line, not in a traceback, after a user's mistake."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        with guarded():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="trireid",
+    cls=GuardedGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Re-identification of objects seen by three spectra at once: RGB, near-infrared and thermal.",
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, e.g. train.epochs=5.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same; repeat as needed.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes or threads to work with.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"trireid {version('trireid')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    from trireid.cli.console import show_log
+
+    show_log()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write the images and the run into.")] = Path("runs/demo"),
+    settings: Overrides = None,
+    set_: SetOption = None,
+) -> None:
+    """Write a synthetic set, train a small SDTPS model on the CPU, evaluate it, and make a page of it."""
+    from trireid.cli.demo import run
+
+    run(out, overrides=[*(set_ or []), *(settings or [])])
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="A YAML file, e.g. configs/rgbnt201/sdtps.yaml.")],
+    settings: Overrides = None,
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this output folder stopped.")] = False,
+) -> None:
+    """Train a model and evaluate it."""
+    from trireid.cli.train import run
+    from trireid.config.load import advice, load_config
+
+    resolved = load_config(config, [*(set_ or []), *(settings or [])])
+    run(resolved, resume=resume, notes=advice(resolved))
+
+
+@app.command()
+def test(
+    run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
+    settings: Overrides = None,
+    set_: SetOption = None,
+    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="k-reciprocal re-ranking.")] = None,
+    missing: Annotated[str | None, typer.Option(help="Modalities to withhold: r, n, t, rn, ... or rgb,nir.")] = None,
+) -> None:
+    """Evaluate a trained model on the query and gallery of its configuration."""
+    from trireid.cli.test import parse_missing, run_checkpoint
+
+    overrides = [*(set_ or []), *(settings or [])]
+    if rerank is not None:
+        overrides.append(f"evaluate.rerank={str(rerank).lower()}")
+    if missing is not None:
+        overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
+    run_checkpoint(run, overrides=overrides)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder to write; must be empty or absent.")],
+    layout: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310 or wmveid863.")] = "rgbnt201",
+    names: Annotated[
+        list[Path] | None,
+        typer.Option(help="List(s) of true file names, <SET>_train.txt and <SET>_test.txt; or the folder of both."),
+    ] = None,
+    ids: Annotated[int | None, typer.Option(min=2, help="Identities of each split.")] = None,
+    cameras: Annotated[int | None, typer.Option(min=1, help="Cameras (scenes for msvr310).")] = None,
+    per_camera: Annotated[int | None, typer.Option(min=1, help="Triplets of an identity and camera.")] = None,
+    difficulty: Annotated[str, typer.Option(help="easy or hard.")] = "easy",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
+    size: Annotated[str | None, typer.Option(help="Height x width of each image, e.g. 64x32.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Write a deterministic synthetic data set in the layout of a published one."""
+    from trireid.cli.synth import run
+
+    run(
+        out,
+        layout=layout,
+        names=names or [],
+        num_ids=ids,
+        num_cameras=cameras,
+        per_camera=per_camera,
+        difficulty=difficulty,
+        seed=seed,
+        size=size,
+        workers=workers,
+    )
+
+
+@app.command("check-data")
+def check_data(
+    format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863 or csv.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set, or the CSV file.")],
+    exclude: Annotated[str, typer.Option(help="Rule of the ranking: auto, camera, scene or none.")] = "auto",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="List faulty triplets and accept the rest, as data.skip_bad does.")
+    ] = False,
+    workers: Workers = 4,
+) -> None:
+    """Check every image of a data set: counts beside the published ones, and every fault. Exit code 2 if there is one."""
+    from trireid.cli.check_data import run
+
+    raise typer.Exit(run(format, root, exclude=exclude, skip_bad=skip_bad, workers=workers))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write one page with the figures, curves and rank lists of a run."""
+    from trireid.cli.console import say
+    from trireid.report.page import write_report
+
+    say(f"report: {write_report(run)}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

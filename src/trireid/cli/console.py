@@ -1,0 +1,105 @@
+"""What commands write: results to the output stream, bars and notes to the error stream, once in a parallel run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+FIGURES = (("mAP", "mAP"), ("mINP", "mINP"), ("rank-1", "rank1"), ("rank-5", "rank5"), ("rank-10", "rank10"))
+PATTERNS = {"global": "1 global", "head": "2 head", "joint": "3 joint"}
+
+
+def is_main_process() -> bool:
+    """True in a single process and in the first of several that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str = "") -> None:
+    """One line of a result."""
+    if is_main_process():
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """One line that a reader of the result should know, on the error stream."""
+    if is_main_process():
+        sys.stderr.write(f"note: {text}\n")
+        sys.stderr.flush()
+
+
+class _ErrorStream(logging.Handler):
+    """Writes to the error stream of the moment, which a progress bar may have replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
+def show_log() -> None:
+    """Show what the library logs (weights loaded, settings), on the error stream of the main process."""
+    logger = logging.getLogger("trireid")
+    if not any(isinstance(handler, _ErrorStream) for handler in logger.handlers):
+        logger.addHandler(_ErrorStream())
+        logger.propagate = False
+    logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
+
+
+@contextmanager
+def progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work of a length that is known when it starts.
+
+    Yields:
+        `report(done, total)`, to be called as often as liked.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not is_main_process()) as bar:
+        task = bar.add_task(description, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+def show_figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print `{"global" | "head" | "joint": {"mAP": ...}}` as a table, in per cent.
+
+    Args:
+        title: what was measured, on which split.
+        figures: values in [0, 1]; figures that are not there are shown as a dash.
+    """
+    rows = [
+        [PATTERNS.get(name, name), *(_percent(values.get(key)) for _, key in FIGURES)]
+        for name, values in figures.items()
+    ]
+    show_table(title, ["feature", *(label for label, _ in FIGURES)], rows)
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, the first column left and the others right aligned."""
+    if not is_main_process():
+        return
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(file=sys.stdout).print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
