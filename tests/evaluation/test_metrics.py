@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import trireid.evaluation.metrics as metrics_module
-from reference_ranking import literal_metrics, ranked_columns
 from trireid.errors import InputError
 from trireid.evaluation.metrics import pairwise_distance, rank_metrics, ranked_list
 from trireid.types import Labels, Protocol
+
+from reference_ranking import literal_metrics, ranked_columns
 
 EXCLUDES = ("camera", "scene", "none")
 

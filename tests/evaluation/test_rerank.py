@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from reference_ranking import literal_encoding, literal_k_reciprocal
 from trireid.errors import InputError
 from trireid.evaluation.metrics import pairwise_distance
 from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
+
+from reference_ranking import literal_encoding, literal_k_reciprocal
 
 
 def clustered(seed, num_query, num_gallery, spread=0.6):

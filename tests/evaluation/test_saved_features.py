@@ -89,12 +89,12 @@ def test_missing_damaged_and_mixed_files_are_errors(tmp_path):
     with pytest.raises(RunError, match="format version 99"):
         load_features(tmp_path)
     (tmp_path / "records.json").write_text(records[:50])
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="is damaged"):
         load_features(tmp_path)
     (tmp_path / "records.json").write_text(records)
     data = (tmp_path / "features.safetensors").read_bytes()
     (tmp_path / "features.safetensors").write_bytes(data[:-20])
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="is damaged"):
         load_features(tmp_path)
 
 

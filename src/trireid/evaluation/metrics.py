@@ -71,7 +71,7 @@ def rank_metrics(
     max_rank: int = 50,
     chunk_size: int = 256,
 ) -> RankMetrics:
-    """MAP, mINP and CMC of a distance matrix, on the matrix's device.
+    """Compute mAP, mINP and CMC of a distance matrix, on the matrix's device.
 
     Each query ranks the gallery items that its protocol lets it see, nearest first; equal distances keep the order
     of the gallery, so the figures do not depend on device or chunk size.

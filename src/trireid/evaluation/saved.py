@@ -112,7 +112,10 @@ def load_features(directory: Path) -> SavedFeatures:
     except FileNotFoundError as error:
         raise RunError(f"no saved features in {directory} ({error}); evaluate the run again") from error
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"the saved features in {directory} are damaged ({error!r}); evaluate again") from error
+        raise RunError(
+            f"{features_path.name} or {records_path.name} in {directory} is damaged "
+            f"({type(error).__name__}: {error}); evaluate the run again"
+        ) from error
     for side in (saved.query, saved.gallery):
         if not len(side.features) == len(side.labels) == len(side.records):
             raise RunError(f"{features_path} and {records_path} do not belong together; evaluate the run again")
