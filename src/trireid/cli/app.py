@@ -34,7 +34,6 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, e.g. train.epochs=5.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same; repeat as needed.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes or threads to work with.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,7 +72,9 @@ def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="A YAML file, e.g. configs/rgbnt201/sdtps.yaml.")],
     settings: Overrides = None,
     set_: SetOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run of this output folder stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run of this output folder stopped.")
+    ] = False,
 ) -> None:
     """Train a model and evaluate it."""
     from trireid.cli.train import run
@@ -83,8 +84,8 @@ def train(
     run(resolved, resume=resume, notes=advice(resolved))
 
 
-@app.command()
-def test(
+@app.command("test")
+def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
     settings: Overrides = None,
     set_: SetOption = None,
@@ -92,7 +93,7 @@ def test(
     missing: Annotated[str | None, typer.Option(help="Modalities to withhold: r, n, t, rn, ... or rgb,nir.")] = None,
 ) -> None:
     """Evaluate a trained model on the query and gallery of its configuration."""
-    from trireid.cli.test import parse_missing, run_checkpoint
+    from trireid.cli.evaluate import parse_missing, run_checkpoint
 
     overrides = [*(set_ or []), *(settings or [])]
     if rerank is not None:
@@ -108,15 +109,15 @@ def synth(
     layout: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310 or wmveid863.")] = "rgbnt201",
     names: Annotated[
         list[Path] | None,
-        typer.Option(help="List(s) of true file names, <SET>_train.txt and <SET>_test.txt; or the folder of both."),
+        typer.Option(help="List of true file names, ..._train.txt or ..._test.txt (repeat), or the folder of both."),
     ] = None,
-    ids: Annotated[int | None, typer.Option(min=2, help="Identities of each split.")] = None,
-    cameras: Annotated[int | None, typer.Option(min=1, help="Cameras (scenes for msvr310).")] = None,
-    per_camera: Annotated[int | None, typer.Option(min=1, help="Triplets of an identity and camera.")] = None,
+    ids: Annotated[int | None, typer.Option(help="Identities of each split (24).")] = None,
+    cameras: Annotated[int | None, typer.Option(help="Cameras, or scenes for msvr310 (2).")] = None,
+    per_camera: Annotated[int | None, typer.Option(help="Triplets of an identity and camera (4).")] = None,
     difficulty: Annotated[str, typer.Option(help="easy or hard.")] = "easy",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     size: Annotated[str | None, typer.Option(help="Height x width of each image, e.g. 64x32.")] = None,
-    workers: Workers = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
 ) -> None:
     """Write a deterministic synthetic data set in the layout of a published one."""
     from trireid.cli.synth import run
@@ -143,9 +144,9 @@ def check_data(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="List faulty triplets and accept the rest, as data.skip_bad does.")
     ] = False,
-    workers: Workers = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
 ) -> None:
-    """Check every image of a data set: counts beside the published ones, and every fault. Exit code 2 if there is one."""
+    """Check every image of a data set: counts beside the published ones, every fault; exit code 2 if there is one."""
     from trireid.cli.check_data import run
 
     raise typer.Exit(run(format, root, exclude=exclude, skip_bad=skip_bad, workers=workers))

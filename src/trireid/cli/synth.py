@@ -9,9 +9,6 @@ from pathlib import Path
 from trireid.cli.console import progress, say
 from trireid.errors import ConfigError
 
-LAYOUTS = ("rgbnt201", "rgbnt100", "msvr310", "wmveid863")
-DIFFICULTIES = ("easy", "hard")
-
 
 def run(
     out: Path,
@@ -26,23 +23,15 @@ def run(
     size: str | None,
     workers: int,
 ) -> None:
-    """Write the set and say how to check and train it; arguments as the options of the command."""
-    if layout not in LAYOUTS:
-        raise ConfigError(f"--layout: given {layout}, allowed is one of {', '.join(LAYOUTS)}")
-    if difficulty not in DIFFICULTIES:
-        raise ConfigError(f"--difficulty: given {difficulty}, allowed is {' or '.join(DIFFICULTIES)}")
-    counts = {"--ids": num_ids, "--cameras": num_cameras, "--per-camera": per_camera}
-    unwanted = [name for name, value in counts.items() if value is not None]
-    if names and unwanted:
-        raise ConfigError(f"--names already says how many there are; leave out {', '.join(unwanted)}")
+    """Write the set and say how to check it; arguments as `trireid.data.synthetic.write_synthetic`."""
     image_size = None if size is None else parse_size(size)
     from trireid.data.synthetic import write_synthetic
 
     with progress(f"writing {out}") as report:
-        write_synthetic(
+        summary = write_synthetic(
             out,
             layout=layout,
-            names=name_lists(names, layout) if names else None,
+            names=list(names) or None,
             num_ids=num_ids,
             num_cameras=num_cameras,
             per_camera=per_camera,
@@ -52,7 +41,8 @@ def run(
             image_size=image_size,
             progress=report,
         )
-    say(f"written: {out}")
+    counts = [f"{name} {split.triplets} triplets of {split.identities}" for name, split in summary.splits.items()]
+    say(f"written: {summary.root} ({', '.join(counts)} identities)")
     say(f"check:   trireid check-data --format {layout} --root {out}")
 
 
@@ -66,21 +56,3 @@ def parse_size(text: str) -> tuple[int, int]:
     if not found:
         raise ConfigError(f"--size: given {text}, should be height x width in pixels, e.g. 64x32")
     return int(found[1]), int(found[2])
-
-
-def name_lists(paths: Sequence[Path], layout: str) -> list[Path]:
-    """The list files meant by files or by a folder that holds `<SET>_train.txt` and `<SET>_test.txt`.
-
-    Raises:
-        ConfigError: if a file is missing or the folder has no lists of the layout.
-    """
-    lists: list[Path] = []
-    for path in paths:
-        found = sorted(p for p in path.glob("*.txt") if p.name.lower().startswith(layout)) if path.is_dir() else [path]
-        if not found:
-            raise ConfigError(f"--names: folder {path} has no list {layout.upper()}_train.txt or {layout.upper()}_test.txt")
-        missing = [str(p) for p in found if not p.is_file()]
-        if missing:
-            raise ConfigError(f"--names: {missing[0]} does not exist; give a text file with one file name a line")
-        lists += found
-    return lists

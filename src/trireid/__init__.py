@@ -1,0 +1,69 @@
+"""Re-identification of objects seen by three spectra at once. The public names, each imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trireid.config.load import dump_config as dump_config
+    from trireid.config.load import load_config as load_config
+    from trireid.config.schema import Config as Config
+    from trireid.data.readers import scan as scan
+    from trireid.data.synthetic import write_synthetic as write_synthetic
+    from trireid.errors import TrireidError as TrireidError
+    from trireid.evaluation.evaluate import evaluate_model as evaluate_model
+    from trireid.evaluation.metrics import pairwise_distance as pairwise_distance
+    from trireid.evaluation.metrics import rank_metrics as rank_metrics
+    from trireid.models.build import build_model as build_model
+    from trireid.report.page import write_report as write_report
+    from trireid.train.checkpoint import load_checkpoint as load_checkpoint
+    from trireid.train.checkpoint import load_model as load_model
+    from trireid.types import MODALITIES as MODALITIES
+    from trireid.types import Batch as Batch
+    from trireid.types import Labels as Labels
+    from trireid.types import Protocol as Protocol
+    from trireid.types import ReIDOutput as ReIDOutput
+    from trireid.types import Selection as Selection
+
+_HOMES = {
+    "MODALITIES": "types",
+    "Batch": "types",
+    "Config": "config.schema",
+    "Labels": "types",
+    "Protocol": "types",
+    "ReIDOutput": "types",
+    "Selection": "types",
+    "TrireidError": "errors",
+    "build_model": "models.build",
+    "dump_config": "config.load",
+    "evaluate_model": "evaluation.evaluate",
+    "load_checkpoint": "train.checkpoint",
+    "load_config": "config.load",
+    "load_model": "train.checkpoint",
+    "pairwise_distance": "evaluation.metrics",
+    "rank_metrics": "evaluation.metrics",
+    "scan": "data.readers",
+    "write_report": "report.page",
+    "write_synthetic": "data.synthetic",
+}
+_PARTS = ("config", "data", "errors", "evaluation", "losses", "models", "report", "train", "types", "visualize")
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - the names above, spelled once
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name or part when it is first used, so that `import trireid` stays quick."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("trireid")
+    if name in _HOMES:
+        return getattr(import_module(f"trireid.{_HOMES[name]}"), name)
+    if name in _PARTS:
+        return import_module(f"trireid.{name}")
+    raise AttributeError(f"module 'trireid' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_PARTS])

@@ -1,0 +1,121 @@
+"""`trireid demo`: from nothing to a trained model and a page of its results, on a CPU, in minutes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from trireid.cli.console import note, progress, say
+from trireid.config.load import override_config, validate
+from trireid.config.read import read_mapping
+from trireid.config.schema import Config
+from trireid.errors import RunError
+
+NOT_AS_EXPECTED = 1
+Figures = Mapping[str, Mapping[str, float]]
+
+
+def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
+    """Write the images, measure the untrained model, train, evaluate, make the page, and compare with the floors.
+
+    Args:
+        out: gets `images-<key of the recipe>/` (used again where it is there) and a new run folder each time.
+        overrides: changes of the recipe's run, `setting=value`.
+
+    Raises:
+        SystemExit: 1 where the figures are not what they should be.
+        TrireidError: a setting or folder is wrong.
+    """
+    started = time.monotonic()
+    recipe = read_recipe()
+    images = write_images(out, recipe["synthetic"])
+    tree: dict[str, Any] = recipe["run"]
+    tree = {**tree, "data": {**tree["data"], "root": images}, "output": free_folder(out / "run")}
+    config = override_config(validate(tree), overrides)
+    from trireid.cli.train import run as train
+
+    untrained = measure_untrained(config)
+    metrics = train(config)
+    from trireid.report.page import write_report
+
+    page = write_report(config.output)
+    say()
+    say(f"images:  {images}")
+    say(f"run:     {config.output}")
+    say(f"page:    {page}  (open it in a browser: figures, curves and rank lists)")
+    say("next:    README.md, then `trireid train --help` and configs/ for your own data")
+    good = compare(metrics["feature"], untrained, recipe["floors"])
+    say(f"time:    {time.monotonic() - started:.0f} s")
+    if not good:
+        raise SystemExit(NOT_AS_EXPECTED)
+
+
+def read_recipe() -> dict[str, Any]:
+    """The packaged recipe: sections `synthetic`, `floors` and `run`."""
+    with as_file(files("trireid") / "configs" / "demo.yaml") as path:
+        return read_mapping(path)
+
+
+def write_images(out: Path, recipe: Mapping[str, Any]) -> Path:
+    """Write the synthetic set, or use the one that this version wrote by the same recipe before."""
+    made_of = json.dumps([version("trireid"), recipe], sort_keys=True)
+    folder = out / f"images-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
+    if folder.is_dir():
+        note(f"using the images in {folder}, written before by the same recipe")
+        return folder
+    from trireid.data.synthetic import write_synthetic
+
+    arguments = {**recipe, "image_size": tuple(recipe["image_size"])}
+    with progress("writing images") as report:
+        write_synthetic(folder, **arguments, progress=report)
+    return folder
+
+
+def measure_untrained(config: Config) -> Figures:
+    """Figures of the model before any training, on the test split, with a progress bar."""
+    from trireid.cli.evaluate import evaluate
+    from trireid.data.labels import LabelMap
+    from trireid.models.build import build_model
+    from trireid.train.device import seed_epoch
+    from trireid.train.inputs import scan_index
+
+    label_map = LabelMap.from_records(scan_index(config).train)
+    seed_epoch(config.train.seed, 0)
+    model = build_model(
+        config.model,
+        image_size=config.data.image_size,
+        num_classes=len(label_map.identities),
+        num_cameras=len(label_map.cameras),
+    )
+    return evaluate(model, label_map, config).metrics
+
+
+def compare(trained: Figures, untrained: Figures, floors: Mapping[str, float]) -> bool:
+    """Say the figures and what they should be; True where both are as they should be."""
+    after, before = trained["joint"]["mAP"], untrained["joint"]["mAP"]
+    good = after >= floors["joint_map"] and before <= floors["untrained_map"]
+    say(
+        f"trained:   joint mAP {after:.3f}, rank-1 {trained['joint']['rank1']:.3f}  (should be mAP >= {floors['joint_map']})"
+    )
+    say(f"untrained: joint mAP {before:.3f}  (should be <= {floors['untrained_map']}), the same split")
+    say("as it should be" if good else "NOT as it should be: please report this with environment.json of the run")
+    return good
+
+
+def free_folder(wanted: Path) -> Path:
+    """The wanted folder, or the first of wanted-2, wanted-3, ... that does not exist.
+
+    Raises:
+        RunError: if there are a thousand already.
+    """
+    for number in range(1, 1000):
+        candidate = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not candidate.exists():
+            return candidate
+    raise RunError(f"{wanted} and 998 more like it exist; delete some, or choose another --out")

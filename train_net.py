@@ -1,0 +1,13 @@
+"""Train with an upstream (DeMo) configuration: python train_net.py --config_file F [KEY VALUE ...]."""
+
+try:
+    from trireid.cli.doors import train_door
+except ModuleNotFoundError as error:
+    if error.name != "trireid":
+        raise
+    raise SystemExit(
+        "error: trireid is not installed; run `make install`, then .venv/bin/python train_net.py"
+    ) from None
+
+if __name__ == "__main__":
+    train_door()
