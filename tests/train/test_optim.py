@@ -66,9 +66,7 @@ def test_lr_by_epoch_and_group(epoch: int) -> None:
 
 def test_without_warmup_the_first_epoch_has_the_full_rate() -> None:
     assert lr_factor(1, epochs=5, warmup_epochs=0, warmup_factor=0.1, final_lr_factor=0.0) == 1.0
-    assert lr_factor(5, epochs=5, warmup_epochs=0, warmup_factor=0.1, final_lr_factor=0.0) == pytest.approx(
-        0.0
-    )
+    assert lr_factor(5, epochs=5, warmup_epochs=0, warmup_factor=0.1, final_lr_factor=0.0) == pytest.approx(0.0)
 
 
 def test_one_epoch_has_the_full_rate() -> None:
@@ -76,9 +74,7 @@ def test_one_epoch_has_the_full_rate() -> None:
 
 
 def test_a_warmup_longer_than_the_run_is_cut_off() -> None:
-    assert lr_factor(2, epochs=2, warmup_epochs=10, warmup_factor=0.1, final_lr_factor=0.0) == pytest.approx(
-        0.19
-    )
+    assert lr_factor(2, epochs=2, warmup_epochs=10, warmup_factor=0.1, final_lr_factor=0.0) == pytest.approx(0.19)
 
 
 @pytest.mark.parametrize("epoch", [0, 9])

@@ -25,7 +25,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(mode)  # some writers make files that only their owner may read
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

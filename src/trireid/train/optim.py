@@ -18,9 +18,7 @@ OptimizerName = Literal["adam", "adamw", "sgd"]
 GROUP_KEYS = ("backbone", "camera", "classifier", "other")
 
 
-def lr_factor(
-    epoch: int, *, epochs: int, warmup_epochs: int, warmup_factor: float, final_lr_factor: float
-) -> float:
+def lr_factor(epoch: int, *, epochs: int, warmup_epochs: int, warmup_factor: float, final_lr_factor: float) -> float:
     """Share of its own learning rate that every parameter group has in one epoch.
 
     Linear from `warmup_factor` in epoch 1 to 1 in epoch `warmup_epochs + 1`, then a half cosine that

@@ -1,0 +1,240 @@
+"""Checkpoints: one safetensors file with the weights, the configuration and the label map. No pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from trireid.config.schema import Config
+from trireid.data.labels import LabelMap
+from trireid.errors import CheckpointError, RunError
+from trireid.models.build import build_model
+from trireid.train.files import replacing
+
+if TYPE_CHECKING:
+    from trireid.models.reid import ReIDModel
+
+FORMAT_VERSION = "1"
+LAST_FILE = "last.safetensors"
+BEST_FILE = "best.safetensors"
+
+Figures = dict[str, dict[str, float]]
+"""Metrics by feature name: {"global" | "head" | "joint": {"mAP": ..., ...}}."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: the file.
+        model_state: weights by name, on the CPU.
+        config: resolved configuration of the run.
+        label_map: training identities and cameras, in the order of the classifiers and camera embedding.
+        epoch: last finished epoch, 0 for an untrained model.
+        note: why it was kept, such as `best on validation`.
+        figures: metrics of these weights on the split that chose them; empty where none did.
+    """
+
+    path: Path
+    model_state: dict[str, Tensor]
+    config: Config
+    label_map: LabelMap
+    epoch: int
+    note: str = ""
+    figures: Figures = field(default_factory=dict)
+
+    @property
+    def made_for(self) -> str:
+        """What the weights depend on, in words, for messages."""
+        height, width = self.config.data.image_size
+        return (
+            f"backbone {self.config.model.backbone.name}, head {self.config.model.head}, "
+            f"image size {height} x {width}, {len(self.label_map.identities)} identities, "
+            f"{len(self.label_map.cameras)} cameras"
+        )
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    *,
+    config: Config,
+    label_map: LabelMap,
+    epoch: int,
+    note: str = "",
+    figures: Figures | None = None,
+) -> None:
+    """Write a checkpoint, whole or not at all; arguments as the attributes of `Checkpoint`.
+
+    Args:
+        model: not wrapped (by DistributedDataParallel or a compiler), so that the names are its own.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    # A copy each: the file format refuses tensors that share memory.
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
+    metadata = {
+        "trireid_format": FORMAT_VERSION,
+        "config": config.model_dump_json(),
+        "label_map": json.dumps(label_map.to_dict()),
+        "epoch": str(epoch),
+        "note": note,
+        "figures": json.dumps(figures or {}),
+    }
+    with replacing(path) as temporary:
+        try:
+            save_file(state, temporary, metadata=metadata)
+        except SafetensorError as error:  # how the library reports a full disk
+            raise RunError(f"cannot write {path}: {error}; free some space or choose another output") from error
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint from a file, or the last one of a run folder.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or it is not one of ours.
+    """
+    path = checkpoint_path(Path(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            _check_format(path, metadata)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): it is truncated or another format; copy it "
+            "again, or train again"
+        ) from error
+    try:
+        return Checkpoint(
+            path=path,
+            model_state=state,
+            config=Config.model_validate_json(metadata["config"]),
+            label_map=LabelMap.from_dict(json.loads(metadata["label_map"])),
+            epoch=int(metadata["epoch"]),
+            note=metadata["note"],
+            figures=json.loads(metadata["figures"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"the description inside {path} cannot be read ({_reason(error)}): was it written "
+            "by another version of trireid? Use that version, or train again"
+        ) from error
+
+
+def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Fill a model with the weights of a checkpoint; every name and shape must fit.
+
+    Raises:
+        CheckpointError: What differs, what the checkpoint was made for, and what to do.
+    """
+    differences = state_differences(checkpoint.model_state, model.state_dict())
+    if differences:
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit the model: {'; '.join(differences)}. It was made for "
+            f"{checkpoint.made_for}: build the model for the same, or train again"
+        )
+    model.load_state_dict(checkpoint.model_state, strict=True)
+
+
+def state_differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What keeps one set of weights from filling another, as short phrases; empty where they fit."""
+    missing = sorted(set(wanted) - set(given))
+    unexpected = sorted(set(given) - set(wanted))
+    shapes = [
+        f"{name} is {tuple(given[name].shape)}, the model has {tuple(wanted[name].shape)}"
+        for name in sorted(set(given) & set(wanted))
+        if given[name].shape != wanted[name].shape
+    ]
+    phrases = []
+    if missing:
+        phrases.append(f"{len(missing)} of the model's tensors are not in the file ({_some(missing)})")
+    if unexpected:
+        phrases.append(f"{len(unexpected)} tensors of the file are not in the model ({_some(unexpected)})")
+    if shapes:
+        phrases.append(f"{len(shapes)} tensors have another shape ({_some(shapes)})")
+    return phrases
+
+
+def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> ReIDModel:
+    """A trained model in evaluation mode, from a run folder (its last checkpoint) or a checkpoint file.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or its weights do not fit its own configuration.
+    """
+    checkpoint = load_checkpoint(path)
+    model = build_for(checkpoint, checkpoint.config)
+    return model.to(device).eval()
+
+
+def build_for(checkpoint: Checkpoint, config: Config) -> ReIDModel:
+    """The model of a configuration, filled with the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: The weights do not fit.
+    """
+    model = build_model(
+        config.model,
+        image_size=config.data.image_size,
+        num_classes=len(checkpoint.label_map.identities),
+        num_cameras=len(checkpoint.label_map.cameras),
+        load_pretrained=False,
+    )
+    load_weights(model, checkpoint)
+    return model
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The checkpoint file meant by a path: itself, or the last one of a run folder.
+
+    Raises:
+        CheckpointError: There is none, or it is a pickle.
+    """
+    file = path / LAST_FILE if path.is_dir() else path
+    if not file.is_file():
+        where = f"the run folder {path} holds no {LAST_FILE}" if path.is_dir() else f"{path} does not exist"
+        raise CheckpointError(f"{where}: give a checkpoint (.safetensors), or the folder of a run that saved one")
+    if file.suffix in (".pt", ".pth", ".pkl", ".bin"):
+        raise CheckpointError(
+            f"{file} is a pickle, which is not read here: use trireid.load_upstream for an upstream checkpoint, "
+            "or give a .safetensors file"
+        )
+    return file
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    version = metadata.get("trireid_format")
+    if version is None:
+        raise CheckpointError(
+            f"{path} holds weights, but was not written by trireid: name it in model.backbone.pretrained to start "
+            "from it, or give a checkpoint of a run"
+        )
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version}, this version reads {FORMAT_VERSION}: use the version of "
+            "trireid that wrote it"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(".".join(map(str, fault["loc"])) + ": " + fault["msg"] for fault in error.errors())
+    return repr(error)

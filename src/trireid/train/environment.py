@@ -1,0 +1,61 @@
+"""What a run ran on: versions, device, command line, commit. For `environment.json`."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "trireid",
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "safetensors",
+)
+
+
+def describe_environment(*, device: torch.device, precision: str, num_processes: int, seed: int) -> dict[str, Any]:
+    """All that another person needs to run the same again, as plain data for JSON."""
+    cuda = device.type == "cuda"
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git_commit": git_commit(Path(__file__).parent),
+        "seed": seed,
+        "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
+        "precision": precision,
+        "num_processes": num_processes,
+        "num_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cuda": torch.version.cuda if cuda else None,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of a checkout, with `+changes` where tracked files differ; None outside one or without git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--match="]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

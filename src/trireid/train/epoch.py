@@ -1,0 +1,134 @@
+"""One pass over the training set."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from trireid.config.schema import TrainConfig
+from trireid.errors import RunError
+from trireid.losses import reid_loss
+from trireid.train.progress import Bar
+from trireid.types import Batch
+
+
+class LossLog:
+    """Loss terms of an epoch, kept on the device until they are looked at, so that no step waits for the device.
+
+    Args:
+        epoch: for messages.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.num_steps = 0
+        self._pending: list[dict[str, Tensor]] = []
+        self._sums: dict[str, float] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Note the terms of the next step."""
+        self._pending.append({name: value.detach() for name, value in terms.items()})
+
+    def look(self) -> None:
+        """Bring the steps since the last look to the host: the one place that waits for the device.
+
+        Raises:
+            RunError: A loss of these steps is not finite; names the first such step and its terms.
+        """
+        if not self._pending:
+            return
+        names = list(self._pending[0])
+        table = torch.stack([torch.stack([step[name].float() for name in names]) for step in self._pending])
+        for values in table.tolist():
+            self.num_steps += 1
+            self._check(dict(zip(names, values, strict=True)))
+            for name, value in zip(names, values, strict=True):
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        self._pending.clear()
+
+    def means(self) -> dict[str, float]:
+        """Mean of each term over the steps that were looked at."""
+        return {name: value / self.num_steps for name, value in self._sums.items()}
+
+    def _check(self, terms: dict[str, float]) -> None:
+        if all(math.isfinite(value) for value in terms.values()):
+            return
+        shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        raise RunError(
+            f"the loss is not finite in epoch {self.epoch}, step {self.num_steps} ({shown}): lower train.lr and "
+            "train.backbone_lr, set train.clip_grad_norm=1, or train with train.precision=fp32; earlier "
+            "checkpoints are kept"
+        )
+
+
+def train_epoch(
+    model: nn.Module,
+    loader: DataLoader[Batch],
+    optimizer: Any,
+    *,
+    accelerator: Accelerator,
+    settings: TrainConfig,
+    epoch: int,
+    bar: Bar,
+) -> dict[str, Any]:
+    """Train on every batch of an epoch.
+
+    Args:
+        model: prepared by the accelerator.
+        loader: prepared by the accelerator, its epoch set.
+        optimizer: prepared by the accelerator, its rates set.
+        accelerator: gives autocast, backward and the gradient scaler.
+        settings: loss weights, clipping, and how often to look at the loss.
+        epoch: for messages.
+        bar: advanced by one a step.
+
+    Returns:
+        `loss`: mean of each term; `num_steps`; `num_triplets`, seen by this process; `data_seconds`, waited for
+        batches; `step_seconds`, all else (what a device does meanwhile shows in the step that waits for it).
+
+    Raises:
+        RunError: The loss is not finite, or the loader gave no batch.
+    """
+    model.train()
+    log, num_triplets, data_seconds, start = LossLog(epoch), 0, 0.0, perf_counter()
+    asked = start
+    for step, batch in enumerate(loader, start=1):
+        data_seconds += perf_counter() - asked
+        output = model(batch.images, present=batch.present, camera=batch.camera)
+        terms = reid_loss(
+            output,
+            batch.label,
+            id_weight=settings.id_weight,
+            triplet_weight=settings.triplet_weight,
+            label_smoothing=settings.label_smoothing,
+            margin=settings.triplet_margin,
+        )
+        accelerator.backward(terms["total"])
+        if settings.clip_grad_norm > 0:
+            accelerator.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        log.add(terms)
+        num_triplets += batch.label.shape[0]
+        if step % settings.log_every == 0:
+            log.look()
+            bar.say(f"loss {log.means()['total']:.3f}")
+        bar.advance(1)
+        asked = perf_counter()
+    log.look()
+    if log.num_steps == 0:
+        raise RunError(f"epoch {epoch} has no batch: lower data.batch_size, or train in fewer processes")
+    bar.say(f"loss {log.means()['total']:.3f}")
+    return {
+        "loss": log.means(),
+        "num_steps": log.num_steps,
+        "num_triplets": num_triplets,
+        "data_seconds": data_seconds,
+        "step_seconds": perf_counter() - start - data_seconds,
+    }

@@ -1,0 +1,95 @@
+"""Evaluation of a model on a ready split, under the settings of a run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trireid.config.schema import EvaluateConfig
+from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_model
+from trireid.evaluation.saved import SavedFeatures, SavedSide
+from trireid.train.checkpoint import Figures
+from trireid.train.inputs import EvaluationSplit
+from trireid.train.progress import progress_bar
+
+SELECTION_FEATURES = ("joint", "global")
+"""What `best` is chosen by: the mAP of the first of these that the model has."""
+
+
+def evaluate_split(
+    model: nn.Module,
+    split: EvaluationSplit,
+    *,
+    settings: EvaluateConfig,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    progress: bool,
+) -> EvaluationResult:
+    """Features of query and gallery once, every pattern ranked.
+
+    Args:
+        model: on `device`, not wrapped.
+        split: what is ranked.
+        settings: normalisation, withheld modalities, re-ranking.
+        device: where it runs.
+        dtype: autocast type, None for none.
+        progress: show a bar.
+
+    Raises:
+        InputError: A feature is not finite.
+    """
+    with progress_bar(f"evaluating {split.name}", enabled=progress, total=split.num_items, transient=True) as bar:
+        return evaluate_model(
+            model,
+            split.query_loader,
+            split.gallery_loader,
+            query_labels=split.query_labels,
+            gallery_labels=split.gallery_labels,
+            protocol=split.protocol,
+            device=device,
+            dtype=dtype,
+            normalise=settings.normalise,
+            rerank=rerank_settings(settings),
+            missing=settings.missing,
+            query_names=[record.name for record in split.query_records],
+            gallery_names=[record.name for record in split.gallery_records],
+            progress=bar.advance,
+        )
+
+
+def rerank_settings(settings: EvaluateConfig) -> Rerank | None:
+    """Re-ranking of the settings, None where it is off."""
+    if not settings.rerank:
+        return None
+    return Rerank(k1=settings.rerank_k1, k2=settings.rerank_k2, lambda_value=settings.rerank_lambda)
+
+
+def selection_feature(figures: Figures) -> str:
+    """The feature whose mAP chooses `best`: pattern 3, or pattern 1 where there is nothing else."""
+    return next(name for name in SELECTION_FEATURES if name in figures)
+
+
+def selection_score(figures: Figures) -> float:
+    """The mAP that `best` is chosen by."""
+    return figures[selection_feature(figures)]["mAP"]
+
+
+def describe_figures(figures: Figures) -> str:
+    """One line for people: mAP and rank 1 of every pattern, in percent."""
+    parts = (f"{name} {100 * each['mAP']:.1f} mAP {100 * each['rank1']:.1f} R1" for name, each in figures.items())
+    return ", ".join(parts)
+
+
+def saved_features(result: EvaluationResult, split: EvaluationSplit, settings: EvaluateConfig) -> SavedFeatures:
+    """What pages and pictures need of an evaluation, to be written beside its figures."""
+    query = SavedSide(result.query, split.query_labels, split.query_records)
+    gallery = query
+    if split.gallery_labels is not None:
+        gallery = SavedSide(result.gallery, split.gallery_labels, split.gallery_records)
+    return SavedFeatures(
+        query=query,
+        gallery=gallery,
+        protocol=split.protocol,
+        normalise=settings.normalise,
+        rerank=rerank_settings(settings),
+    )

@@ -1,0 +1,175 @@
+"""From the settings to loaders: the training set, and the splits that are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.utils.data import DataLoader
+
+from trireid.config.schema import Config
+from trireid.data.labels import LabelMap, rank_labels
+from trireid.data.loader import test_loader, train_loader
+from trireid.data.readers import scan
+from trireid.data.records import DatasetIndex, Record
+from trireid.data.splits import hold_out
+from trireid.data.transforms import TestTransform, TrainTransform
+from trireid.train.progress import progress_bar
+from trireid.types import Batch, Labels, Protocol
+
+
+@dataclass(frozen=True)
+class EvaluationSplit:
+    """A query and a gallery, ready to be ranked.
+
+    Attributes:
+        name: `test` or `validation`.
+        query_loader, gallery_loader: gallery None where the queries are the gallery.
+        query_labels, gallery_labels: gallery None where its loader is.
+        query_records, gallery_records: the same tuple where the queries are the gallery.
+        protocol: what a query must not see.
+    """
+
+    name: str
+    query_loader: DataLoader[Batch]
+    gallery_loader: DataLoader[Batch] | None
+    query_labels: Labels
+    gallery_labels: Labels | None
+    query_records: tuple[Record, ...]
+    gallery_records: tuple[Record, ...]
+    protocol: Protocol
+
+    @property
+    def num_items(self) -> int:
+        """How many triplets go through the model."""
+        return len(self.query_records) + (0 if self.gallery_loader is None else len(self.gallery_records))
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """All that training reads.
+
+    Attributes:
+        index: the data set as read.
+        train_records: without the held-out identities.
+        label_map: of the training records.
+        loader: full batches; `set_epoch` before each epoch.
+        test: the data set's own query and gallery.
+        validation: held-out training identities against each other, None where none are held out.
+    """
+
+    index: DatasetIndex
+    train_records: tuple[Record, ...]
+    label_map: LabelMap
+    loader: DataLoader[Batch]
+    test: EvaluationSplit
+    validation: EvaluationSplit | None
+
+    @property
+    def selection_split(self) -> EvaluationSplit:
+        """The split that chooses the best epoch."""
+        return self.test if self.validation is None else self.validation
+
+
+def open_inputs(config: Config, *, progress: bool = False, pin_memory: bool = False) -> TrainingInputs:
+    """Read the data set and make the loaders of a run.
+
+    Args:
+        config: the whole configuration.
+        progress: show a bar while images are checked (`data.skip_bad`).
+        pin_memory: hand out batches in page-locked memory, for CUDA.
+
+    Raises:
+        DataError: Something is wrong with the data set.
+        ConfigError: Batches cannot be made as asked.
+    """
+    data = config.data
+    index = scan_index(config, progress=progress)
+    records, held_out = hold_out(index.train, data.val_ids, seed=config.train.seed, exclude=index.protocol.exclude)
+    label_map = LabelMap.from_records(records)
+    loader = train_loader(
+        records,
+        label_map=label_map,
+        transform=TrainTransform(
+            image_size=data.image_size, mean=data.mean, std=data.std, **data.augmentation.model_dump()
+        ),
+        batch_size=data.batch_size,
+        num_instances=data.num_instances,
+        sampler=data.sampler,
+        seed=config.train.seed,
+        workers=data.workers,
+        modalities=data.modalities,
+        pin_memory=pin_memory,
+    )
+    validation = None
+    if held_out:
+        validation = open_split("validation", held_out, held_out, index.protocol, label_map, config, pin_memory)
+    test = open_split("test", index.query, index.gallery, index.protocol, label_map, config, pin_memory)
+    return TrainingInputs(index, records, label_map, loader, test, validation)
+
+
+def open_split(
+    name: str,
+    query: tuple[Record, ...],
+    gallery: tuple[Record, ...],
+    protocol: Protocol,
+    label_map: LabelMap,
+    config: Config,
+    pin_memory: bool = False,
+) -> EvaluationSplit:
+    """Loaders and labels of one query and gallery; the same tuple twice is computed once.
+
+    Args:
+        name: of the split.
+        query, gallery: records.
+        protocol: what a query must not see.
+        label_map: of the training set, for the camera indices.
+        config: the data and evaluation sections are read.
+        pin_memory: hand out batches in page-locked memory, for CUDA.
+    """
+    data = config.data
+    transform = TestTransform(
+        image_size=data.image_size, mean=data.mean, std=data.std, interpolation=data.interpolation
+    )
+
+    def loader(records: Sequence[Record]) -> DataLoader[Batch]:
+        return test_loader(
+            records,
+            label_map=label_map,
+            transform=transform,
+            batch_size=config.evaluate.batch_size,
+            workers=data.workers,
+            modalities=data.modalities,
+            pin_memory=pin_memory,
+        )
+
+    query_labels, gallery_labels = rank_labels(query, gallery)
+    same = query is gallery
+    return EvaluationSplit(
+        name=name,
+        query_loader=loader(query),
+        gallery_loader=None if same else loader(gallery),
+        query_labels=query_labels,
+        gallery_labels=None if same else gallery_labels,
+        query_records=query,
+        gallery_records=gallery,
+        protocol=protocol,
+    )
+
+
+def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
+    """Read the data set of a configuration.
+
+    Raises:
+        DataError: Something is wrong with it.
+    """
+    data = config.data
+    shown = progress and data.skip_bad
+    with progress_bar("checking images", enabled=shown, transient=True) as bar:
+        return scan(
+            data.format,
+            data.root,
+            exclude=data.exclude,
+            skip_bad=data.skip_bad,
+            progress=bar.reach,
+        )

@@ -1,0 +1,212 @@
+"""What a run keeps: its state, its best and last checkpoint, its figures. Only the main process has one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from trireid.config.schema import Config
+from trireid.errors import RunError
+from trireid.evaluation.evaluate import EvaluationResult
+from trireid.evaluation.saved import save_features
+from trireid.train.checkpoint import (
+    BEST_FILE,
+    LAST_FILE,
+    Figures,
+    build_for,
+    load_checkpoint,
+    save_checkpoint,
+)
+from trireid.train.evaluating import (
+    describe_figures,
+    evaluate_split,
+    saved_features,
+    selection_feature,
+    selection_score,
+)
+from trireid.train.files import write_json
+from trireid.train.inputs import EvaluationSplit, TrainingInputs
+from trireid.train.runs import METRICS_FILE, STATE_FILE, EpochLog
+from trireid.train.state import TrainingState, save_state
+from trireid.train.testing import describe_data, describe_result
+
+_log = logging.getLogger(__name__)
+
+NUM_WEIGHT_COPIES = 8
+"""Copies of the weights on the disk at most: last, best, and a state of three (weights and two moments of Adam)
+with its successor beside it while that is written."""
+
+
+def check_finite(model: nn.Module, epoch: int) -> None:
+    """Refuse to keep weights that no later run could use.
+
+    Raises:
+        RunError: A weight is NaN or infinite.
+    """
+    for name, value in model.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise RunError(
+                f"{name} is not finite after epoch {epoch}: lower train.lr and train.backbone_lr, set "
+                "train.clip_grad_norm=1, or train with train.precision=fp32; earlier checkpoints are kept"
+            )
+
+
+class RunKeeper:
+    """Evaluates, chooses and saves one run.
+
+    Args:
+        config: resolved configuration.
+        inputs: splits and label map.
+        model: on `device`, not wrapped.
+        optimizer: not wrapped.
+        scaler: fp16 gradient scaler or None.
+        device: where evaluations run.
+        dtype: their autocast type, None for none.
+        progress: show bars.
+        restored: the state that the run goes on from, None for a fresh one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        inputs: TrainingInputs,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: Any,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        progress: bool,
+        restored: TrainingState | None,
+    ) -> None:
+        self.config, self.inputs, self.folder = config, inputs, config.output
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+        self.device, self.dtype, self.progress = device, dtype, progress
+        self.seconds = 0.0 if restored is None else restored.seconds
+        self.untrained: Figures = {} if restored is None else restored.untrained
+        # The file knows its own figures, also where the run was cut off between a new best and its next state.
+        best = self.folder / BEST_FILE
+        self.best_score: float | None = None
+        if restored is not None and best.exists():
+            self.best_score = selection_score(load_checkpoint(best).figures)
+        self._said: set[str] = set()
+        self.last_test: tuple[int, EvaluationResult] | None = None
+        self.epochs = EpochLog(self.folder, last_epoch=0 if restored is None else restored.epoch)
+
+    def measure_untrained(self) -> None:
+        """Evaluate the model as it is on the test split, to be set beside the final figures."""
+        self.untrained = self._evaluate(self.inputs.test).metrics
+        _log.info("untrained: %s", describe_figures(self.untrained))
+
+    def evaluate(self, epoch: int) -> dict[str, Figures]:
+        """Evaluate on the split that chooses, and keep the weights where they are the best so far.
+
+        Returns:
+            The figures by split, for the log of the epoch.
+        """
+        split = self.inputs.selection_split
+        result = self._evaluate(split)
+        if split.name == "test":
+            self.last_test = (epoch, result)
+        score = selection_score(result.metrics)
+        _log.info("epoch %d, %s: %s", epoch, split.name, describe_figures(result.metrics))
+        if self.best_score is None or score > self.best_score:
+            self.best_score = score
+            self._save_checkpoint(BEST_FILE, epoch, note=f"best on {split.name}", figures=result.metrics)
+        return {split.name: result.metrics}
+
+    def log(self, entry: Mapping[str, Any], *, seconds: float) -> None:
+        """Write the line of an epoch."""
+        self.seconds += seconds
+        self.epochs.append({**entry, "seconds": seconds})
+
+    def save(self, epoch: int) -> None:
+        """Save the last checkpoint and the state to resume from."""
+        self._save_checkpoint(LAST_FILE, epoch, note="last", figures=None)
+        state = TrainingState(
+            epoch=epoch,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict() if self.scaler is not None else {},
+            label_map=self.inputs.label_map.to_dict(),
+            seconds=self.seconds,
+            untrained=self.untrained,
+        )
+        save_state(self.folder / STATE_FILE, state)
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate `last` and `best` on the test split and write the features and final figures.
+
+        Returns:
+            The content of `metrics.json`.
+        """
+        epoch, test = self.config.train.epochs, self.inputs.test
+        if self.last_test is not None and self.last_test[0] == epoch:
+            result = self.last_test[1]
+        else:
+            result = self._evaluate(test)
+        save_features(self.folder, saved_features(result, test, self.config.evaluate))
+        metrics = {
+            **describe_result(result),
+            **describe_data(self.inputs.index),
+            "epoch": epoch,
+            "best": self._describe_best(result),
+            **({"untrained": {"feature": self.untrained}} if self.untrained else {}),
+            "num_train": len(self.inputs.train_records),
+            "num_train_identities": len(self.inputs.label_map.identities),
+            "seed": self.config.train.seed,
+            "train_seconds": self.seconds,
+        }
+        self.epochs.close()
+        write_json(self.folder / METRICS_FILE, metrics)
+        _log.info("last, test: %s", describe_figures(result.metrics))
+        return metrics
+
+    def _describe_best(self, last: EvaluationResult) -> dict[str, Any]:
+        """The best checkpoint: which, chosen by what, and its figures on the test split."""
+        best = load_checkpoint(self.folder / BEST_FILE)
+        split = self.inputs.selection_split
+        described = {
+            "epoch": best.epoch,
+            "chosen_on": split.name,
+            "chosen_by": f"{selection_feature(best.figures)} mAP",
+        }
+        if split.name == "test":
+            return {**described, "feature": best.figures}
+        if best.epoch == self.config.train.epochs:
+            figures = last.metrics
+        else:
+            figures = self._evaluate(self.inputs.test, build_for(best, self.config).to(self.device)).metrics
+        return {**described, "feature": figures, split.name: best.figures}
+
+    def _evaluate(self, split: EvaluationSplit, model: nn.Module | None = None) -> EvaluationResult:
+        result = evaluate_split(
+            self.model if model is None else model,
+            split,
+            settings=self.config.evaluate,
+            device=self.device,
+            dtype=self.dtype,
+            progress=self.progress,
+        )
+        for message in result.messages:
+            if message not in self._said:
+                self._said.add(message)
+                _log.warning("%s: %s", split.name, message)
+        return result
+
+    def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:
+        check_finite(self.model, epoch)
+        save_checkpoint(
+            self.folder / name,
+            self.model,
+            config=self.config,
+            label_map=self.inputs.label_map,
+            epoch=epoch,
+            note=note,
+            figures=figures,
+        )

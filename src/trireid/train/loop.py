@@ -1,0 +1,198 @@
+"""The training of one run, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from trireid.config.load import advice, dump_config
+from trireid.config.schema import Config, TrainConfig
+from trireid.data.loader import set_epoch
+from trireid.models.build import build_model
+from trireid.train.device import (
+    Precision,
+    autocast_dtype,
+    deterministic_algorithms,
+    make_accelerator,
+    resolve_device,
+    resolve_precision,
+    seed_epoch,
+)
+from trireid.train.environment import describe_environment
+from trireid.train.epoch import train_epoch
+from trireid.train.inputs import open_inputs
+from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
+from trireid.train.optim import ParameterGroups, build_optimizer, lr_factor, parameter_groups, set_lr
+from trireid.train.progress import progress_bar
+from trireid.train.runs import STATE_FILE, claim_run_folder, read_metrics, require_space, write_start
+from trireid.train.state import find_state, restore
+
+_log = logging.getLogger(__name__)
+
+
+def train(
+    config: Config, *, resume: bool = False, progress: bool = True, measure_untrained: bool = False
+) -> dict[str, Any]:
+    """Train and evaluate one run; every process of a launcher calls it.
+
+    The run folder `config.output` gets `config.yaml`, `environment.json`, `metrics.jsonl` (a line an epoch),
+    TensorBoard events, `last.safetensors`, `best.safetensors`, `state/` to resume from, `features.safetensors` and
+    `records.json` (of `last` on the test split), and at the end `metrics.json`.
+
+    Args:
+        config: resolved configuration.
+        resume: continue the run of this folder from its last saved state; a finished run is left as it is.
+        progress: show bars (the main process only).
+        measure_untrained: evaluate the model on the test split before training, too.
+
+    Returns:
+        The content of `metrics.json` (empty on all processes but the main one), figures in [0, 1]: `feature` (of
+        `last` on the test split), `best` (`epoch`, `chosen_on`, `feature` on the test split), `untrained` where
+        measured, counts, protocol, seconds.
+
+    Raises:
+        RunError: The folder cannot be used, the disk is full, or the loss is not finite.
+        TrireidError: Other mistakes in the data, the settings or the start weights.
+    """
+    device = resolve_device(config.train.device)
+    precision = resolve_precision(config.train.precision, device)
+    accelerator = make_accelerator(device=device, precision=precision)
+    main = accelerator.is_main_process
+    if main:
+        claim_run_folder(config.output, config, resume=resume)
+    accelerator.wait_for_everyone()
+    finished = read_metrics(config.output)
+    if finished is not None:
+        if main:
+            _log.info("the run in %s is finished already: nothing to resume", config.output)
+        return finished
+    accelerator.wait_for_everyone()  # no process may write the final figures before all have looked for them
+    if main:
+        _log.info("settings:\n%s", dump_config(config).rstrip())
+        for line in advice(config):
+            _log.warning(line)
+    with deterministic_algorithms(device):
+        return _train(
+            config,
+            accelerator,
+            precision=precision,
+            resume=resume,
+            progress=progress and main,
+            measure_untrained=measure_untrained,
+        )
+
+
+def _train(
+    config: Config,
+    accelerator: Accelerator,
+    *,
+    precision: Precision,
+    resume: bool,
+    progress: bool,
+    measure_untrained: bool,
+) -> dict[str, Any]:
+    """From a claimed run folder to the final figures."""
+    settings, device, main = config.train, accelerator.device, accelerator.is_main_process
+    inputs = open_inputs(config, progress=progress, pin_memory=device.type == "cuda")
+    state = find_state(config.output / STATE_FILE)
+    if resume and state is None and main:
+        _log.warning("the run in %s was cut off before it saved a state: it starts from the first epoch", config.output)
+    seed_epoch(settings.seed, 0)
+    model = build_model(
+        config.model,
+        image_size=config.data.image_size,
+        num_classes=len(inputs.label_map.identities),
+        num_cameras=len(inputs.label_map.cameras),
+        load_pretrained=state is None,
+    ).to(device)
+    optimizer = _make_optimizer(model.parameter_groups(), settings)
+    if state is not None:
+        restore(
+            state,
+            path=config.output / STATE_FILE,
+            model=model,
+            optimizer=optimizer,
+            scaler=accelerator.scaler,
+            label_map=inputs.label_map,
+        )
+    keeper = None
+    if main:
+        _start_folder(config, model, accelerator=accelerator, precision=precision)
+        keeper = RunKeeper(
+            config,
+            inputs,
+            model=model,
+            optimizer=optimizer,
+            scaler=accelerator.scaler,
+            device=device,
+            dtype=autocast_dtype(precision),
+            progress=progress,
+            restored=state,
+        )
+        if measure_untrained and state is None:
+            keeper.measure_untrained()
+    trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
+    loader = accelerator.prepare_data_loader(inputs.loader)
+
+    first = 1 if state is None else state.epoch + 1
+    for epoch in range(first, settings.epochs + 1):
+        start = perf_counter()
+        seed_epoch(settings.seed, epoch, process=accelerator.process_index)
+        set_epoch(loader, epoch)
+        entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, _factor(epoch, settings))}
+        with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
+            entry |= train_epoch(
+                trained, loader, stepper, accelerator=accelerator, settings=settings, epoch=epoch, bar=bar
+            )
+        if keeper is not None:
+            final = epoch == settings.epochs
+            if final or epoch % settings.evaluate_every == 0:
+                entry["metrics"] = keeper.evaluate(epoch)
+            keeper.log(entry, seconds=perf_counter() - start)
+            if final or epoch % settings.checkpoint_every == 0:
+                keeper.save(epoch)
+        accelerator.wait_for_everyone()
+    metrics = keeper.finish() if keeper is not None else {}
+    accelerator.wait_for_everyone()
+    return metrics
+
+
+def _make_optimizer(groups: ParameterGroups, settings: TrainConfig) -> Optimizer:
+    named = parameter_groups(
+        groups,
+        lr=settings.lr,
+        backbone_lr=settings.backbone_lr,
+        bias_lr_factor=settings.bias_lr_factor,
+        classifier_lr_factor=settings.classifier_lr_factor,
+    )
+    return build_optimizer(
+        named, name=settings.optimizer, weight_decay=settings.weight_decay, momentum=settings.momentum
+    )
+
+
+def _factor(epoch: int, settings: TrainConfig) -> float:
+    return lr_factor(
+        epoch,
+        epochs=settings.epochs,
+        warmup_epochs=settings.warmup_epochs,
+        warmup_factor=settings.warmup_factor,
+        final_lr_factor=settings.final_lr_factor,
+    )
+
+
+def _start_folder(config: Config, model: nn.Module, *, accelerator: Accelerator, precision: Precision) -> None:
+    """Make sure of the disk and write what is known before the first epoch."""
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    require_space(config.output, NUM_WEIGHT_COPIES * weights)
+    environment = describe_environment(
+        device=accelerator.device,
+        precision=precision,
+        num_processes=accelerator.num_processes,
+        seed=config.train.seed,
+    )
+    write_start(config.output, config, environment)

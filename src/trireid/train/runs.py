@@ -1,0 +1,190 @@
+"""The run folder: what lies in it, who may write to it, and the log of the epochs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from trireid.config.load import dump_config, load_config
+from trireid.config.schema import Config
+from trireid.errors import RunError
+from trireid.train.checkpoint import BEST_FILE, LAST_FILE
+from trireid.train.files import write_json, write_text, writing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+EPOCHS_FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.json"
+TENSORBOARD_FOLDER = "tensorboard"
+STATE_FILE = "state/state.pt"
+
+RUN_FILES = (CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, LAST_FILE, BEST_FILE, STATE_FILE)
+"""A folder that holds one of these holds a run."""
+
+FREE_TO_CHANGE = ("output", "data.root", "data.workers", "train.log_every", "train.checkpoint_every")
+"""Settings that may differ on a resume, because they do not change what is learnt."""
+
+
+def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
+    """Make sure that a run may write to its folder, before any time is spent.
+
+    Args:
+        folder: made where it does not exist.
+        config: resolved configuration of the run.
+        resume: the folder must hold a run of the same configuration; else it must hold none.
+
+    Raises:
+        RunError: The folder holds a run, or none to resume, or another one; it cannot be written.
+    """
+    found = [name for name in RUN_FILES if (folder / name).exists()]
+    if found and not resume:
+        state = "a finished run" if METRICS_FILE in found else "an unfinished run"
+        raise RunError(
+            f"{folder} already holds {state} ({found[0]}): continue it with --resume, choose another folder with "
+            "output=..., or delete it yourself"
+        )
+    if resume and not found:
+        raise RunError(f"{folder} holds no run to resume: leave out --resume, or give its folder with output=...")
+    if resume:
+        _check_same_run(folder, config)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(b"x" * 4096)
+            probe.flush()
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Refuse a disk that cannot hold what a run will write.
+
+    Raises:
+        RunError: Less than `num_bytes` are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise RunError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB free, this run needs up to {num_bytes / 1e6:.0f} MB for "
+            "its checkpoints: free some space or choose another folder with output=..."
+        )
+
+
+def write_start(folder: Path, config: Config, environment: Mapping[str, Any]) -> None:
+    """Write the resolved configuration and the environment of a fresh run; a resume adds its own environment.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    if not (folder / CONFIG_FILE).exists():
+        write_text(folder / CONFIG_FILE, dump_config(config))
+    path = folder / ENVIRONMENT_FILE
+    if path.exists():
+        first = json.loads(path.read_text(encoding="utf-8"))
+        environment = first | {"resumed": [*first.get("resumed", []), dict(environment)]}
+    write_json(path, dict(environment))
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """The figures of a finished run, None where it is not finished.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    path = folder / METRICS_FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete it and resume the run to make it again") from error
+    return dict(content)
+
+
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """The entries of `metrics.jsonl`, one an epoch; a last line that was cut off is left out."""
+    path = folder / EPOCHS_FILE
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            entries.append(json.loads(line))
+    return entries
+
+
+class EpochLog:
+    """One JSON line and one set of TensorBoard scalars an epoch, written at once.
+
+    Args:
+        folder: run folder.
+        last_epoch: entries after this epoch are of a run that was cut off before it saved its state; they are
+            taken away, since these epochs are run again.
+    """
+
+    def __init__(self, folder: Path, *, last_epoch: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+        kept = [entry for entry in read_epochs(folder) if entry["epoch"] <= last_epoch]
+        write_text(folder / EPOCHS_FILE, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._folder = folder
+        with writing(folder):
+            self._board: SummaryWriter = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=last_epoch + 1)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add the entry of one epoch; its nested numbers become TensorBoard scalars such as `loss/total`.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
+        with writing(self._folder), (self._folder / EPOCHS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in flatten_numbers(entry):
+            if name != "epoch":
+                self._board.add_scalar(name, value, entry["epoch"])
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close the TensorBoard events."""
+        self._board.close()
+
+
+def flatten_numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers of a nested mapping, by path: `metrics/test/joint/mAP`."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten_numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            yield prefix + name, float(value)
+
+
+def _check_same_run(folder: Path, config: Config) -> None:
+    """Refuse to continue a run under settings that would have made it another one."""
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        raise RunError(f"{folder} has no {CONFIG_FILE}, so that its run cannot be resumed: choose another folder")
+    before = dict(_leaves(load_config(path).model_dump(mode="json")))
+    now = dict(_leaves(config.model_dump(mode="json")))
+    differing = [name for name in now if now[name] != before.get(name) and name not in FREE_TO_CHANGE]
+    if differing:
+        shown = ", ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing[:3])
+        raise RunError(
+            f"the run in {folder} has other settings ({shown}): resume it with its own, --config {path}, or start "
+            "another run with output=..."
+        )
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,105 @@
+"""What a run needs to go on after it was cut off: weights, optimiser, gradient scaler, epoch."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from trireid.data.labels import LabelMap
+from trireid.errors import RunError
+from trireid.train.files import replacing
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The state after an epoch. Generators need no state: every epoch is seeded by its number.
+
+    Attributes:
+        epoch: last finished epoch.
+        model: weights and buffers by name.
+        optimizer: state of the optimiser, with its groups.
+        scaler: state of the fp16 gradient scaler, empty where there is none.
+        label_map: `LabelMap.to_dict()`, to find out that the data changed.
+        seconds: time spent so far.
+        untrained: figures of the untrained model, empty where not measured.
+    """
+
+    epoch: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    label_map: dict[str, list[str]]
+    seconds: float
+    untrained: dict[str, Any]
+
+
+def save_state(path: Path, state: TrainingState) -> None:
+    """Write the state, whole or not at all.
+
+    Raises:
+        RunError: The folder cannot be written or the disk is full.
+    """
+    content = {"format": FORMAT_VERSION} | {name: getattr(state, name) for name in TrainingState.__annotations__}
+    with replacing(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # how torch's file writer reports a full disk
+            raise RunError(f"cannot write {path}: {error}; free some space or choose another output") from error
+
+
+def find_state(path: Path) -> TrainingState | None:
+    """The state of a run that goes on, None where there is none yet.
+
+    Raises:
+        RunError: It is damaged or of another version.
+    """
+    return load_state(path) if path.exists() else None
+
+
+def load_state(path: Path) -> TrainingState:
+    """Read a state on the CPU, without running any code of the file.
+
+    Raises:
+        RunError: It is damaged or of another version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content.pop("format")
+        if version != FORMAT_VERSION:
+            raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}: train again")
+        return TrainingState(**content)
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise RunError(
+            f"{path} is damaged ({' '.join(str(error).split())[:200]}): delete the folder {path.parent} and resume; "
+            "training then starts from the first epoch"
+        ) from error
+
+
+def restore(
+    state: TrainingState, *, path: Path, model: nn.Module, optimizer: Optimizer, scaler: Any, label_map: LabelMap
+) -> None:
+    """Put a state back into a model, its optimiser and its gradient scaler (None where there is none).
+
+    Raises:
+        RunError: The data set has other identities or cameras than before, or the model is another one.
+    """
+    if state.label_map != label_map.to_dict():
+        raise RunError(
+            f"the training identities or cameras are not those of {path}: give the data of the first run, or start "
+            "another run with output=..."
+        )
+    try:
+        model.load_state_dict(state.model, strict=True)
+        optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"{path} does not fit the model ({error}): train again in another folder") from error
+    if scaler is not None and state.scaler:
+        scaler.load_state_dict(state.scaler)
