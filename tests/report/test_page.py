@@ -69,7 +69,13 @@ def run_dir(tmp_path, side):
     (path / "metrics.json").write_text(json.dumps(metrics))
     (path / "config.yaml").write_text("train:\n  epochs: 2  # <script>\n")
     (path / "environment.json").write_text(
-        json.dumps({"torch": "2.6.0", "device": {"name": "cpu"}, "command": "trireid train --config a.yaml"})
+        json.dumps(
+            {
+                "torch": "2.6.0",
+                "device": {"name": "cpu"},
+                "command": ["/some/bin/trireid", "train", "--config", "a b.yaml"],
+            }
+        )
     )
     lines = [{"epoch": e, "loss": {"total": 3.0 / e}, "lr": {"backbone": 1e-4}} for e in (1, 2)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -173,7 +179,7 @@ def test_figures_counts_and_settings_are_there(run_dir):
     assert "chosen on the test set" in page.text
     assert f"queries: {NUM_ITEMS}" in page.text
     assert "left out): 0" in page.text
-    assert "trireid train --config a.yaml" in page.text
+    assert "trireid train --config 'a b.yaml'" in page.text
     assert "device.name cpu" in page.text
     assert "epochs: 2  # <script>" in "".join(page.words)  # escaped, so it arrives as text
     assert "What is missing" not in page.text

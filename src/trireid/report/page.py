@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -84,7 +85,7 @@ def render_page(run: RunFolder) -> str:
         counts=_counts(run.metrics or {}, result, run.saved),
         curves=_curve_pictures(run, result),
         queries=_query_sections(run.saved, result),
-        command=(run.environment or {}).get("command"),
+        command=_command((run.environment or {}).get("command")),
         config=run.config,
         environment=_flat(run.environment or {}),
         notes=notes,
@@ -243,6 +244,13 @@ def _svg_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _command(command: Any) -> str | None:
+    """The command line of a run, given as its words or as text; the program without its folder."""
+    if isinstance(command, list) and command:
+        return shlex.join([Path(str(command[0])).name, *map(str, command[1:])])
+    return command if isinstance(command, str) else None
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

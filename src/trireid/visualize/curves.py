@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from trireid.evaluation.metrics import RankMetrics
 
@@ -97,6 +98,7 @@ def _lines(axis: Axes, series: Series, *, title: str, horizontal: str) -> None:
     axis.set_title(title, fontsize=10, color=INK)
     axis.set_xlabel(horizontal, fontsize=9, color=INK)
     axis.tick_params(colors=INK, labelsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(color=INK, alpha=0.25, linewidth=0.6)
     axis.spines[:].set_color(INK)
     axis.spines[["top", "right"]].set_visible(False)

@@ -60,7 +60,7 @@ def rank_list_figure(query: Record, entries: Sequence[RankEntry], *, title: str 
     picture_height = len(MODALITIES) * size[0]
     inches = 1.1 if size[1] <= size[0] else 1.6
     figure = Figure(
-        figsize=(inches * num_columns, inches * picture_height / size[1] + 1.1), layout="constrained", dpi=110
+        figsize=(inches * num_columns, inches * picture_height / size[1] + 0.9), layout="constrained", dpi=110
     )
     axes = figure.subplots(1, num_columns, squeeze=False)[0]
     _draw(axes[0], query, size=size, color=QUERY_COLOR, heading="query", below=caption(query))
