@@ -117,6 +117,8 @@ def draw_identities(
     Raises:
         InputError: more identities than the palettes can tell apart.
     """
+    if not identities:
+        return {}
     names = sorted(identities)
     random = generator(seed, "identities", kind, difficulty.name, split)
     builds = _builds(len(names))

@@ -32,8 +32,8 @@ def glare(signal: Signal, strength: float, random: np.random.Generator) -> Signa
     width = random.uniform(0.2, 0.35, size=2)
     sides = [(np.arange(side) + 0.5) / side for side in signal.shape[:2]]
     down, across = (np.exp(-np.square((sides[axis] - centre[axis]) / width[axis])) for axis in range(2))
-    light: Signal = (strength * (0.25 + 1.2 * np.outer(down, across))).astype(np.float32)
-    return signal * np.float32(1.0 - 0.4 * strength) + light[:, :, None]
+    blob: Signal = np.outer(down, across).astype(np.float32)[:, :, None]
+    return signal * np.float32(1.0 - 0.4 * strength) + np.float32(strength) * (0.25 + np.float32(1.2) * blob)
 
 
 def crossover(signal: Signal, strength: float, random: np.random.Generator) -> Signal:
@@ -55,7 +55,7 @@ def occlusion(signal: Signal, strength: float, random: np.random.Generator) -> S
     rows = slice(int(top * height), int((top + share) * height))
     columns = slice(int(left * width), int((left + share) * width))
     hidden = signal.copy()
-    hidden[rows, columns] = random.uniform(0.1, 0.9, size=signal.shape[2]).astype(np.float32)
+    hidden[rows, columns] = random.uniform(0.1, 0.9, size=(int(signal.shape[2]),)).astype(np.float32)
     return hidden
 
 
