@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trireid.report.page import write_report as write_report
     from trireid.train.checkpoint import load_checkpoint as load_checkpoint
     from trireid.train.checkpoint import load_model as load_model
+    from trireid.train.testing import test_checkpoint as test_checkpoint
     from trireid.types import MODALITIES as MODALITIES
     from trireid.types import Batch as Batch
     from trireid.types import Labels as Labels
@@ -44,12 +45,13 @@ _HOMES = {
     "pairwise_distance": "evaluation.metrics",
     "rank_metrics": "evaluation.metrics",
     "scan": "data.readers",
+    "test_checkpoint": "train.testing",
     "write_report": "report.page",
     "write_synthetic": "data.synthetic",
 }
 _PARTS = ("config", "data", "errors", "evaluation", "losses", "models", "report", "train", "types", "visualize")
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - the names above, spelled once
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

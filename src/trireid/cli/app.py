@@ -78,10 +78,9 @@ def train(
 ) -> None:
     """Train a model and evaluate it."""
     from trireid.cli.train import run
-    from trireid.config.load import advice, load_config
+    from trireid.config.load import load_config
 
-    resolved = load_config(config, [*(set_ or []), *(settings or [])])
-    run(resolved, resume=resume, notes=advice(resolved))
+    run(load_config(config, [*(set_ or []), *(settings or [])]), resume=resume)
 
 
 @app.command("test")

@@ -97,7 +97,8 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     """Print a table, the first column left and the others right aligned."""
     if not is_main_process():
         return
-    table = Table(title=title, title_justify="left")
+    say(title)
+    table = Table()
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:

@@ -26,7 +26,12 @@ def train_door(arguments: Sequence[str] | None = None) -> None:
         settings = _settings(given)
         from trireid.cli.train import run
 
-        run(settings.config, resume=given.resume, notes=settings.notes, command="--resume before the KEY VALUE pairs")
+        run(
+            settings.config,
+            resume=given.resume,
+            notes=settings.notes,
+            resume_with="the same command and --resume after --config_file F",
+        )
 
 
 def evaluate_door(arguments: Sequence[str] | None = None) -> None:
@@ -41,9 +46,8 @@ def evaluate_door(arguments: Sequence[str] | None = None) -> None:
         show_log()
         settings = _settings(given)
         from trireid.cli.evaluate import run
-        from trireid.train.checkpoint import load_checkpoint
 
-        run(load_checkpoint(_weight(settings)), settings.config, notes=settings.notes)
+        run(_weight(settings), settings.config, notes=settings.notes)
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

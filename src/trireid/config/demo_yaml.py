@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trireid.config.demo_keys import KEYS, UpstreamKey
 from trireid.config.demo_rules import RULES, Resolved
-from trireid.config.load import Tree, advice, nearest_setting, setting_paths, validate
+from trireid.config.load import Tree, nearest_setting, setting_paths, validate
 from trireid.config.read import read_mapping
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
@@ -35,7 +35,7 @@ class UpstreamSettings:
     Attributes:
         config: the run in our settings.
         weight: `TEST.WEIGHT`, the checkpoint to test; "" where not given.
-        notes: lines to show once: where we differ on purpose, and settings that are probably not meant.
+        notes: lines to show once: where we differ on purpose, and what was read in another way than written.
     """
 
     config: Config
@@ -68,7 +68,6 @@ def load_demo_yaml(path: Path | str, overrides: Sequence[str] = ()) -> UpstreamS
         settings |= resolved.settings
         notes += resolved.notes
     config = _validate(settings, path)
-    notes += [_in_upstream_names(line) for line in advice(config)]
     return UpstreamSettings(config=config, weight=str(values["TEST.WEIGHT"]), notes=tuple(notes))
 
 
