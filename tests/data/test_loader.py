@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torchvision.io import write_png
+from trees import write_image
+
+from trireid.data.dataset import TripletDataset
+from trireid.data.images import ImageError
+from trireid.data.labels import LabelMap
+from trireid.data.loader import collate, set_epoch, test_loader, train_loader
+from trireid.data.records import ImageSource, Record
+from trireid.data.transforms import TestTransform, TrainTransform
+from trireid.errors import ConfigError, DataError
+from trireid.types import Batch
+
+SIZE = (12, 8)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> tuple[Record, ...]:
+    """4 identities x 4 images; every fifth lacks NIR; one camera is not known."""
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for number in range(16):
+        sources = []
+        for modality in ("rgb", "nir", "tir"):
+            path = tmp_path / f"{number:02d}_{modality}.png"
+            write_png(torch.randint(0, 256, (3, 14, 9), dtype=torch.uint8, generator=generator), str(path))
+            sources.append(None if modality == "nir" and number % 5 == 4 else ImageSource(path))
+        camera = None if number == 3 else str(1 + number % 2)
+        result.append(Record(f"{number:02d}", tuple(sources), f"id{number // 4}", camera))
+    return tuple(result)
+
+
+def make_train(records: tuple[Record, ...], *, workers: int = 0, seed: int = 1, **changes: object) -> object:
+    settings: dict[str, object] = {
+        "label_map": LabelMap.from_records(records),
+        "transform": TrainTransform(SIZE, jitter=0.1),
+        "batch_size": 4,
+        "num_instances": 2,
+    }
+    return train_loader(records, seed=seed, workers=workers, **settings | changes)  # type: ignore[arg-type]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(value, getattr(other, name)) for name, value in vars(one).items())
+
+
+def test_one_item_is_a_batch_of_one(records: tuple[Record, ...]) -> None:
+    transform = TestTransform(SIZE)
+    dataset = TripletDataset(records, transform=transform, label_map=LabelMap.from_records(records[4:]))
+    item = dataset[4]
+    assert item.images.shape == (1, 3, 3, *SIZE)
+    assert item.present.tolist() == [[True, False, True]]
+    assert not item.images[0, 1].any()
+    assert (item.label.tolist(), item.camera.tolist(), item.item.tolist()) == ([0], [0], [4])
+    assert dataset[0].label.tolist() == [-1]
+    assert dataset[3].camera.tolist() == [-1]
+    assert dataset[0].label.dtype == dataset[0].camera.dtype == dataset[0].item.dtype == torch.int64
+
+
+def test_collate_puts_items_in_order(records: tuple[Record, ...]) -> None:
+    dataset = TripletDataset(records, transform=TestTransform(SIZE), label_map=LabelMap.from_records(records))
+    batch = collate([dataset[2], dataset[9], dataset[5]])
+    assert batch.item.tolist() == [2, 9, 5]
+    assert batch.images.shape == (3, 3, 3, *SIZE)
+    assert torch.equal(batch.images[1], dataset[9].images[0])
+
+
+def test_withheld_modalities_are_absent_and_not_opened(records: tuple[Record, ...]) -> None:
+    for record in records:
+        for index in (0, 1):
+            source = record.images[index]
+            if source is not None:
+                source.path.unlink()
+    dataset = TripletDataset(
+        records, transform=TestTransform(SIZE), label_map=LabelMap.from_records(records), modalities=("tir",)
+    )
+    assert dataset[0].present.tolist() == [[False, False, True]]
+    assert not dataset[0].images[0, :2].any()
+
+
+def test_wrong_modalities(records: tuple[Record, ...]) -> None:
+    settings = {"transform": TestTransform(SIZE), "label_map": LabelMap.from_records(records)}
+    for modalities in (("rgb", "depth"), ()):
+        with pytest.raises(ConfigError, match="choose one or more of rgb, nir, tir"):
+            TripletDataset(records, modalities=modalities, **settings)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="3 of 16 triplets have none of the modalities nir, the first is 04"):
+        TripletDataset(records, modalities=("nir",), **settings)  # type: ignore[arg-type]
+
+
+def test_test_loader_keeps_the_order_and_the_rest(records: tuple[Record, ...]) -> None:
+    loader = test_loader(records, label_map=LabelMap.from_records(records), transform=TestTransform(SIZE), batch_size=6)
+    assert [batch.item.tolist() for batch in loader] == [[*range(6)], [*range(6, 12)], [*range(12, 16)]]
+
+
+def test_train_batches_repeat_by_seed_and_epoch(records: tuple[Record, ...]) -> None:
+    loader = make_train(records)
+    first = list(loader)  # type: ignore[call-overload]
+    assert len(first) == len(loader) == 4  # type: ignore[arg-type]
+    torch.manual_seed(9)
+    assert all(equal(*pair) for pair in zip(first, make_train(records), strict=True))  # type: ignore[call-overload]
+    set_epoch(loader, 1)
+    second = list(loader)  # type: ignore[call-overload]
+    assert not all(equal(*pair) for pair in zip(first, second, strict=True))
+    set_epoch(loader, 0)
+    assert all(equal(*pair) for pair in zip(first, loader, strict=True))  # type: ignore[call-overload]
+
+
+def test_global_generator_does_not_move(records: tuple[Record, ...]) -> None:
+    state = torch.get_rng_state()
+    list(make_train(records))  # type: ignore[call-overload]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_workers_change_nothing_also_in_the_next_epoch(records: tuple[Record, ...]) -> None:
+    alone, helped = make_train(records), make_train(records, workers=2)
+    for epoch in (0, 1):
+        set_epoch(alone, epoch)
+        set_epoch(helped, epoch)
+        pairs = list(zip(alone, helped, strict=True))  # type: ignore[call-overload]
+        assert len(pairs) == 4
+        assert all(equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_image_ends_in_one_line(records: tuple[Record, ...], workers: int) -> None:
+    source = records[5].images[2]
+    assert source is not None
+    source.path.write_bytes(source.path.read_bytes()[:-30])
+    loader = test_loader(
+        records,
+        label_map=LabelMap.from_records(records),
+        transform=TestTransform(SIZE),
+        batch_size=4,
+        workers=workers,
+    )
+    message = ""
+    try:
+        list(loader)
+    except ImageError as error:
+        message = str(error)
+        error.__traceback__ = None  # it holds the loader's iterator in a cycle, whose collection waits for the workers
+    assert message == f"{source.path}: a truncated PNG; replace the file"
+
+
+def test_set_epoch_reaches_through_accelerate(records: tuple[Record, ...]) -> None:
+    plain = make_train(records)
+    wrapped = Accelerator(cpu=True).prepare(make_train(records))
+    for epoch in (7, 7, 2):  # as after a resume, and again
+        set_epoch(plain, epoch)
+        set_epoch(wrapped, epoch)
+        assert all(equal(*pair) for pair in zip(plain, wrapped, strict=True))  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="make it with train_loader"):
+        set_epoch(torch.utils.data.DataLoader([1, 2]), 0)  # type: ignore[arg-type]
+
+
+def test_random_sampler_and_errors(records: tuple[Record, ...]) -> None:
+    loader = make_train(records, sampler="random", batch_size=5)
+    items = torch.cat([batch.item for batch in loader])  # type: ignore[attr-defined]
+    assert len(items) == len(items.unique()) == 15
+    with pytest.raises(ConfigError, match="use identity or random"):
+        make_train(records, sampler="sorted")
+    with pytest.raises(DataError, match="4 training triplets have an identity that is not in the label map"):
+        make_train(records, label_map=LabelMap.from_records(records[4:]))
+
+
+def test_strip_record_loads_through_the_dataset(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "strip.png", width=12, value=255)
+    record = Record("s", tuple(ImageSource(path, (start, start + 4)) for start in (0, 4, 8)), "1")
+    label_map = LabelMap.from_records([record])
+    item = TripletDataset([record], transform=TestTransform(SIZE), label_map=label_map)[0]
+    assert torch.equal(item.images, torch.ones(1, 3, 3, *SIZE))
+    narrow = dataclasses.replace(record, images=(record.images[0], None, None))
+    with pytest.raises(ImageError, match="must be 4 pixels wide"):
+        TripletDataset([narrow], transform=TestTransform(SIZE), label_map=label_map)[0]
