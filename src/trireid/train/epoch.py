@@ -15,7 +15,7 @@ from trireid.config.schema import TrainConfig
 from trireid.errors import RunError
 from trireid.losses import reid_loss
 from trireid.train.progress import Bar
-from trireid.types import Batch
+from trireid.types import Batch, ReIDOutput
 
 
 class LossLog:
@@ -101,14 +101,7 @@ def train_epoch(
     for step, batch in enumerate(loader, start=1):
         data_seconds += perf_counter() - asked
         output = model(batch.images, present=batch.present, camera=batch.camera)
-        terms = reid_loss(
-            output,
-            batch.label,
-            id_weight=settings.id_weight,
-            triplet_weight=settings.triplet_weight,
-            label_smoothing=settings.label_smoothing,
-            margin=settings.triplet_margin,
-        )
+        terms = loss_terms(output, batch, settings)
         accelerator.backward(terms["total"])
         if settings.clip_grad_norm > 0:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
@@ -121,6 +114,7 @@ def train_epoch(
             bar.say(f"loss {log.means()['total']:.3f}")
         bar.advance(1)
         asked = perf_counter()
+    data_seconds += perf_counter() - asked
     log.look()
     if log.num_steps == 0:
         raise RunError(f"epoch {epoch} has no batch: lower data.batch_size, or train in fewer processes")
@@ -132,3 +126,15 @@ def train_epoch(
         "data_seconds": data_seconds,
         "step_seconds": perf_counter() - start - data_seconds,
     }
+
+
+def loss_terms(output: ReIDOutput, batch: Batch, settings: TrainConfig) -> dict[str, Tensor]:
+    """The losses of one batch under the settings of a run, see `reid_loss`."""
+    return reid_loss(
+        output,
+        batch.label,
+        id_weight=settings.id_weight,
+        triplet_weight=settings.triplet_weight,
+        label_smoothing=settings.label_smoothing,
+        margin=settings.triplet_margin,
+    )

@@ -76,33 +76,26 @@ def train(
         _log.info("settings:\n%s", dump_config(config).rstrip())
         for line in advice(config):
             _log.warning(line)
+        if resume and not (config.output / STATE_FILE).exists():
+            _log.warning("%s holds no state to resume from yet: the run starts from the first epoch", config.output)
     with deterministic_algorithms(device):
         return _train(
             config,
             accelerator,
             precision=precision,
-            resume=resume,
             progress=progress and main,
             measure_untrained=measure_untrained,
         )
 
 
 def _train(
-    config: Config,
-    accelerator: Accelerator,
-    *,
-    precision: Precision,
-    resume: bool,
-    progress: bool,
-    measure_untrained: bool,
+    config: Config, accelerator: Accelerator, *, precision: Precision, progress: bool, measure_untrained: bool
 ) -> dict[str, Any]:
     """From a claimed run folder to the final figures."""
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
     inputs = open_inputs(config, progress=progress, pin_memory=device.type == "cuda")
-    state = find_state(config.output / STATE_FILE)
-    if resume and state is None and main:
-        _log.warning("the run in %s was cut off before it saved a state: it starts from the first epoch", config.output)
     seed_epoch(settings.seed, 0)
+    state = find_state(config.output / STATE_FILE)
     model = build_model(
         config.model,
         image_size=config.data.image_size,
@@ -112,14 +105,7 @@ def _train(
     ).to(device)
     optimizer = _make_optimizer(model.parameter_groups(), settings)
     if state is not None:
-        restore(
-            state,
-            path=config.output / STATE_FILE,
-            model=model,
-            optimizer=optimizer,
-            scaler=accelerator.scaler,
-            label_map=inputs.label_map,
-        )
+        restore(state, model=model, optimizer=optimizer, scaler=accelerator.scaler, label_map=inputs.label_map)
     keeper = None
     if main:
         _start_folder(config, model, accelerator=accelerator, precision=precision)

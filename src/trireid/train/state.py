@@ -83,9 +83,7 @@ def load_state(path: Path) -> TrainingState:
         ) from error
 
 
-def restore(
-    state: TrainingState, *, path: Path, model: nn.Module, optimizer: Optimizer, scaler: Any, label_map: LabelMap
-) -> None:
+def restore(state: TrainingState, *, model: nn.Module, optimizer: Optimizer, scaler: Any, label_map: LabelMap) -> None:
     """Put a state back into a model, its optimiser and its gradient scaler (None where there is none).
 
     Raises:
@@ -93,13 +91,14 @@ def restore(
     """
     if state.label_map != label_map.to_dict():
         raise RunError(
-            f"the training identities or cameras are not those of {path}: give the data of the first run, or start "
-            "another run with output=..."
+            "the training identities or cameras are not those that the run to resume was trained on: give the same "
+            "data, or start another run with output=..."
         )
     try:
         model.load_state_dict(state.model, strict=True)
         optimizer.load_state_dict(state.optimizer)
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"{path} does not fit the model ({error}): train again in another folder") from error
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"the saved state does not fit the model ({reason}): start another run, output=...") from error
     if scaler is not None and state.scaler:
         scaler.load_state_dict(state.scaler)
