@@ -136,9 +136,7 @@ def test_half_precision_is_computed_in_float32_under_autocast() -> None:
 
 def two_pairs() -> tuple[ReIDOutput, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    features = {
-        name: torch.randn(6, 4, generator=generator, requires_grad=True) for name in ("global", "head", "rgb")
-    }
+    features = {name: torch.randn(6, 4, generator=generator, requires_grad=True) for name in ("global", "head", "rgb")}
     logits = {name: torch.randn(6, 3, generator=generator, requires_grad=True) for name in ("global", "head")}
     output = ReIDOutput(features=features, present=torch.ones(6, 3, dtype=torch.bool), logits=logits)
     return output, torch.tensor([0, 0, 1, 1, 2, 2])
@@ -179,8 +177,6 @@ def test_reid_loss_without_logits_says_what_to_do() -> None:
 
 def test_reid_loss_names_logits_without_a_feature() -> None:
     output, label = two_pairs()
-    broken = ReIDOutput(
-        features={"head": output.features["head"]}, present=output.present, logits=output.logits
-    )
+    broken = ReIDOutput(features={"head": output.features["head"]}, present=output.present, logits=output.logits)
     with pytest.raises(InputError, match="'global'"):
         reid_loss(broken, label)

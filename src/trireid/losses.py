@@ -116,9 +116,7 @@ def reid_loss(
 def _check_pairs(output: ReIDOutput) -> None:
     """Refuse an output from which no loss can be made."""
     if not output.logits:
-        raise InputError(
-            "the output has no logits, at least one pair is needed: call model.train() before the loss"
-        )
+        raise InputError("the output has no logits, at least one pair is needed: call model.train() before the loss")
     orphans = sorted(set(output.logits) - set(output.features))
     if orphans:
         known = sorted(output.features)
