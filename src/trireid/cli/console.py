@@ -76,7 +76,8 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield report
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def show_figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
