@@ -161,6 +161,7 @@ def beside(out: Path) -> Iterator[Path]:
     Raises:
         DataError: `out` exists and is no empty folder, or the disk refuses.
     """
+    out = out.resolve()  # a name of its own also for "."
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is no empty folder; give another folder, or remove it first")
     try:
