@@ -154,10 +154,13 @@ def check_data(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Write one page with the figures, curves and rank lists of a run."""
-    from trireid.cli.console import say
-    from trireid.report.page import write_report
+    from trireid.cli.console import say, working
 
-    say(f"report: {write_report(run)}")
+    with working("writing the page"):
+        from trireid.report.page import write_report
+
+        page = write_report(run)
+    say(f"report: {page}")
 
 
 def main() -> None:

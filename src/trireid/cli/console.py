@@ -80,6 +80,16 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """A sign of life during work of a few seconds that cannot be counted."""
+    if not is_main_process():
+        yield
+        return
+    with Console(stderr=True).status(description):
+        yield
+
+
 def show_figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     """Print `{"global" | "head" | "joint": {"mAP": ...}}` as a table, in per cent.
 

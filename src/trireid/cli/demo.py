@@ -11,7 +11,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from trireid.cli.console import note, progress, say
+from trireid.cli.console import note, progress, say, working
 from trireid.config.load import override_config, validate
 from trireid.config.read import read_mapping
 from trireid.errors import RunError
@@ -42,7 +42,8 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     metrics = train(config, measure_untrained=True)
     from trireid.report.page import write_report
 
-    page = write_report(config.output)
+    with working("writing the page"):
+        page = write_report(config.output)
     say()
     say(f"images:  {images}")
     say(f"run:     {config.output}")

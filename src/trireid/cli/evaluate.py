@@ -46,8 +46,8 @@ def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, A
         note(line)
     saved = f"epoch {figures['epoch']}" + (f", {figures['note']}" if figures["note"] else "")
     say(f"checkpoint: {figures['checkpoint']} ({saved})")
-    say(f"test split: {figures['num_queries']} queries, {figures['num_gallery']} in the gallery")
-    show_figures("test split", figures["feature"])
+    counts = f"{figures['num_queries']} queries, {figures['num_gallery']} in the gallery"
+    show_figures(f"test split: {counts}", figures["feature"])
     return figures
 
 
