@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-FAST := not slow and not ddp and not gpu and not browser
+FAST := not slow and not ddp and not gpu
 
 .PHONY: install demo test slow check format clean help
 

@@ -129,6 +129,21 @@ class SDTPSConfig(Section):
     beta: Annotated[float, Number, Field(ge=0.0, le=0.5)] = 0.25
     use_gumbel: bool = False
     gumbel_tau: Spread = 1.0
+    relaxation: Literal["none", "softmax", "k_hot"] | None = None
+    noise: Literal["none", "relaxation", "shared"] | None = None
+    mask: Literal["log", "masked_softmax"] | None = None
+    normalisation: Literal["min_max", "quantile"] | None = None
+    learned_guides: bool | None = None
+    reader: Literal["mean", "max", "attention", "project"] | None = None
+    scoring: Literal["guided", "random"] | None = None
+
+
+class SlimmingConfig(Section):
+    """One cut inside the ViT (models/slimming.py): after this many blocks, this share of the patches goes on."""
+
+    after_block: Positive
+    keep_ratio: Ratio
+    guidance: Literal["self", "cross", "both", "cls_attention", "random", "none"] = "both"
 
 
 class ModelConfig(Section):
@@ -139,6 +154,7 @@ class ModelConfig(Section):
     pife: bool = True
     head: Literal["none", "hdm", "hdm_atmoe", "sdtps"] = "sdtps"
     sdtps: SDTPSConfig = SDTPSConfig()
+    slimming: tuple[SlimmingConfig, ...] = ()
     atmoe_heads: Positive = 4
     global_classifier: Literal["joint", "separate"] = "joint"  # upstream DIRECT 1 / 0
 

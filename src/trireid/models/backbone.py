@@ -14,6 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from trireid.errors import InputError
+from trireid.models import slimming
+from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.types import Selection
 
 ALIASES: MappingProxyType[str, str] = MappingProxyType(
@@ -33,12 +35,14 @@ class BackboneOutput(NamedTuple):
 
     Attributes:
         cls: `(B, M, D)`; zeros for absent modalities.
-        patches: `(B, M, N, D)`; zeros for absent modalities.
-        selection: what was kept inside the ViT, by stage; empty without slimming.
+        patches: `(B, M, N, D)`, after slimming the kept ones in grid order; zeros for absent modalities.
+        fused: `(B, M, 1, D)`, the token of all patches dropped inside the ViT; None without slimming.
+        selection: what was kept inside the ViT, by stage (`block4`); empty without slimming.
     """
 
     cls: Tensor
     patches: Tensor
+    fused: Tensor | None
     selection: dict[str, Selection]
 
 
@@ -69,19 +73,30 @@ class Backbone(nn.Module):
             kept as projection of all tokens (CLIP: 768 -> 512).
         num_cameras: size of the camera embedding; 0 has none.
         sie_coefficient: scale of the camera embedding, added to the CLS token.
+        stages: cuts inside the ViT, see `trireid.models.slimming`.
 
     Raises:
-        InputError: for a ViT without CLS token or with register tokens.
+        InputError: for a ViT without CLS token or with register tokens, or cuts that do not fit it.
     """
 
-    def __init__(self, vit: VisionTransformer, *, num_cameras: int = 0, sie_coefficient: float = 1.0) -> None:
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        *,
+        num_cameras: int = 0,
+        sie_coefficient: float = 1.0,
+        stages: tuple[SlimmingStage, ...] = (),
+    ) -> None:
         super().__init__()
         if vit.cls_token is None or vit.num_prefix_tokens != 1 or vit.pos_embed is None:
             raise InputError("the backbone must have a CLS token, no register tokens and a learned position table")
         self.vit = vit
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
-        self.num_patches = self.grid[0] * self.grid[1]
+        num_patches = self.grid[0] * self.grid[1]
+        counts = slimming.check_stages(stages, num_blocks=len(vit.blocks), num_patches=num_patches)
+        self.stages = {stage.after_block: stage for stage in stages}
+        self.num_patches: int = counts[-1] if counts else num_patches  # that leave the backbone
         self.dim: int = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.embed_dim
         self.sie_coefficient = sie_coefficient
         wanted = num_cameras > 0 and sie_coefficient > 0
@@ -104,6 +119,7 @@ class Backbone(nn.Module):
                 f"{self.image_size[0]} x {self.image_size[1]}: resize them, or build the model with that image_size"
             )
         batch, modalities = images.shape[:2]
+        shown = images.new_ones(batch, modalities, dtype=torch.bool) if present is None else present
         rows = None if present is None else present.flatten().nonzero()[:, 0]  # (R,) of B * M
         flat = images.flatten(0, 1)  # (B * M, 3, H, W)
         shift = None
@@ -112,12 +128,20 @@ class Backbone(nn.Module):
         if rows is not None:
             flat = flat[rows]
             shift = shift[rows] if shift is not None else None
-        tokens = self._finish(self._blocks(self._embed(flat, shift)))  # (R, 1 + N, D)
-        if rows is not None:
-            spread = tokens.new_zeros(batch * modalities, *tokens.shape[1:])
-            tokens = spread.index_copy(0, rows, tokens)
-        tokens = tokens.unflatten(0, (batch, modalities))  # (B, M, 1 + N, D)
-        return BackboneOutput(cls=tokens[:, :, 0], patches=tokens[:, :, 1:], selection={})
+        tokens, chosen = self._blocks(self._embed(flat, shift), present=shown, rows=rows)
+        sequence = self._spread(self._finish(tokens.sequence()), shown, rows)  # (B, M, 1 + N (+ 1), D)
+        selection = {
+            name: Selection(
+                indices=self._spread(each.indices, shown, rows),
+                scores=self._spread(each.scores, shown, rows),
+                mask=self._spread(each.mask, shown, rows),
+                grid=self.grid,
+            )
+            for name, each in chosen.items()
+        }
+        end = 1 + self.num_patches
+        fused = sequence[:, :, end:] if tokens.fused is not None else None
+        return BackboneOutput(cls=sequence[:, :, 0], patches=sequence[:, :, 1:end], fused=fused, selection=selection)
 
     def _embed(self, images: Tensor, shift: Tensor | None) -> Tensor:
         patches = self.vit.patch_embed(images)  # (R, N, D)
@@ -129,10 +153,31 @@ class Backbone(nn.Module):
         tokens = torch.cat([cls.to(patches.dtype), patches], dim=1) + self.vit.pos_embed  # (R, 1 + N, D)
         return self.vit.norm_pre(self.vit.pos_drop(tokens))  # type: ignore[no-any-return]
 
-    def _blocks(self, tokens: Tensor) -> Tensor:
-        for block in self.vit.blocks:
-            tokens = block(tokens)
-        return tokens
+    def _blocks(
+        self, sequence: Tensor, *, present: Tensor, rows: Tensor | None
+    ) -> tuple[RowTokens, dict[str, Selection]]:
+        positions = torch.arange(sequence.shape[1] - 1, device=sequence.device).expand(len(sequence), -1)
+        tokens = RowTokens(sequence[:, :1], sequence[:, 1:], None, positions, 0)
+        selection: dict[str, Selection] = {}
+        for number, block in enumerate(self.vit.blocks, start=1):
+            before, sequence = sequence, block(sequence)
+            stage = self.stages.get(number)
+            if stage is not None and stage.guidance != "none":
+                tokens = tokens.with_sequence(sequence)
+                scores = slimming.stage_scores(stage, tokens, block=block, before=before, present=present, rows=rows)
+                tokens, chosen = slimming.cut(tokens, stage, scores=scores, grid=self.grid)
+                selection[f"block{number}"] = chosen
+                sequence = tokens.sequence()
+        return tokens.with_sequence(sequence), selection
+
+    @staticmethod
+    def _spread(values: Tensor, present: Tensor, rows: Tensor | None) -> Tensor:
+        """Rows `(R, ...)` back to `(B, M, ...)`, zeros where a modality is absent."""
+        if rows is not None:
+            empty = values.new_zeros(present.numel(), *values.shape[1:])
+            values = empty.index_copy(0, rows, values)
+        spread: Tensor = values.unflatten(0, tuple(present.shape))
+        return spread
 
     def _finish(self, tokens: Tensor) -> Tensor:
         # head is the identity unless it is CLIP's projection, which upstream applies to all tokens.

@@ -13,6 +13,7 @@ from trireid.models.heads import BNNeckClassifier
 from trireid.models.pife import PIFE
 from trireid.models.reid import HDMHead, ReIDModel
 from trireid.models.sdtps import PRESETS, SDTPS
+from trireid.models.slimming import SlimmingStage
 from trireid.models.weights import load_backbone_weights
 from trireid.types import MODALITIES, NUM_MODALITIES
 
@@ -52,7 +53,8 @@ def build_model(
     )
     if load_pretrained:
         _log.info(load_backbone_weights(vit, name=settings.name, pretrained=settings.pretrained))
-    backbone = Backbone(vit, num_cameras=num_cameras, sie_coefficient=config.sie_coefficient)
+    stages = tuple(SlimmingStage(**stage.model_dump()) for stage in config.slimming)
+    backbone = Backbone(vit, num_cameras=num_cameras, sie_coefficient=config.sie_coefficient, stages=stages)
     head = _build_head(config, backbone)
     widths = {"global": NUM_MODALITIES * backbone.dim, "head": head.feature_dim if head is not None else 0}
     widths |= dict.fromkeys(MODALITIES, backbone.dim)
@@ -67,16 +69,26 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
         return None
     if config.head == "sdtps":
         settings = config.sdtps
+        choices = {
+            "relaxation": settings.relaxation,
+            "noise": settings.noise,
+            "mask": settings.mask,
+            "normalisation": settings.normalisation,
+            "learned_guides": settings.learned_guides,
+            "reader": settings.reader,
+            "scoring": settings.scoring,
+        }
+        chosen = {name: choice for name, choice in choices.items() if choice is not None}
         return SDTPS(
             backbone.dim,
             backbone.num_patches,
-            grid=backbone.grid,
+            grid=None if config.slimming else backbone.grid,
             sparse_ratio=settings.sparse_ratio,
             aggr_ratio=settings.aggr_ratio,
             beta=settings.beta,
             tau=settings.gumbel_tau,
             use_gumbel=settings.use_gumbel,
-            **PRESETS[settings.preset],
+            **{**PRESETS[settings.preset], **chosen},
         )
     if backbone.dim % config.atmoe_heads:
         raise ConfigError(f"model.atmoe_heads is {config.atmoe_heads}; it must divide the feature width {backbone.dim}")

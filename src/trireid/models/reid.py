@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
@@ -12,6 +13,7 @@ from trireid.models.heads import BNNeckClassifier
 from trireid.models.modality import mask_absent
 from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS
+from trireid.models.slimming import in_original_grid
 from trireid.types import MODALITIES, ReIDOutput, Selection
 
 
@@ -70,8 +72,10 @@ class ReIDModel(nn.Module):
         """
         check_inputs(images, present, camera)
         tokens = self.backbone(images, present=present, camera=camera)
+        # Sets of tokens take the fused one in; SDTPS chooses among patches, each of which has a place in the grid.
+        everything = tokens.patches if tokens.fused is None else torch.cat([tokens.patches, tokens.fused], dim=2)
         if self.pife is not None:
-            global_features = self.pife(tokens.cls, tokens.patches, present=present)  # (B, M, D)
+            global_features = self.pife(tokens.cls, everything, present=present)  # (B, M, D)
         else:
             global_features = mask_absent(tokens.cls, present)
         features = {"global": global_features.flatten(1)}  # (B, M * D)
@@ -80,8 +84,10 @@ class ReIDModel(nn.Module):
         if isinstance(self.head, SDTPS):
             slimmed = self.head(tokens.patches, global_features, present=present)
             features["head"], selection["sdtps"] = slimmed.feature, slimmed.selection
+            if tokens.selection:
+                selection["sdtps"] = in_original_grid(slimmed.selection, list(tokens.selection.values())[-1])
         elif self.head is not None:
-            features["head"] = self.head(tokens.patches, global_features, present=present)
+            features["head"] = self.head(everything, global_features, present=present)
         logits = {}
         if self.training:
             logits = {name: classifier(features[name]) for name, classifier in self.classifiers.items()}

@@ -181,7 +181,7 @@ class SDTPS(nn.Module):
         The cosines carry no gradient; only learned guides do, through the map that makes them.
         """
         if self.scoring == "random":
-            return self._random_scores(patches)
+            return select.random_scores(patches[..., 0], training=self.training)
         predicted = torch.sigmoid(self.predictor(patches)[..., 0].float())  # (B, M, N)
         guides = guides.detach()
         if self.guide_map is not None:
@@ -226,14 +226,6 @@ class SDTPS(nn.Module):
     def _aggregation_logits(self, patches: Tensor) -> Tensor:
         logits: Tensor = self.aggregation(patches) * self.scale  # (B, M, N, A)
         return logits.transpose(-1, -2)  # (B, M, A, N)
-
-    def _random_scores(self, patches: Tensor) -> Tensor:
-        shape = patches.shape[:3]
-        if self.training:
-            return torch.rand(shape, device=patches.device)
-        # A fixed draw a modality, so that evaluation does not depend on the batch or on the call.
-        fixed = torch.rand(shape[1:], generator=torch.Generator().manual_seed(0))
-        return fixed.to(patches.device).expand(shape)
 
 
 def _check_ranges(*, dim: int, aggr_ratio: float, beta: float, tau: float, mask: str) -> None:

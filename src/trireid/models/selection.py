@@ -210,3 +210,14 @@ def log_masked_softmax(logits: Tensor, decision: Tensor) -> Tensor:
         logits: `(..., A, K)`; decision: `(..., K)`, 1 in the forward pass.
     """
     return (logits.float() + torch.log(decision.float()).unsqueeze(-2)).softmax(dim=-1)
+
+
+def random_scores(like: Tensor, *, training: bool) -> Tensor:
+    """Uniform scores in the shape of `like` `(..., N)`, the control of every guided choice.
+
+    In evaluation all rows share one fixed draw, so that a feature depends neither on its batch nor on the call.
+    """
+    if training:
+        return torch.rand(like.shape, device=like.device)
+    fixed = torch.rand(like.shape[-1], generator=torch.Generator().manual_seed(0))
+    return fixed.to(like.device).expand(like.shape)

@@ -1,0 +1,241 @@
+"""Slimming inside the ViT: after chosen blocks few patches go on, the dropped ones fused into one token.
+
+The score uses what is there at that depth: the CLS tokens of the three modalities, which run as one batch of 3B
+through the shared ViT. Everything works on rows: R of the B * M images, those whose modality is present.
+Shapes: R rows, G guides (modalities), N patches still there, K kept, D channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from trireid.errors import InputError
+from trireid.models import selection as select
+from trireid.types import Selection
+
+Guidance = Literal["self", "cross", "both", "cls_attention", "random", "none"]
+
+_GUIDE_SHARE: dict[str, tuple[float, float]] = {"self": (1.0, 0.0), "cross": (0.0, 1.0), "both": (2.0, 1.0)}
+"""Weight of the own CLS token and of each other modality's, for the three cosine guidances."""
+
+
+@dataclass(frozen=True)
+class SlimmingStage:
+    """One cut.
+
+    Attributes:
+        after_block: blocks that saw all patches of before, counted from 1.
+        keep_ratio: share of the patches still there that goes on, in (0, 1].
+        guidance: `self`, `cross` or `both` (cosine with CLS tokens), `cls_attention` (as EViT), `random`, or `none`,
+            which drops nothing and is the control.
+    """
+
+    after_block: int
+    keep_ratio: float
+    guidance: Guidance = "both"
+
+
+class RowTokens(NamedTuple):
+    """Tokens on their way through the blocks.
+
+    Attributes:
+        cls: `(R, 1, D)`; patches: `(R, N, D)`; fused: `(R, 1, D)` or None before the first cut.
+        positions: `(R, N)` int64 place of each patch in the original grid.
+        num_fused: patches that went into the fused token.
+    """
+
+    cls: Tensor
+    patches: Tensor
+    fused: Tensor | None
+    positions: Tensor
+    num_fused: int
+
+    def sequence(self) -> Tensor:
+        """`(R, 1 + N (+ 1), D)`: CLS, patches, fused token."""
+        return torch.cat([self.cls, self.patches] + ([self.fused] if self.fused is not None else []), dim=1)
+
+    def with_sequence(self, sequence: Tensor) -> RowTokens:
+        """The same bookkeeping around new token values."""
+        end = 1 + self.patches.shape[1]
+        fused = sequence[:, end:] if self.fused is not None else None
+        return self._replace(cls=sequence[:, :1], patches=sequence[:, 1:end], fused=fused)
+
+
+def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patches: int) -> tuple[int, ...]:
+    """Validate cuts against a backbone and return the number of patches after each.
+
+    Raises:
+        InputError: naming the setting: a block out of range, repeated or out of order, a ratio outside (0, 1], an
+            unknown guidance, or a cut with fewer than two patches to choose from.
+    """
+    counts, last = [], 0
+    for index, stage in enumerate(stages):
+        where = f"model.slimming[{index}]"
+        if not 1 <= stage.after_block < num_blocks:
+            raise InputError(
+                f"{where}.after_block is {stage.after_block}; allowed is 1 to {num_blocks - 1}, since the backbone "
+                f"has {num_blocks} blocks and a cut after the last saves nothing"
+            )
+        if stage.after_block <= last:
+            raise InputError(
+                f"{where}.after_block is {stage.after_block}; it must be greater than the one before, {last}"
+            )
+        if not 0.0 < stage.keep_ratio <= 1.0:
+            raise InputError(f"{where}.keep_ratio is {stage.keep_ratio}; it must lie in (0, 1]")
+        if stage.guidance not in get_args(Guidance):
+            raise InputError(f"{where}.guidance is {stage.guidance!r}; allowed are {', '.join(get_args(Guidance))}")
+        if num_patches < 2:
+            raise InputError(f"{where} has {num_patches} patch to choose from: use larger images or fewer cuts")
+        if stage.guidance != "none":
+            num_patches = select.keep_count(num_patches, stage.keep_ratio)
+        counts.append(num_patches)
+        last = stage.after_block
+    return tuple(counts)
+
+
+def cut(
+    tokens: RowTokens, stage: SlimmingStage, *, scores: Tensor, grid: tuple[int, int]
+) -> tuple[RowTokens, Selection]:
+    """Keep the best patches of every row and fuse the others into the one fused token.
+
+    Args:
+        tokens: rows before the cut.
+        stage: what to keep.
+        scores: `(R, N)` float32.
+        grid: the original patch grid.
+
+    Returns:
+        rows after the cut (patches stay in grid order), and the selection with indices `(R, K)` in the original grid.
+    """
+    num_patches = tokens.patches.shape[1]
+    num_kept = select.keep_count(num_patches, stage.keep_ratio)
+    indices, mask = select.select_top(scores, num_kept)  # (R, K), (R, N)
+    positions = tokens.positions.gather(1, indices)
+    chosen = selection_in_grid(positions, tokens.positions, scores, grid)
+    if num_kept == num_patches:
+        return tokens, chosen
+    fused = select.fuse_dropped(tokens.patches, scores, mask).unsqueeze(1)  # (R, 1, D)
+    num_dropped = num_patches - num_kept
+    total = tokens.num_fused + num_dropped
+    if tokens.fused is not None:
+        # Every patch that was ever dropped keeps the same share of the one fused token.
+        fused = (tokens.fused * tokens.num_fused + fused * num_dropped) / total
+    kept = select.gather_patches(tokens.patches, indices)
+    return RowTokens(tokens.cls, kept, fused, positions, total), chosen
+
+
+def selection_in_grid(kept: Tensor, positions: Tensor, scores: Tensor, grid: tuple[int, int]) -> Selection:
+    """A `Selection` over the original grid from positions `(..., K)` kept out of positions `(..., N)` with scores."""
+    shape = (*positions.shape[:-1], grid[0] * grid[1])
+    full = scores.new_full(shape, float("-inf"), dtype=torch.float32).scatter(-1, positions, scores.detach().float())
+    mask = torch.zeros(shape, dtype=torch.bool, device=scores.device).scatter(-1, kept, True)
+    return Selection(indices=kept, scores=full, mask=mask, grid=grid)
+
+
+def stage_scores(
+    stage: SlimmingStage,
+    tokens: RowTokens,
+    *,
+    block: nn.Module,
+    before: Tensor,
+    present: Tensor,
+    rows: Tensor | None,
+) -> Tensor:
+    """Scores `(R, N)` float32 of the patches still there, by the guidance of the stage; no gradient passes.
+
+    Args:
+        stage: one with a guidance other than `none`.
+        tokens: rows after the block.
+        block: the block that was just run; before: its input `(R, T, D)`.
+        present: `(B, M)` bool; rows: `(R,)` places of the rows in its flat form, None where all are present.
+
+    Raises:
+        InputError: `cross` guidance for an item with a single modality: nothing is there to guide.
+    """
+    with torch.no_grad():
+        if stage.guidance == "random":
+            return select.random_scores(tokens.patches[..., 0], training=block.training)
+        if stage.guidance == "cls_attention":
+            return attention_scores(block, before, num_patches=tokens.patches.shape[1])
+        if stage.guidance == "cross" and rows is not None and bool((present.sum(dim=1) < 2).any()):
+            raise InputError(
+                "model.slimming guidance is cross, and an item has one modality only, which leaves no other to "
+                "guide it: use guidance both or self"
+            )
+        guides, weights = row_guides(tokens.cls, present, rows, stage)
+        return guided_scores(tokens.patches, guides, weights)
+
+
+def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
+    """Cosines with the guides, each min-max normalised over the patches, weighted and summed: `(R, N)` float32.
+
+    Args:
+        patches: `(R, N, D)`.
+        guides: `(R, G, D)`, the CLS tokens of all modalities of the row's item.
+        weights: `(R, G)`, 0 for guides that have no say.
+    """
+    unit_patches = nn.functional.normalize(patches.float(), dim=-1)
+    unit_guides = nn.functional.normalize(guides.float(), dim=-1)
+    with torch.autocast(patches.device.type, enabled=False):
+        cosines = unit_guides @ unit_patches.transpose(1, 2)  # (R, G, N)
+    return (select.min_max_normalise(cosines) * weights.unsqueeze(-1)).sum(dim=1)
+
+
+def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> Tensor:
+    """Attention of the CLS token to the patches in this block, mean over heads. Source: EViT (ICLR 2022), section 3.2.
+
+    Args:
+        block: the timm block that was just run.
+        before: `(R, T, D)`, its input, CLS first and then the patches.
+        num_patches: N.
+
+    Returns:
+        `(R, N)` float32.
+    """
+    attention: Any = block.attn
+    normed = block.norm1(before[:, : 1 + num_patches])  # type: ignore[operator]
+    weight, bias = attention.qkv.weight.chunk(3), (None, None, None)
+    if attention.qkv.bias is not None:
+        bias = attention.qkv.bias.chunk(3)
+    query = nn.functional.linear(normed[:, :1], weight[0], bias[0]).unflatten(-1, (attention.num_heads, -1))
+    key = nn.functional.linear(normed[:, 1:], weight[1], bias[1]).unflatten(-1, (attention.num_heads, -1))
+    query, key = attention.q_norm(query), attention.k_norm(key)  # (R, 1, H, d), (R, N, H, d)
+    logits = torch.einsum("rqhd,rnhd->rhn", query, key).float() * attention.scale
+    scores: Tensor = logits.softmax(dim=-1).mean(dim=1)
+    return scores
+
+
+def row_guides(cls: Tensor, present: Tensor, rows: Tensor | None, stage: SlimmingStage) -> tuple[Tensor, Tensor]:
+    """Guides and their weights for every row.
+
+    Args:
+        cls: `(R, 1, D)`, rows in the order of `present.flatten()`.
+        present: `(B, M)` bool.
+        rows: `(R,)` as in `stage_scores`.
+        stage: one with a cosine guidance.
+
+    Returns:
+        guides `(R, G, D)` and weights `(R, G)`.
+    """
+    batch, modalities = present.shape
+    own, other = _GUIDE_SHARE[stage.guidance]
+    weights = select.guide_weights(present, own=own, other=other).flatten(0, 1)  # (B * M, G)
+    if rows is None:
+        return cls.view(batch, modalities, -1).repeat_interleave(modalities, dim=0), weights
+    spread = cls.new_zeros(batch * modalities, cls.shape[-1]).index_copy(0, rows, cls[:, 0])
+    return spread.view(batch, modalities, -1)[rows // modalities], weights[rows]
+
+
+def in_original_grid(chosen: Selection, inside: Selection) -> Selection:
+    """A selection made among kept patches, expressed in the grid of the selection that kept them.
+
+    Args:
+        chosen: over the K patches that `inside` kept; indices `(B, M, K2)`.
+        inside: over the original grid; indices `(B, M, K)`.
+    """
+    composed = selection_in_grid(inside.indices.gather(-1, chosen.indices), inside.indices, chosen.scores, inside.grid)
+    return replace(composed, weights=chosen.weights)
