@@ -1,16 +1,51 @@
-"""What a model costs: multiply-adds by torch's own counter, with nothing left out."""
+"""What a model costs: parameters, multiply-adds, latency, throughput and memory, several models side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trireid.types import NUM_MODALITIES
+from trireid.errors import InputError
+from trireid.losses import reid_loss
+from trireid.types import NUM_MODALITIES, ReIDOutput
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one candidate costs in one mode.
+
+    Attributes:
+        name: of the candidate; mode: `inference` or `training`.
+        parameters: number; gmac: 1e9 multiply-adds a triplet of the forward pass (None for a foreign callable that
+            torch cannot count).
+        latency: median seconds a batch; latency_low, latency_high: first and third quartile.
+        throughput: triplets a second at the median.
+        peak_memory: bytes of device memory at the highest point, None on the CPU.
+        repeats: number of timed batches.
+    """
+
+    name: str
+    mode: str
+    parameters: int
+    gmac: float | None
+    latency: float
+    latency_low: float
+    latency_high: float
+    throughput: float
+    peak_memory: int | None
+    repeats: int
 
 
 def count_macs(call: Callable[[], Any]) -> int:
@@ -34,3 +69,133 @@ def model_macs(model: nn.Module, *, image_size: tuple[int, int], device: torch.d
             return count_macs(lambda: model(images))
     finally:
         model.train(was_training)
+
+
+def inference_step(model: Callable[[Tensor], object], images: Tensor, *, dtype: torch.dtype | None) -> Step:
+    """One forward pass without gradient, in autocast where a type is given."""
+
+    def step() -> object:
+        with torch.inference_mode(), torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            return model(images)
+
+    return step
+
+
+def training_step(model: nn.Module, images: Tensor, *, num_classes: int, dtype: torch.dtype | None) -> Step:
+    """One optimiser step: forward, the losses of the recipe, backward, Adam.
+
+    Args:
+        model: in training mode afterwards.
+        images: `(B, M, 3, H, W)`.
+        num_classes: C; four items share a label.
+        dtype: autocast type or None.
+    """
+    label = torch.arange(len(images), device=images.device) // 4 % num_classes
+    fused = images.device.type == "cuda"
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=fused)
+
+    def step() -> object:
+        model.train()
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            output: ReIDOutput = model(images)
+        loss = reid_loss(output, label)["total"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def time_steps(
+    steps: Mapping[str, Step],
+    *,
+    device: torch.device,
+    repeats: int,
+    warmup: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each step, taken in turn (A B C A B C ...), so that a machine that drifts is fair to all.
+
+    Raises:
+        InputError: fewer than one repeat or a negative warm-up.
+    """
+    if repeats < 1 or warmup < 0:
+        raise InputError(f"repeats is {repeats} and warm-up {warmup}: at least 1 and 0 are needed")
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_number in range(warmup + repeats):
+        for name, step in steps.items():
+            _wait(device)
+            start = perf_counter()
+            step()
+            _wait(device)
+            if round_number >= warmup:
+                seconds[name].append(perf_counter() - start)
+        if progress is not None:
+            progress(round_number + 1, warmup + repeats)
+    return seconds
+
+
+def peak_memory(step: Step, *, device: torch.device) -> int | None:
+    """Bytes of device memory at the highest point of one step; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    _wait(device)
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def summarise(
+    name: str,
+    mode: str,
+    seconds: Sequence[float],
+    *,
+    batch_size: int,
+    parameters: int,
+    macs: int | None,
+    memory: int | None,
+) -> Cost:
+    """A `Cost` out of timed batches."""
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
+    return Cost(
+        name=name,
+        mode=mode,
+        parameters=parameters,
+        gmac=None if macs is None else macs / 1e9,
+        latency=middle,
+        latency_low=low,
+        latency_high=high,
+        throughput=batch_size / middle,
+        peak_memory=memory,
+        repeats=len(seconds),
+    )
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What a figure depends on: device, cores, threads, versions."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": str(device),
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def as_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
+    """Costs as plain dictionaries, with the throughput relative to the first of the same mode."""
+    first: dict[str, float] = {}
+    rows = []
+    for cost in costs:
+        base = first.setdefault(cost.mode, cost.throughput)
+        rows.append({**asdict(cost), "relative_throughput": cost.throughput / base})
+    return rows
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

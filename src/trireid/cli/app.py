@@ -139,7 +139,7 @@ def synth(
 def check_data(
     format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863 or csv.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set, or the CSV file.")],
-    exclude: Annotated[str, typer.Option(help="Rule of the ranking: auto, camera, scene or none.")] = "auto",
+    exclude: Annotated[str, typer.Option(help="Rule of the ranking: auto, camera, scene, cross_camera or none.")] = "auto",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="List faulty triplets and accept the rest, as data.skip_bad does.")
     ] = False,
@@ -149,6 +149,69 @@ def check_data(
     from trireid.cli.check_data import run
 
     raise typer.Exit(run(format, root, exclude=exclude, skip_bad=skip_bad, workers=workers))
+
+
+@app.command()
+def ablate(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The YAML file that all cells share.")],
+    out: Annotated[Path, typer.Option(help="Folder of all runs and of the table.")],
+    settings: Overrides = None,
+    vary: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One axis of the grid; repeat.")] = None,
+    cells: Annotated[Path | None, typer.Option(help="Instead of --vary: YAML of name: [key=value, ...].")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 1 to N of every cell.")] = 3,
+    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    costs: Annotated[bool, typer.Option(help="Measure multiply-adds and throughput of every cell.")] = True,
+) -> None:
+    """Train and evaluate a grid of settings over several seeds; what is finished is not run again."""
+    from trireid.cli.ablate import run
+
+    code = run(
+        config,
+        vary=vary or [],
+        cells_file=cells,
+        overrides=settings or [],
+        seeds=seeds,
+        out=out,
+        parallel=parallel,
+        costs=costs,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def bench(
+    config: Annotated[list[Path], typer.Option("--config", "-c", help="A YAML file; repeat to compare.")],
+    settings: Overrides = None,
+    vary: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Compare settings of each file.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="inference, training, or both by repeating.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets a batch (those of the settings).")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed batches of each.")] = 10,
+    warmup: Annotated[int, typer.Option(min=0, help="Batches before.")] = 3,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time torch.compile'd models.")] = False,
+    callable_: Annotated[
+        list[str] | None,
+        typer.Option("--callable", metavar="MODULE:FACTORY", help="Your own factory(image_size, device) -> f(images)."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the rows as JSON.")] = None,
+) -> None:
+    """Measure parameters, multiply-adds, latency, throughput and memory of models, side by side."""
+    from trireid.cli.bench import run
+
+    modes = mode or ["inference", "training"]
+    if set(modes) - {"inference", "training"}:
+        raise typer.BadParameter(f"{modes}: allowed are inference and training", param_hint="--mode")
+    run(
+        config,
+        overrides=settings or [],
+        vary=vary or [],
+        modes=modes,
+        batch_size=batch_size,
+        repeats=repeats,
+        warmup=warmup,
+        compile_models=compiled,
+        callables=callable_ or [],
+        out=out,
+    )
 
 
 @app.command()

@@ -1,0 +1,57 @@
+"""`trireid ablate`: a grid of runs over several seeds, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trireid.cli.console import note, progress, say
+from trireid.errors import ConfigError
+
+
+def run(
+    config: Path,
+    *,
+    vary: Sequence[str],
+    cells_file: Path | None,
+    overrides: Sequence[str],
+    seeds: int,
+    out: Path,
+    parallel: int,
+    costs: bool,
+) -> int:
+    """Run what is not there yet, then print and write the table.
+
+    Returns:
+        the exit code: 0, or 1 where a run failed.
+
+    Raises:
+        ConfigError: neither or both ways of naming cells, or a wrong setting in a cell.
+    """
+    from trireid.ablation import collect, file_cells, markdown, plan, run_jobs, vary_cells, write_table
+
+    if bool(vary) == (cells_file is not None):
+        raise ConfigError("give either --vary key=v1,v2 (as often as you like) or --cells FILE")
+    cells = file_cells(cells_file) if cells_file is not None else vary_cells(vary)
+    jobs = plan(config, cells, overrides=overrides, seeds=seeds, out=out)
+    with progress(f"{len(cells)} cells x {seeds} seeds") as report:
+        failed = run_jobs(jobs, config_path=config, overrides=overrides, parallel=parallel, progress=report)
+    for job, reason in failed:
+        note(f"{job.cell.name}, seed {job.seed} failed: {reason} ({job.folder.with_suffix('.log')})")
+    measured = _costs(config, cells, overrides) if costs else {}
+    table = collect(jobs, costs=measured)
+    files = write_table(table, out)
+    say(markdown(table))
+    say(f"table: {files[0]} and {files[1]}; run again to complete or extend it")
+    return 1 if failed else 0
+
+
+def _costs(config: Path, cells: Sequence[Any], overrides: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+    from trireid.ablation import cell_config
+    from trireid.cli.bench import measure
+
+    configs = {cell.name: cell_config(config, cell, overrides) for cell in cells}
+    with progress("measuring costs") as report:
+        rows = measure(configs, modes=("inference",), repeats=5, warmup=2, progress=report)
+    return {row["name"]: {"GMAC": row["gmac"], "triplets/s": row["throughput"]} for row in rows}
