@@ -29,7 +29,7 @@ def triplet_image(record: Record, *, size: tuple[int, int]) -> Image.Image:
     num_spectra = len(record.images)
     picture = Image.new("RGB", (width, num_spectra * (height + GAP) - GAP), "white")
     for row, source in enumerate(record.images):
-        picture.paste(_spectrum(source, size), (0, row * (height + GAP)))
+        picture.paste(spectrum_image(source, size), (0, row * (height + GAP)))
     return picture
 
 
@@ -59,8 +59,8 @@ def read_source(source: ImageSource) -> Image.Image | None:
     return image
 
 
-def _spectrum(source: ImageSource | None, size: tuple[int, int]) -> Image.Image:
-    """One spectrum at its size, or the box that stands for it."""
+def spectrum_image(source: ImageSource | None, size: tuple[int, int]) -> Image.Image:
+    """One spectrum as RGB at a (height, width), or the box that stands for it: hatched if absent, crossed if unread."""
     height, width = size
     if source is None:
         return _hatched_box(size)
