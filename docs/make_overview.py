@@ -24,7 +24,7 @@ from trireid.visualize.ranklist import rank_list_figure
 
 NUM_PLACES = 8
 WIDTH = 1600  # pixels of the picture
-MAP_NAME = "joint"
+FEATURE = "joint"
 
 
 def main(run: Path, target: Path) -> None:
@@ -37,9 +37,12 @@ def main(run: Path, target: Path) -> None:
 
 
 def typical_query(run: Path) -> ShownQuery:
-    """The query whose average precision is nearest to the mAP of the run: neither its best nor its worst."""
+    """The query whose average precision is nearest to the mean, among those with right and wrong ones in the first five.
+
+    Neither the best nor the worst of the run; one query an identity is considered.
+    """
     saved = load_features(run)
-    every = shown_queries(saved, feature=MAP_NAME, num_queries=len(saved.query.records), top=NUM_PLACES)
+    every = shown_queries(saved, feature=FEATURE, num_queries=len(saved.query.records), top=NUM_PLACES)
     queries = [query for reason in every.values() for query in reason]
     goal = sum(query.average_precision for query in queries) / len(queries)
     mixed = [query for query in queries if len({entry.matches for entry in query.entries[:5]}) == 2]
