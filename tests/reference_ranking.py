@@ -11,6 +11,10 @@ def visible(query, gallery, row, exclude):
     for column in range(len(gallery["identity"])):
         if query["item"][row] == gallery["item"][column] != -1:
             continue
+        if exclude == "cross_camera":
+            if query["camera"][row] != gallery["camera"][column] or query["camera"][row] == -1:
+                kept.append(column)
+            continue
         same_identity = query["identity"][row] == gallery["identity"][column] != -1
         if exclude != "none" and same_identity and query[exclude][row] == gallery[exclude][column] != -1:
             continue

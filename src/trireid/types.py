@@ -15,7 +15,15 @@ NUM_MODALITIES = len(MODALITIES)
 UNKNOWN = -1
 """Camera or scene index of an item whose camera or scene is not known."""
 
-Exclusion = Literal["camera", "scene", "none"]
+Exclusion = Literal["camera", "scene", "cross_camera", "none"]
+
+EXCLUSION_FIELD: dict[Exclusion, str | None] = {
+    "camera": "camera",
+    "scene": "scene",
+    "cross_camera": "camera",
+    "none": None,
+}
+"""What a rule compares: the field of a record or of labels, None where it compares none."""
 
 
 def modality_subsets(num_modalities: int = NUM_MODALITIES) -> tuple[tuple[int, ...], ...]:
@@ -120,11 +128,13 @@ class Labels:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which gallery items a query must not see: the item itself and those of its identity with the same ...
+    """Which gallery items a query must not see: always the item itself, and more by the rule.
 
     Attributes:
         name: for messages and result files.
-        exclude: `"camera"`, `"scene"` or `"none"`.
+        exclude: `"camera"` and `"scene"` hide the items of its identity with the same camera or scene, so that other
+            identities of that camera stay as distractors; `"cross_camera"` hides every item of its own camera, so
+            that the ranking runs across cameras alone; `"none"` hides nothing more.
     """
 
     name: str

@@ -287,11 +287,12 @@ def test_unknown_format_and_rule(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="use one of rgbnt201, rgbnt100"):
         scan("market1501", tmp_path)
     root = write_rgbnt201(tmp_path)
-    with pytest.raises(DataError, match="use one of auto, camera, scene, none"):
+    with pytest.raises(DataError, match="use one of auto, camera, scene, cross_camera, none"):
         scan("rgbnt201", root, exclude="time")
     with pytest.raises(DataError, match="no query has a scene"):
         scan("rgbnt201", root, exclude="scene")
     assert scan("rgbnt201", root, exclude="none").protocol.exclude == "none"
+    assert scan("rgbnt201", root, exclude="cross_camera").protocol.exclude == "cross_camera"
 
 
 def _names(file: str) -> list[str]:

@@ -221,6 +221,7 @@ def test_named_protocols():
     assert {name: protocol.exclude for name, protocol in PROTOCOLS.items()} == {
         "cross-camera": "camera",
         "cross-scene": "scene",
+        "other-cameras": "cross_camera",
         "all": "none",
     }
     assert named_protocol("cross-scene") is PROTOCOLS["cross-scene"]

@@ -13,7 +13,7 @@ from trireid.types import Labels, Protocol
 
 from reference_ranking import literal_metrics, ranked_columns
 
-EXCLUDES = ("camera", "scene", "none")
+EXCLUDES = ("camera", "scene", "cross_camera", "none")
 
 
 def make_labels(generator, count, *, first_item=0, identities=6, unknown=True):
@@ -91,6 +91,13 @@ def test_unknown_camera_equals_no_camera_and_item_never_matches_itself():
     labels = labels_of([1, 1], [-1, -1])
     found = rank_metrics(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), labels, labels, Protocol("p", "camera"))
     assert found.mAP == 1.0  # the other item of unknown camera counts; the item itself is not there
+
+
+def test_cross_camera_hides_the_distractors_of_the_own_camera():
+    query, gallery = labels_of([5], [0]), labels_of([1, 2, 5, 3, 5], [0, 1, 1, -1, 0], first_item=1)
+    distance = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]])
+    assert rank_metrics(distance, query, gallery, Protocol("p", "camera")).mAP == pytest.approx(1 / 3)
+    assert rank_metrics(distance, query, gallery, Protocol("p", "cross_camera")).mAP == pytest.approx(1 / 2)
 
 
 def test_ties_follow_the_order_of_the_gallery():

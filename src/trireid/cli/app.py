@@ -139,7 +139,9 @@ def synth(
 def check_data(
     format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863 or csv.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set, or the CSV file.")],
-    exclude: Annotated[str, typer.Option(help="Rule of the ranking: auto, camera, scene, cross_camera or none.")] = "auto",
+    exclude: Annotated[
+        str, typer.Option(help="Rule of the ranking: auto, camera, scene, cross_camera or none.")
+    ] = "auto",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="List faulty triplets and accept the rest, as data.skip_bad does.")
     ] = False,

@@ -15,7 +15,7 @@ from trireid.data.listing import (
     SplitRecords,
 )
 from trireid.data.records import Fault, Record
-from trireid.types import Exclusion
+from trireid.types import EXCLUSION_FIELD, Exclusion
 
 SPLIT_PAIRS = (("train", "gallery"), ("train", "query"), ("query", "gallery"))
 
@@ -53,9 +53,9 @@ def unmatched_queries(query: Sequence[Record], gallery: Sequence[Record], exclud
 
 def exclusion_group(record: Record, exclude: Exclusion) -> str | None:
     """The camera or scene that a query of this record must not see again; None where unknown or nothing is excluded."""
-    if exclude == "camera":
-        return record.camera
-    return record.scene if exclude == "scene" else None
+    field = EXCLUSION_FIELD[exclude]
+    value: str | None = None if field is None else getattr(record, field)
+    return value
 
 
 def separate_identities(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]]:
@@ -87,7 +87,7 @@ def drop_unmatched(splits: SplitRecords, exclude: Exclusion) -> tuple[SplitRecor
     unmatched = unmatched_queries(splits.query, splits.gallery, exclude)
     if not unmatched or not splits.gallery:
         return splits, []
-    rule = "" if exclude == "none" else f" once its own {exclude} is excluded"
+    rule = "" if exclude == "none" else f" once its own {EXCLUSION_FIELD[exclude]} is excluded"
     faults = [
         Fault(
             UNMATCHED_QUERY,

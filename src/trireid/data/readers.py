@@ -10,12 +10,12 @@ from trireid.data.images import Progress, verify_images
 from trireid.data.listing import BAD_PROTOCOL, TREE_FAULTS, DatasetFormat, SplitRecords
 from trireid.data.records import DatasetIndex, Fault, Record
 from trireid.errors import DataError
-from trireid.types import Exclusion, Protocol
+from trireid.types import EXCLUSION_FIELD, Exclusion, Protocol
 
 FORMATS: dict[str, DatasetFormat] = {
     module.FORMAT.name: module.FORMAT for module in (rgbnt201, rgbnt100, msvr310, wmveid863, csv_manifest)
 }
-EXCLUSIONS: tuple[Exclusion, ...] = ("camera", "scene", "none")
+EXCLUSIONS: tuple[Exclusion, ...] = tuple(EXCLUSION_FIELD)
 NUM_NAMED_FAULTS = 3
 
 
@@ -34,7 +34,8 @@ def scan(
         format: `rgbnt201`, `rgbnt100`, `msvr310`, `wmveid863` or `csv`.
         root: folder of the data set, or the CSV file.
         exclude: gallery items that a query must not see: `auto` is the format's published rule (CSV: `camera` where
-            any test triplet has one, otherwise `none`), or `camera`, `scene`, `none`.
+            any test triplet has one, otherwise `none`), or `camera`, `scene`, `cross_camera`,
+            `none`.
         skip_bad: leave faulty triplets out and list them in `index.faults`; decodes every image once.
         workers: decoding threads of `skip_bad`.
         progress: called with (done, total) while images are decoded.
@@ -109,9 +110,10 @@ def _resolve_exclusion(dataset: DatasetFormat, exclude: str, query: tuple[Record
 
 def _unknown_protocol(query: tuple[Record, ...], rule: Exclusion, root: Path) -> list[Fault]:
     """A rule that can exclude nothing because no query has the field is a mistake, not a protocol."""
-    if rule == "none" or not query or any(getattr(record, rule) is not None for record in query):
+    field = EXCLUSION_FIELD[rule]
+    if field is None or not query or any(getattr(record, field) is not None for record in query):
         return []
-    message = f"{root}: data.exclude is {rule}, but no query has a {rule}; set data.exclude to another rule"
+    message = f"{root}: data.exclude is {rule}, but no query has a {field}; set data.exclude to another rule"
     return [Fault(BAD_PROTOCOL, root, message)]
 
 

@@ -13,7 +13,7 @@ from trireid.errors import InputError
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
 from trireid.evaluation.rerank import k_reciprocal
-from trireid.types import UNKNOWN, Batch, Labels, Protocol
+from trireid.types import EXCLUSION_FIELD, UNKNOWN, Batch, Labels, Protocol
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,12 @@ def _messages(
         messages.append(
             f"{num_unmatched} of {len(query)} queries have no valid match in the gallery and are left out of the means"
         )
-    if protocol.exclude != "none":
-        codes = query.camera if protocol.exclude == "camera" else query.scene
-        num_unknown = int((codes == UNKNOWN).sum())
+    field = EXCLUSION_FIELD[protocol.exclude]
+    if field is not None:
+        num_unknown = int((getattr(query, field) == UNKNOWN).sum())
         if num_unknown:
             messages.append(
-                f"the {protocol.exclude} of {num_unknown} of {len(query)} queries is not known: only the item "
+                f"the {field} of {num_unknown} of {len(query)} queries is not known: only the item "
                 f"itself is excluded for them, which makes the ranking easier"
             )
     if missing:

@@ -15,6 +15,7 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         Protocol(name="cross-camera", exclude="camera"),  # RGBNT201, RGBNT100, WMVeID863
         Protocol(name="cross-scene", exclude="scene"),  # MSVR310
+        Protocol(name="other-cameras", exclude="cross_camera"),  # no item of the query's own camera at all
         Protocol(name="all", exclude="none"),  # only the item itself is left out
     )
 }
@@ -44,7 +45,7 @@ def ranking_masks(query: Labels, gallery: Labels, protocol: Protocol) -> tuple[T
 
     Returns:
         matches `(Q, G)` bool: same identity and not excluded; excluded `(Q, G)` bool: the item itself, and the same
-        identity with the same camera or scene as the protocol says.
+        identity with the same camera or scene as the protocol says, or all of the same camera (`cross_camera`).
     """
     same_identity = equal_known(query.identity, gallery.identity)
     excluded = equal_known(query.item, gallery.item)
@@ -52,6 +53,8 @@ def ranking_masks(query: Labels, gallery: Labels, protocol: Protocol) -> tuple[T
         excluded |= same_identity & equal_known(query.camera, gallery.camera)
     elif protocol.exclude == "scene":
         excluded |= same_identity & equal_known(query.scene, gallery.scene)
+    elif protocol.exclude == "cross_camera":
+        excluded |= equal_known(query.camera, gallery.camera)
     return same_identity & ~excluded, excluded
 
 

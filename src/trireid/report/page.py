@@ -177,7 +177,12 @@ def _counts(metrics: Mapping[str, Any], result: EvaluationResult | None, saved: 
     }
     shown = {name: str(value) for name, value in counts.items() if value is not None}
     if saved is not None:
-        rule = {"none": "the item itself", "camera": "same identity and camera", "scene": "same identity and scene"}
+        rule = {
+            "none": "the item itself",
+            "camera": "same identity and camera",
+            "scene": "same identity and scene",
+            "cross_camera": "same camera",
+        }
         shown["protocol"] = f"{saved.protocol.name} (excluded: {rule[saved.protocol.exclude]})"
     return shown
 
