@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trireid.data.transforms import TestTransform, TrainTransform, erase
+from trireid.data.transforms import Geometry, TestTransform, TrainTransform, apply_geometry, erase
 from trireid.errors import InputError
 
 SIZE = (16, 8)
@@ -50,6 +50,40 @@ def test_shared_geometry_shows_the_same_place() -> None:
         assert literal_geometry(coordinates().float(), result[0])
         seen.add(tuple(result[0].flatten().int().tolist()))
     assert len(seen) > 20
+
+
+def literal_reflection(image: Tensor, top: int, left: int, padding: int) -> Tensor:
+    """The crop at (top, left) of the padded image, each pixel looked up by mirroring at the first and last pixel."""
+
+    def mirror(position: int, size: int) -> int:
+        position = abs(position)
+        return position if position < size else 2 * (size - 1) - position
+
+    height, width = image.shape[-2:]
+    result = torch.empty_like(image)
+    for row in range(height):
+        for column in range(width):
+            source = mirror(row + top - padding, height), mirror(column + left - padding, width)
+            result[:, row, column] = image[:, source[0], source[1]]
+    return result
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (3, 3), (6, 6), (1, 5)])
+def test_reflected_padding_is_the_literal_mirror(top: int, left: int) -> None:
+    image = coordinates()
+    geometry = Geometry(flip=False, vertical_flip=False, top=top, left=left)
+    assert torch.equal(apply_geometry(image, geometry, 3, "reflect"), literal_reflection(image, top, left, 3))
+    assert torch.equal(apply_geometry(image[None], geometry, 3, "reflect")[0], literal_reflection(image, top, left, 3))
+
+
+def test_reflected_padding_shows_no_black_and_shares_the_draws_of_zeros() -> None:
+    bright = [torch.full((3, *SIZE), 200, dtype=torch.uint8)] * 3
+    assert bool((plain(padding_mode="reflect", shared_geometry=False)(bright, seeded(0)).round() == 200).all())
+    black = [plain()([coordinates()] * 3, seeded(seed)).round() for seed in range(20)]
+    for seed, zeros in enumerate(black):
+        reflected = plain(padding_mode="reflect")([coordinates()] * 3, seeded(seed)).round()
+        assert torch.equal(reflected[zeros > 0], zeros[zeros > 0])
+        assert bool((reflected > 0).all())
 
 
 def test_independent_geometry_differs_between_modalities() -> None:

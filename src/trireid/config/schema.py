@@ -45,14 +45,18 @@ class AugmentationConfig(Section):
 
     `shared_geometry` draws flip and crop once a triplet, so that the patches of the three modalities show the same
     place; False draws them independently a modality, as upstream does. Erasing is always drawn a modality.
+    `dihedral_identities` is for images seen from above: each of the eight turns and mirror images of a training
+    identity becomes an identity of its own (validation and test stay as they are).
     """
 
     flip: Probability = 0.5
     vertical_flip: Probability = 0.0
-    padding: NonNegative = 10  # zero-padding in pixels before the random crop back to image_size
+    padding: NonNegative = 10  # pixels added on each side before the random crop back to image_size
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
     erasing: Probability = 0.5
     jitter: Rate = 0.0  # gain and offset a modality drawn from +-jitter, in units of the pixel range
     shared_geometry: bool = True
+    dihedral_identities: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
@@ -65,7 +69,7 @@ class DataConfig(Section):
     mean: tuple[Real, Real, Real] = (0.5, 0.5, 0.5)
     std: tuple[Spread, Spread, Spread] = (0.5, 0.5, 0.5)
     modalities: tuple[ModalityName, ...] = ("rgb", "nir", "tir")  # the others are treated as absent everywhere
-    exclude: Literal["auto", "camera", "scene", "none"] = "auto"  # gallery items a query must not see
+    exclude: Literal["auto", "camera", "scene", "cross_camera", "none"] = "auto"  # gallery items a query must not see
     val_ids: NonNegative = 0  # training identities held out to choose `best` by
     skip_bad: bool = False  # leave out (and list) faulty triplets instead of stopping
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of the test images
@@ -80,6 +84,7 @@ class DataConfig(Section):
         _check_modalities("data.modalities", self.modalities)
         if not self.modalities:
             raise ValueError("data.modalities is empty: name at least one of rgb, nir, tir")
+        self._check_augmentation()
         identities, rest = divmod(self.batch_size, self.num_instances)
         if self.sampler == "identity" and rest:
             raise ValueError(
@@ -92,6 +97,21 @@ class DataConfig(Section):
                 "identity in a batch: at least 2 are needed to learn to tell them apart"
             )
         return self
+
+    def _check_augmentation(self) -> None:
+        """Refuse augmentation that this image size does not allow."""
+        height, width = self.image_size
+        chosen = self.augmentation
+        if chosen.padding_mode == "reflect" and chosen.padding >= min(height, width):
+            raise ValueError(
+                f"data.augmentation.padding={chosen.padding} with padding_mode=reflect must be less than the smaller "
+                f"side of data.image_size, {min(height, width)}: lower it, or use padding_mode=zeros"
+            )
+        if chosen.dihedral_identities and height != width:
+            raise ValueError(
+                f"data.augmentation.dihedral_identities turns images by quarters, but data.image_size is {height} x "
+                f"{width}: make it square, or switch dihedral_identities off"
+            )
 
 
 class BackboneConfig(Section):

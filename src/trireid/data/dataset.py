@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch.utils.data import Dataset
@@ -77,4 +78,4 @@ def _restrict(record: Record, modalities: Sequence[str]) -> Record:
     images = tuple(
         source if name in modalities else None for name, source in zip(MODALITIES, record.images, strict=True)
     )
-    return Record(record.name, images, record.identity, record.camera, record.scene)
+    return replace(record, images=images)

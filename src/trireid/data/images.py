@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from trireid.data.listing import UNREADABLE_IMAGE
+from trireid.data.orientations import orient
 from trireid.data.records import Fault, Record
 from trireid.errors import DataError
 
@@ -82,7 +83,9 @@ def _decode_png(path: Path, data: bytes) -> Tensor:
 
 
 def load_images(record: Record) -> list[Tensor | None]:
-    """The pixels of a record, one uint8 `(3, h, w)` a modality, None where absent. Each file is decoded once.
+    """The pixels of a record, turned to its orientation, one uint8 `(3, h, w)` a modality, None where absent.
+
+    Each file is decoded once.
 
     Raises:
         ImageError: an image cannot be read, or a strip has the wrong width.
@@ -94,10 +97,10 @@ def load_images(record: Record) -> list[Tensor | None]:
         if source is None:
             images.append(None)
         elif source.columns is None:
-            images.append(decoded[source.path])
+            images.append(orient(decoded[source.path], record.orientation))
         else:
             first, end = source.columns
-            images.append(decoded[source.path][:, :, first:end])
+            images.append(orient(decoded[source.path][:, :, first:end], record.orientation))
     return images
 
 

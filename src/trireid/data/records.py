@@ -30,6 +30,7 @@ class Record:
         name: short name for messages and rank lists, unique within its split.
         images: one source a modality in the order of `trireid.types.MODALITIES`; None where it is absent.
         identity, camera, scene: as written in the name or table (camera and scene None where not known).
+        orientation: how the pixels are turned after decoding, 0 to 7, see `trireid.data.orientations.orient`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Record:
     identity: str
     camera: str | None = None
     scene: str | None = None
+    orientation: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from trireid.errors import InputError
 
 Interpolation = Literal["bilinear", "bicubic"]
+PaddingMode = Literal["zeros", "reflect"]
 Channels = tuple[float, float, float]
 Images = Sequence[Tensor | None]
 Transform = Callable[[Images, Generator], Tensor]
@@ -51,17 +52,19 @@ class TestTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Resize, flips, zero-padding with random crop, jitter, normalise, random erasing - in this order.
+    """Resize, flips, padding with random crop, jitter, normalise, random erasing - in this order.
 
     Source: the augmentation of DeMo (AAAI 2025) and its ancestors, https://github.com/924973292/DeMo.
     Deviation: there each modality draws its own flip and crop, so that the patches of the three do not show the same
-        place; here they share them unless `shared_geometry` is False. Vertical flip and jitter are additions.
+        place; here they share them unless `shared_geometry` is False. Vertical flip, reflection and jitter are
+        additions.
 
     Attributes:
         image_size: (height, width) of the result.
         mean, std: of each channel, in units of the pixel range [0, 1].
         flip, vertical_flip: probabilities.
-        padding: pixels of zeros on each side before the crop back to `image_size`.
+        padding: pixels added on each side before the crop back to `image_size`.
+        padding_mode: what they show, `zeros` or the image reflected at its border (`reflect`).
         erasing: probability that a modality loses a rectangle, drawn a modality.
         jitter: gain and offset of a modality are drawn from +-jitter, in units of the pixel range.
         shared_geometry: draw flips and crop once a triplet; False draws them once a modality.
@@ -74,6 +77,7 @@ class TrainTransform:
     flip: float = 0.5
     vertical_flip: float = 0.0
     padding: int = 10
+    padding_mode: PaddingMode = "zeros"
     erasing: float = 0.5
     jitter: float = 0.0
     shared_geometry: bool = True
@@ -90,10 +94,13 @@ class TrainTransform:
         draws += [draws[0] if self.shared_geometry else self._draw_geometry(generator) for _ in images[1:]]
         shown = [draw for draw, image in zip(draws, images, strict=True) if image is not None]
         if self.shared_geometry:
-            pixels = apply_geometry(pixels, shown[0], self.padding)
+            pixels = apply_geometry(pixels, shown[0], self.padding, self.padding_mode)
         else:
             pixels = torch.stack(
-                [apply_geometry(image, draw, self.padding) for image, draw in zip(pixels, shown, strict=True)]
+                [
+                    apply_geometry(image, draw, self.padding, self.padding_mode)
+                    for image, draw in zip(pixels, shown, strict=True)
+                ]
             )
         pixels = pixels.float() / 255
         if self.jitter > 0:
@@ -128,8 +135,8 @@ class Geometry:
     left: int
 
 
-def apply_geometry(images: Tensor, geometry: Geometry, padding: int) -> Tensor:
-    """Flip, zero-pad and crop `(..., 3, H, W)` back to its own size."""
+def apply_geometry(images: Tensor, geometry: Geometry, padding: int, mode: PaddingMode = "zeros") -> Tensor:
+    """Flip, pad and crop `(..., 3, H, W)` back to its own size."""
     height, width = images.shape[-2:]
     if geometry.flip:
         images = images.flip(-1)
@@ -137,7 +144,7 @@ def apply_geometry(images: Tensor, geometry: Geometry, padding: int) -> Tensor:
         images = images.flip(-2)
     if padding == 0:
         return images
-    padded = torch.nn.functional.pad(images, (padding, padding, padding, padding))
+    padded: Tensor = F.pad(images, [padding], padding_mode="constant" if mode == "zeros" else mode)
     return padded[..., geometry.top : geometry.top + height, geometry.left : geometry.left + width]
 
 

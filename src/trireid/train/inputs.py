@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap, rank_labels
 from trireid.data.loader import test_loader, train_loader
+from trireid.data.orientations import expand_orientations
 from trireid.data.readers import scan
 from trireid.data.records import DatasetIndex, Record
 from trireid.data.splits import hold_out
@@ -51,7 +52,7 @@ class TrainingInputs:
 
     Attributes:
         index: the data set as read.
-        train_records: without the held-out identities.
+        train_records: without the held-out identities; with `dihedral_identities` in all eight orientations.
         label_map: of the training records.
         loader: full batches; `set_epoch` before each epoch.
         test: the data set's own query and gallery.
@@ -86,13 +87,14 @@ def open_inputs(config: Config, *, progress: bool = False, pin_memory: bool = Fa
     data = config.data
     index = scan_index(config, progress=progress)
     records, held_out = hold_out(index.train, data.val_ids, seed=config.train.seed, exclude=index.protocol.exclude)
+    augmentation = data.augmentation.model_dump()
+    if augmentation.pop("dihedral_identities"):  # after the hold-out, so that no place is on both sides
+        records = expand_orientations(records)
     label_map = LabelMap.from_records(records)
     loader = train_loader(
         records,
         label_map=label_map,
-        transform=TrainTransform(
-            image_size=data.image_size, mean=data.mean, std=data.std, **data.augmentation.model_dump()
-        ),
+        transform=TrainTransform(image_size=data.image_size, mean=data.mean, std=data.std, **augmentation),
         batch_size=data.batch_size,
         num_instances=data.num_instances,
         sampler=data.sampler,
