@@ -15,6 +15,7 @@ MAX_FILE, MAX_FUNCTION, MAX_FORWARD = 400, 60, 40
 LEVELS = {
     "types": 0,
     "errors": 0,
+    "files": 1,
     "config": 1,
     "data": 2,
     "models": 2,
@@ -24,6 +25,7 @@ LEVELS = {
     "visualize": 4,
     "report": 4,
     "benchmark": 4,
+    "ablation": 4,
     "cli": 5,
     "__main__": 6,
     "__init__": 6,

@@ -20,7 +20,7 @@ from trireid.config.load import load_config
 from trireid.config.read import read_mapping
 from trireid.config.schema import Config
 from trireid.errors import ConfigError, RunError
-from trireid.train.files import write_text
+from trireid.files import write_text
 
 FIGURES = ("mAP", "mINP", "rank1")
 

@@ -13,8 +13,8 @@ import yaml
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
+from trireid.files import replacing, write_json, write_text
 from trireid.train.environment import describe_environment, git_commit
-from trireid.train.files import replacing, write_json, write_text
 from trireid.train.runs import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,

@@ -16,9 +16,9 @@ from trireid.cli.console import progress, say, show_table
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
+from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
-from trireid.train.files import write_json
 from trireid.types import NUM_MODALITIES
 
 NUM_CLASSES = 171  # RGBNT201's training identities; the classifier's share of the cost is negligible

@@ -8,7 +8,7 @@ gallery). `records.json` holds the records of both sides, the protocol and how d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
 from trireid.evaluation.evaluate import Rerank
 from trireid.evaluation.features import FeatureSet
+from trireid.files import replacing, write_text
 from trireid.types import Labels, Protocol
 
 FEATURES_FILE = "features.safetensors"
@@ -79,9 +80,13 @@ def save_features(directory: Path, saved: SavedFeatures) -> None:
         "rerank": None if saved.rerank is None else asdict(saved.rerank),
         "query_is_gallery": saved.query_is_gallery,
     } | {name: [_record_to_json(record) for record in side.records] for name, side in sides.items()}
-    _write(directory / FEATURES_FILE, lambda path: save_file(tensors, path))
-    text = json.dumps(description, indent=1)
-    _write(directory / RECORDS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    path = directory / FEATURES_FILE
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # how the library reports a full disk
+            raise RunError(f"cannot write {path}: {error}; free some space or choose another folder") from error
+    write_text(directory / RECORDS_FILE, json.dumps(description, indent=1))
 
 
 def load_features(directory: Path) -> SavedFeatures:
@@ -174,14 +179,3 @@ def _record_from_json(entry: dict[str, Any]) -> Record:
         camera=entry["camera"],
         scene=entry["scene"],
     )
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error}; check the folder and the free space") from error

@@ -18,9 +18,9 @@ from trireid.data.records import Record
 from trireid.errors import TrireidError
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.saved import SavedFeatures
+from trireid.files import write_text
 from trireid.report.queries import ShownQuery, shown_queries
 from trireid.report.run_folder import RunFolder, read_run
-from trireid.train.files import write_text
 from trireid.visualize.curves import cmc_curves, training_curves
 from trireid.visualize.ranklist import caption
 from trireid.visualize.triplets import shown_size, triplet_image

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, RunError
+from trireid.files import replacing
 from trireid.models.build import build_model
-from trireid.train.files import replacing
 
 if TYPE_CHECKING:
     from trireid.models.reid import ReIDModel

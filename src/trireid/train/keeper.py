@@ -14,6 +14,7 @@ from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.saved import save_features
+from trireid.files import write_json
 from trireid.train.checkpoint import (
     BEST_FILE,
     LAST_FILE,
@@ -29,7 +30,6 @@ from trireid.train.evaluating import (
     selection_feature,
     selection_score,
 )
-from trireid.train.files import write_json
 from trireid.train.inputs import EvaluationSplit, TrainingInputs
 from trireid.train.runs import METRICS_FILE, STATE_FILE, EpochLog
 from trireid.train.state import TrainingState, save_state

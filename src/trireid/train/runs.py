@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from trireid.config.load import dump_config, load_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
+from trireid.files import write_json, write_text, writing
 from trireid.train.checkpoint import BEST_FILE, LAST_FILE
-from trireid.train.files import write_json, write_text, writing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

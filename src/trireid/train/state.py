@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from trireid.data.labels import LabelMap
 from trireid.errors import RunError
-from trireid.train.files import replacing
+from trireid.files import replacing
 
 FORMAT_VERSION = 1
 

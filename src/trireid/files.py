@@ -46,7 +46,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write to the folder {folder} ({error.strerror or error}): free some space or choose "
-            "another folder with output=..."
+            "another folder (that of a run: output=...)"
         ) from error
 
 
