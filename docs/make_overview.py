@@ -31,15 +31,14 @@ def main(run: Path, target: Path) -> None:
     """Write the picture of a run."""
     query = typical_query(run)
     title = f"Query {query.record.name}: average precision {query.average_precision:.2f}"
-    left = pixels(kept_patches(run, query.record))
-    right = pixels(rank_list_figure(query.record, query.entries, title=title))
-    write(beside(left, right), target)
+    ranked = rank_list_figure(query.record, query.entries, title=title)
+    write(beside(kept_patches(run, query.record), ranked), target)
 
 
 def typical_query(run: Path) -> ShownQuery:
-    """The query whose average precision is nearest to the mean, among those with right and wrong ones in the first five.
+    """The query whose average precision is nearest to the mean, neither the best nor the worst of the run.
 
-    Neither the best nor the worst of the run; one query an identity is considered.
+    Only queries with right and wrong items among the first five count, so that the picture shows both marks.
     """
     saved = load_features(run)
     every = shown_queries(saved, feature=FEATURE, num_queries=len(saved.query.records), top=NUM_PLACES)
@@ -62,22 +61,21 @@ def kept_patches(run: Path, record: Record) -> Figure:
     return patches_figure(record, out.selection["sdtps"], size=data.image_size, title="Patches kept by SDTPS")
 
 
-def pixels(figure: Figure) -> Image.Image:
-    """A figure as an image."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", facecolor="white", dpi=160)
-    return Image.open(stream).convert("RGB")
-
-
-def beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two images side by side, scaled to one height and to `WIDTH` together."""
-    ratio = left.width / left.height + right.width / right.height
-    height = round(WIDTH / ratio)
-    first = round(height * left.width / left.height)
+def beside(left: Figure, right: Figure) -> Image.Image:
+    """Two figures side by side as one image, drawn at one height and at `WIDTH` together."""
+    shapes = [figure.get_figwidth() / figure.get_figheight() for figure in (left, right)]
+    height = round(WIDTH / sum(shapes))
     picture = Image.new("RGB", (WIDTH, height), "white")
-    picture.paste(left.resize((first, height), Image.Resampling.LANCZOS), (0, 0))
-    picture.paste(right.resize((WIDTH - first, height), Image.Resampling.LANCZOS), (first, 0))
+    picture.paste(pixels(left, height), (0, 0))
+    picture.paste(pixels(right, height), (round(height * shapes[0]), 0))
     return picture
+
+
+def pixels(figure: Figure, height: int) -> Image.Image:
+    """A figure as an image of this height."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", facecolor="white", dpi=height / figure.get_figheight())
+    return Image.open(stream).convert("RGB")
 
 
 def write(picture: Image.Image, target: Path) -> None:

@@ -1,0 +1,188 @@
+"""What the documents say is so: paths exist, commands parse, settings load, the Python code runs."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+from PIL import Image
+
+from train.tiny_run import tiny_config, write_tree
+from trireid.cli.app import app
+from trireid.cli.demo import read_recipe
+from trireid.config.demo_yaml import load_demo_yaml
+from trireid.config.load import load_config, validate
+from trireid.train.loop import train
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
+OURS, UPSTREAM = sorted((ROOT / "configs").rglob("*.yaml")), sorted((ROOT / "configs").rglob("*.yml"))
+COMMANDS = typer.main.get_command(app).commands
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|md|yaml|yml|toml|txt|png)")
+IN_A_TREE = re.compile(r"(?:configs|docs|tests|src)/[\w./-]+")
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(path, language):
+    return [text for name, text in FENCE.findall(path.read_text(encoding="utf-8")) if name == language]
+
+
+def prose(path):
+    return FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+def slug(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def is_there(path, name):
+    """A file as named from the root, from its document, from the package, or (bare names) anywhere in the package."""
+    places = (ROOT, path.parent, ROOT / "src" / "trireid")
+    return any((place / name).exists() for place in places) or ("/" not in name and any(ROOT.glob(f"src/**/{name}")))
+
+
+def command_lines(path):
+    """The lines of all shell blocks, without comments."""
+    lines = [line.partition(" #")[0].strip() for text in blocks(path, "sh") for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+SHELL_LINES = [(path, line) for path in DOCUMENTS for line in command_lines(path)]
+INLINE = sorted(
+    {
+        code
+        for path in DOCUMENTS
+        for code in CODE.findall(prose(path))
+        if code.startswith("trireid ") and not re.search(r"[|.]{2,}|\|", code)
+    }
+)
+
+
+def test_the_readme_is_short_enough_to_be_read():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_link_leads_somewhere(path):
+    for link in LINK.findall(path.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path if not file else path.parent / file
+        assert target.exists(), f"{name_of(path)} links to {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, f"{name_of(path)} links to {link}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_every_file_named_is_there(path):
+    named = {code for code in CODE.findall(prose(path)) if FILE.fullmatch(code)} - {"config.yaml"}  # of a run folder
+    named |= {match.rstrip(".") for match in IN_A_TREE.findall(path.read_text(encoding="utf-8"))}
+    missing = sorted(name for name in named if not is_there(path, name))
+    assert not missing, f"{name_of(path)} names {missing}"
+
+
+@pytest.mark.parametrize(("path", "line"), SHELL_LINES, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_shown_parses(path, line):
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    elif words[0] == "trireid":
+        context = COMMANDS[words[1]].make_context(words[1], words[2:])
+        if words[1] == "train":
+            load_config(ROOT / context.params["config"], context.params["settings"] or [])
+    else:
+        door = next((index for index, word in enumerate(words) if word in ("train_net.py", "test_net.py")), None)
+        assert door is not None, f"{line}: no test knows this command"
+        assert (ROOT / words[door]).exists()
+        assert words[door + 1] == "--config_file"
+        load_demo_yaml(ROOT / words[door + 2], words[door + 3 :])
+
+
+@pytest.mark.parametrize("code", INLINE)
+def test_every_command_named_in_a_sentence_exists(code):
+    words = code.split()
+    if words[1] == "--version":
+        return
+    command = COMMANDS[words[1]]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} <= options | {"--help"}
+
+
+def test_commands_were_found_in_the_documents():
+    assert len(SHELL_LINES) >= 10
+    assert len(INLINE) >= 4
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_our_settings_load(path):
+    load_config(path)
+
+
+@pytest.mark.parametrize("path", UPSTREAM, ids=name_of)
+def test_upstreams_settings_load(path):
+    load_demo_yaml(path)
+
+
+def test_the_settings_of_the_demo_load():
+    recipe = read_recipe()
+    validate(recipe["run"])
+    assert recipe["floors"]["joint_map"] >= 0.60
+    assert recipe["floors"]["untrained_map"] <= 0.30
+
+
+@pytest.mark.parametrize("path", [*OURS, *UPSTREAM], ids=name_of)
+def test_the_header_of_a_configuration_names_a_command_that_runs_it(path):
+    header = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    words = " ".join(header).partition("Command: ")[2].split()
+    scripts = [ROOT / word for word in words if (ROOT / word).is_file() and (ROOT / word) != path]
+    named = name_of(path) in words or any(name_of(path) in script.read_text(encoding="utf-8") for script in scripts)
+    assert named, f"{name_of(path)} has no line `# Command:` with a command, or a script, that names it"
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A folder in which `runs/demo/run` is a tiny finished run, as after `make demo`."""
+    folder = tmp_path_factory.mktemp("documents")
+    train(tiny_config(write_tree(folder / "images"), folder / "runs" / "demo" / "run"), progress=False)
+    return folder
+
+
+def test_the_python_code_of_the_readme_runs(finished_run, monkeypatch, capsys):
+    (text,) = blocks(ROOT / "README.md", "python")
+    monkeypatch.chdir(finished_run)
+    names = {}
+    exec(compile(text, "README.md", "exec"), names)
+    distances, share = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert distances.startswith("tensor([0.0")  # the first item is nearest to itself
+    assert share == "tensor(0.5000)"
+    assert names["out"].embedding.shape[0] == len(names["records"]) == 8
+
+
+def test_the_picture_of_the_readme_is_there_and_small():
+    picture = ROOT / "docs" / "images" / "overview.png"
+    assert picture.stat().st_size <= 400_000
+    with Image.open(picture) as image:
+        assert image.width >= 800
+
+
+def test_the_picture_is_drawn_from_a_run(finished_run, tmp_path):
+    spec = importlib.util.spec_from_file_location("make_overview", ROOT / "docs" / "make_overview.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main(finished_run / "runs" / "demo" / "run", tmp_path / "images" / "overview.png")
+    with Image.open(tmp_path / "images" / "overview.png") as image:
+        assert image.width == script.WIDTH
+        assert len(image.convert("RGB").getcolors(image.width * image.height)) > 10
+    assert [file.name for file in (tmp_path / "images").iterdir()] == ["overview.png"]
