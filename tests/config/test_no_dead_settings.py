@@ -107,7 +107,7 @@ def reads():
     return reads_of([path.read_text(encoding="utf-8") for path in sorted(files)])
 
 
-@pytest.mark.parametrize("path", setting_paths())
+@pytest.mark.parametrize("path", list(setting_paths()))
 def test_every_setting_is_read_outside_config(reads, path):
     assert (owner_of(path), path.rpartition(".")[2]) in reads, f"{path} is never read: wire it or take it out"
 

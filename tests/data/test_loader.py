@@ -10,7 +10,7 @@ from torchvision.io import write_png
 from trees import write_image
 
 from trireid.data.dataset import TripletDataset
-from trireid.data.images import ImageError
+from trireid.data.images import REPAIR, ImageError
 from trireid.data.labels import LabelMap
 from trireid.data.loader import collate, set_epoch, test_loader, train_loader
 from trireid.data.records import ImageSource, Record
@@ -146,7 +146,7 @@ def test_damaged_image_ends_in_one_line(records: tuple[Record, ...], workers: in
     except ImageError as error:
         message = str(error)
         error.__traceback__ = None  # it holds the loader's iterator in a cycle, whose collection waits for the workers
-    assert message == f"{source.path}: a truncated PNG; replace the file"
+    assert message == f"{source.path}: a truncated PNG; {REPAIR}"
 
 
 def test_set_epoch_reaches_through_accelerate(records: tuple[Record, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trireid.cli.guard import guarded
+from trireid.cli.guard import guarded, rest_idle_threads
 
 
 class GuardedGroup(TyperGroup):
@@ -31,9 +31,17 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, e.g. train.epochs=5.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. train.epochs=5.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same; repeat as needed.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave faulty triplets out and list them; the same as data.skip_bad=true.")
+]
+
+
+def _overrides(settings: list[str] | None, set_: list[str] | None, *, skip_bad: bool = False) -> list[str]:
+    """All settings that a command line changes, the last one winning."""
+    return [*(["data.skip_bad=true"] if skip_bad else []), *(set_ or []), *(settings or [])]
 
 
 def _show_version(wanted: bool) -> None:
@@ -64,7 +72,7 @@ def demo(
     """Write a synthetic set, train a small SDTPS model on the CPU, evaluate it, and make a page of it."""
     from trireid.cli.demo import run
 
-    run(out, overrides=[*(set_ or []), *(settings or [])])
+    run(out, overrides=_overrides(settings, set_))
 
 
 @app.command()
@@ -75,12 +83,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run of this output folder stopped.")
     ] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train a model and evaluate it."""
     from trireid.cli.train import run
     from trireid.config.load import load_config
 
-    run(load_config(config, [*(set_ or []), *(settings or [])]), resume=resume)
+    run(load_config(config, _overrides(settings, set_, skip_bad=skip_bad)), resume=resume)
 
 
 @app.command("test")
@@ -88,13 +97,16 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
     settings: Overrides = None,
     set_: SetOption = None,
-    rerank: Annotated[bool | None, typer.Option("--rerank/--no-rerank", help="k-reciprocal re-ranking.")] = None,
+    rerank: Annotated[
+        bool | None, typer.Option("--rerank/--no-rerank", help="Re-ranked figures as well (k-reciprocal).")
+    ] = None,
     missing: Annotated[str | None, typer.Option(help="Modalities to withhold: r, n, t, rn, ... or rgb,nir.")] = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Evaluate a trained model on the query and gallery of its configuration."""
     from trireid.cli.evaluate import parse_missing, run_checkpoint
 
-    overrides = [*(set_ or []), *(settings or [])]
+    overrides = _overrides(settings, set_, skip_bad=skip_bad)
     if rerank is not None:
         overrides.append(f"evaluate.rerank={str(rerank).lower()}")
     if missing is not None:
@@ -159,7 +171,9 @@ def ablate(
     out: Annotated[Path, typer.Option(help="Folder of all runs and of the table.")],
     settings: Overrides = None,
     vary: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One axis of the grid; repeat.")] = None,
-    cells: Annotated[Path | None, typer.Option(help="Instead of --vary: YAML of name: [key=value, ...].")] = None,
+    cells: Annotated[
+        Path | None, typer.Option(help="Instead of --vary: a YAML file, name and list of settings.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1 to N of every cell.")] = 3,
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     costs: Annotated[bool, typer.Option(help="Measure multiply-adds and throughput of every cell.")] = True,
@@ -230,4 +244,5 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 def main() -> None:
     """Run the command line."""
+    rest_idle_threads()
     app()

@@ -104,6 +104,14 @@ def show_figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     show_table(title, ["feature", *(label for label, _ in FIGURES)], rows)
 
 
+def show_reranked(title: str, figures: Mapping[str, Any]) -> None:
+    """Print the `reranked` figures of a run or test, where there are any."""
+    if "reranked" in figures:
+        again = figures["reranked"]
+        settings = f"k1 {again['k1']}, k2 {again['k2']}, lambda {again['lambda_value']:g}"
+        show_figures(f"{title}, re-ranked (k-reciprocal, {settings})", again["feature"])
+
+
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, the first column left and the others right aligned."""
     if not is_main_process():

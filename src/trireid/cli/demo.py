@@ -50,6 +50,8 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     say(f"page:    {page}  (open it in a browser: figures, curves and rank lists)")
     say("next:    README.md, then `trireid train --help` and configs/ for your own data")
     good = compare(metrics["feature"], metrics["untrained"]["feature"], recipe["floors"])
+    if not good and overrides:
+        note(f"these figures are those of the recipe as it is; you changed {', '.join(overrides)}")
     say(f"time:    {time.monotonic() - started:.0f} s")
     if not good:
         raise SystemExit(NOT_AS_EXPECTED)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trireid.cli.console import show_log
-from trireid.cli.guard import guarded
+from trireid.cli.guard import guarded, rest_idle_threads
 from trireid.config.demo_yaml import UpstreamSettings, load_demo_yaml
 from trireid.errors import CheckpointError
 
@@ -21,6 +21,7 @@ def train_door(arguments: Sequence[str] | None = None) -> None:
     parser = _parser("train_net.py", "Train with an upstream (DeMo) configuration; ours: trireid train --config F.")
     parser.add_argument("--resume", action="store_true", help="go on where the run of OUTPUT_DIR stopped")
     given = parser.parse_args(arguments)
+    rest_idle_threads()
     with guarded():
         show_log()
         settings = _settings(given)
@@ -42,6 +43,7 @@ def evaluate_door(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser("test_net.py", "Evaluate with an upstream (DeMo) configuration; ours: trireid test RUN.")
     given = parser.parse_args(arguments)
+    rest_idle_threads()
     with guarded():
         show_log()
         settings = _settings(given)

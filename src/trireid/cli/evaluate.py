@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trireid.cli.console import is_main_process, note, say, show_figures
+from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked
 from trireid.config.load import dump_config, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
@@ -48,6 +48,7 @@ def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, A
     say(f"checkpoint: {figures['checkpoint']} ({saved})")
     counts = f"{figures['num_queries']} queries, {figures['num_gallery']} in the gallery"
     show_figures(f"test split: {counts}", figures["feature"])
+    show_reranked("test split", figures)
     return figures
 
 

@@ -212,7 +212,7 @@ class EvaluateConfig(Section):
     batch_size: Positive = 128
     normalise: bool = True  # L2-normalise features before the Euclidean distance
     missing: tuple[ModalityName, ...] = ()  # modalities withheld at test
-    rerank: bool = False
+    rerank: bool = False  # final figures re-ranked as well, beside the plain ones
     rerank_k1: Positive = 20
     rerank_k2: Positive = 6
     rerank_lambda: Probability = 0.3

@@ -65,7 +65,8 @@ class CheckReport:
         if self.ok:
             return [*lines, "no fault found"]
         kinds = Counter(fault.kind for fault in self.faults)
-        lines.append(f"{len(self.faults)} faults: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items()))
+        total = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        lines.append(f"{total}: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items()))
         for kind, number in kinds.items():
             shown = [fault for fault in self.faults if fault.kind == kind][:max_faults]
             lines += [f"  {kind}: {fault.message}" for fault in shown]

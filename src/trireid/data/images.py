@@ -23,6 +23,7 @@ from trireid.errors import DataError
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then during long work."""
 
+REPAIR = "replace the file, or leave its triplet out with --skip-bad"
 JPEG_START = b"\xff\xd8"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -40,6 +41,9 @@ class ImageError(DataError):
         super().__init__(last_line.rsplit(f"{type(self).__name__}: ", 1)[-1])
 
 
+# torchvision >= 0.29 marks decode_jpeg as deprecated in favour of torchcodec, which is not there for the older torch
+# that we allow. Python hides a DeprecationWarning of a library by default; silencing it here would not be safe between
+# threads (`verify_images`).
 def decode_image(path: Path) -> Tensor:
     """Decode a JPEG or PNG file, grey or colour, 8 or 16 bit, to uint8 RGB `(3, h, w)`.
 
@@ -55,21 +59,21 @@ def decode_image(path: Path) -> Tensor:
     if data.startswith(PNG_START):
         return _decode_png(path, data)
     what = "an empty file" if not data else "neither a JPEG nor a PNG image"
-    raise ImageError(f"{path}: {what}; replace the file")
+    raise ImageError(f"{path}: {what}; {REPAIR}")
 
 
 def _decode_jpeg(path: Path, data: bytes) -> Tensor:
     try:
         decoded: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except RuntimeError as error:
-        raise ImageError(f"{path}: a truncated or corrupt JPEG; replace the file") from error
+        raise ImageError(f"{path}: a truncated or corrupt JPEG; {REPAIR}") from error
     return decoded
 
 
 def _decode_png(path: Path, data: bytes) -> Tensor:
     # Pillow and not torchvision: torchvision 0.29 ends the process on a PNG with a wrong checksum.
     if PNG_END not in data:
-        raise ImageError(f"{path}: a truncated PNG; replace the file")
+        raise ImageError(f"{path}: a truncated PNG; {REPAIR}")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode.startswith("I"):  # 16-bit grey: keep the high byte, as 8-bit sensors would give
@@ -78,7 +82,7 @@ def _decode_png(path: Path, data: bytes) -> Tensor:
             else:
                 pixels = np.array(image.convert("RGB"))
     except PNG_ERRORS as error:
-        raise ImageError(f"{path}: a truncated or corrupt PNG; replace the file") from error
+        raise ImageError(f"{path}: a truncated or corrupt PNG; {REPAIR}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -108,7 +112,7 @@ def decode_strip(path: Path, width: int | None) -> Tensor:
     """Decode a file and check its width where the format says one (None: any)."""
     image = decode_image(path)
     if width is not None and image.shape[2] != width:
-        raise ImageError(f"{path}: a strip must be {width} pixels wide, this one has {image.shape[2]}; replace it")
+        raise ImageError(f"{path}: a strip must be {width} pixels wide, this one has {image.shape[2]}; {REPAIR}")
     return image
 
 

@@ -98,6 +98,7 @@ def figure_rows(metrics: Mapping[str, Any]) -> list[Row]:
     best_name = f"best (epoch {best.get('epoch', '?')}, chosen on {best.get('chosen_on', '?')})"
     sources = {
         "last": metrics,
+        "last, re-ranked": metrics.get("reranked") or {},
         best_name: best,
         "untrained": metrics.get("untrained") or {},
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import torch
 from torch import nn
 
 from trireid.config.schema import EvaluateConfig
-from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_model
+from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_features, evaluate_model
 from trireid.evaluation.saved import SavedFeatures, SavedSide
 from trireid.train.checkpoint import Figures
 from trireid.train.inputs import EvaluationSplit
@@ -25,12 +28,12 @@ def evaluate_split(
     dtype: torch.dtype | None,
     progress: bool,
 ) -> EvaluationResult:
-    """Features of query and gallery once, every pattern ranked.
+    """Features of query and gallery once, every pattern ranked; re-ranking is `describe_reranked`.
 
     Args:
         model: on `device`, not wrapped.
         split: what is ranked.
-        settings: normalisation, withheld modalities, re-ranking.
+        settings: normalisation, withheld modalities.
         device: where it runs.
         dtype: autocast type, None for none.
         progress: show a bar.
@@ -49,7 +52,6 @@ def evaluate_split(
             device=device,
             dtype=dtype,
             normalise=settings.normalise,
-            rerank=rerank_settings(settings),
             missing=settings.missing,
             query_names=[record.name for record in split.query_records],
             gallery_names=[record.name for record in split.gallery_records],
@@ -57,11 +59,28 @@ def evaluate_split(
         )
 
 
-def rerank_settings(settings: EvaluateConfig) -> Rerank | None:
-    """Re-ranking of the settings, None where it is off."""
+def describe_reranked(
+    result: EvaluationResult, split: EvaluationSplit, *, settings: EvaluateConfig, device: torch.device
+) -> dict[str, Any]:
+    """`{"reranked": ...}`: the figures of the same features after k-reciprocal re-ranking; empty where it is off.
+
+    It takes far longer than the plain ranking and a table of all items by all, so that it is made once, of the final
+    features, and stands beside the plain figures.
+    """
     if not settings.rerank:
-        return None
-    return Rerank(k1=settings.rerank_k1, k2=settings.rerank_k2, lambda_value=settings.rerank_lambda)
+        return {}
+    rerank = Rerank(k1=settings.rerank_k1, k2=settings.rerank_k2, lambda_value=settings.rerank_lambda)
+    again = evaluate_features(
+        result.query,
+        None if split.gallery_labels is None else result.gallery,
+        query_labels=split.query_labels,
+        gallery_labels=split.gallery_labels,
+        protocol=split.protocol,
+        device=device,
+        normalise=settings.normalise,
+        rerank=rerank,
+    )
+    return {"reranked": {**asdict(rerank), "feature": again.metrics}}
 
 
 def selection_feature(figures: Figures) -> str:
@@ -91,5 +110,4 @@ def saved_features(result: EvaluationResult, split: EvaluationSplit, settings: E
         gallery=gallery,
         protocol=split.protocol,
         normalise=settings.normalise,
-        rerank=rerank_settings(settings),
     )

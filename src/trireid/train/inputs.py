@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,13 @@ from trireid.data.readers import scan
 from trireid.data.records import DatasetIndex, Record
 from trireid.data.splits import hold_out
 from trireid.data.transforms import TestTransform, TrainTransform
+from trireid.errors import DataError
 from trireid.train.progress import progress_bar
 from trireid.types import Batch, Labels, Protocol
+
+_log = logging.getLogger(__name__)
+
+MAX_LISTED_FAULTS = 20
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,11 @@ def open_inputs(config: Config, *, progress: bool = False, pin_memory: bool = Fa
     if augmentation.pop("dihedral_identities"):  # after the hold-out, so that no place is on both sides
         records = expand_orientations(records)
     label_map = LabelMap.from_records(records)
+    if len(label_map.identities) < 2:
+        raise DataError(
+            f"{data.root}: the training set has {len(label_map.identities)} identity, which leaves nothing to tell "
+            "apart; give one with at least 2"
+        )
     loader = train_loader(
         records,
         label_map=label_map,
@@ -160,7 +171,7 @@ def open_split(
 
 
 def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
-    """Read the data set of a configuration.
+    """Read the data set of a configuration; log what `data.skip_bad` left out.
 
     Raises:
         DataError: Something is wrong with it.
@@ -168,10 +179,20 @@ def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
     data = config.data
     shown = progress and data.skip_bad
     with progress_bar("checking images", enabled=shown, transient=True) as bar:
-        return scan(
+        index = scan(
             data.format,
             data.root,
             exclude=data.exclude,
             skip_bad=data.skip_bad,
             progress=bar.reach,
         )
+    for fault in index.faults[:MAX_LISTED_FAULTS]:
+        _log.warning("left out: %s", fault.message)
+    if len(index.faults) > MAX_LISTED_FAULTS:
+        _log.warning(
+            "left out: %d faults in all, listed by `trireid check-data --format %s --root %s`",
+            len(index.faults),
+            data.format,
+            data.root,
+        )
+    return index

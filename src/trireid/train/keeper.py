@@ -25,6 +25,7 @@ from trireid.train.checkpoint import (
 )
 from trireid.train.evaluating import (
     describe_figures,
+    describe_reranked,
     evaluate_split,
     saved_features,
     selection_feature,
@@ -153,6 +154,7 @@ class RunKeeper:
         save_features(self.folder, saved_features(result, test, self.config.evaluate))
         metrics = {
             **describe_result(result),
+            **describe_reranked(result, test, settings=self.config.evaluate, device=self.device),
             **describe_data(self.inputs.index),
             "epoch": epoch,
             "best": self._describe_best(result),

@@ -52,8 +52,8 @@ def train(
 
     Returns:
         The content of `metrics.json` (empty on all processes but the main one), figures in [0, 1]: `feature` (of
-        `last` on the test split), `best` (`epoch`, `chosen_on`, `feature` on the test split), `untrained` where
-        measured, counts, protocol, seconds.
+        `last` on the test split), `reranked` where asked for, `best` (`epoch`, `chosen_on`, `feature` on the test
+        split), `untrained` where measured, counts, protocol, seconds.
 
     Raises:
         RunError: The folder cannot be used, the disk is full, or the loss is not finite.

@@ -147,14 +147,20 @@ class EpochLog:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        for name, value in flatten_numbers(entry):
-            if name != "epoch":
-                self._board.add_scalar(name, value, entry["epoch"])
-        self._board.flush()
+        with writing(self._folder):
+            for name, value in flatten_numbers(entry):
+                if name != "epoch":
+                    self._board.add_scalar(name, value, entry["epoch"])
+            self._board.flush()
 
     def close(self) -> None:
-        """Close the TensorBoard events."""
-        self._board.close()
+        """Close the TensorBoard events.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
+        with writing(self._folder):
+            self._board.close()
 
 
 def flatten_numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -10,7 +10,7 @@ from trireid.data.records import DatasetIndex
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
-from trireid.train.evaluating import evaluate_split
+from trireid.train.evaluating import describe_reranked, evaluate_split
 from trireid.train.inputs import open_split, scan_index
 
 
@@ -29,7 +29,8 @@ def test_checkpoint(
         progress: show a bar.
 
     Returns:
-        `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, figures in [0, 1].
+        `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, figures in [0, 1];
+        with `evaluate.rerank` also `reranked`, with the same figures after re-ranking.
 
     Raises:
         CheckpointError: The checkpoint is damaged or does not fit the configuration's model.
@@ -50,6 +51,7 @@ def test_checkpoint(
         "epoch": checkpoint.epoch,
         "note": checkpoint.note,
         **describe_result(result),
+        **describe_reranked(result, split, settings=config.evaluate, device=device),
         **describe_data(index),
     }
 
