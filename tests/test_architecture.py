@@ -15,6 +15,7 @@ MAX_FILE, MAX_FUNCTION, MAX_FORWARD = 400, 60, 40
 LEVELS = {
     "types": 0,
     "errors": 0,
+    "lazy": 0,
     "files": 1,
     "config": 1,
     "data": 2,

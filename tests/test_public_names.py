@@ -20,6 +20,15 @@ def test_names_that_others_rely_on():
     assert {"load_model", "rank_metrics", "build_model", "load_config", "ReIDOutput"} <= set(trireid.__all__)
 
 
+def test_modules_are_reached_by_dots_without_importing_them_first(monkeypatch):
+    monkeypatch.delattr(trireid.models, "sdtps", raising=False)  # as long as nobody has imported it
+    monkeypatch.delattr(trireid.evaluation, "metrics", raising=False)
+    assert trireid.models.sdtps.SDTPS(dim=8, num_patches=8) is not None
+    assert trireid.evaluation.metrics.rank_metrics is trireid.rank_metrics
+    with pytest.raises(AttributeError, match=r"'trireid\.models' has no attribute 'fly'"):
+        trireid.models.fly  # noqa: B018
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="fly"):
         trireid.fly  # noqa: B018

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_run import tiny_config
 from torch import nn
 
+from tiny_run import tiny_config
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
@@ -110,7 +110,7 @@ def test_a_missing_file_or_empty_folder_says_what_to_give(tmp_path: Path) -> Non
 
 def test_a_pickle_is_refused_unread(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "DeMobest.pth")
-    with pytest.raises(CheckpointError, match="load_upstream"):
+    with pytest.raises(CheckpointError, match="is a pickle.*give the .safetensors checkpoint"):
         load_checkpoint(tmp_path / "DeMobest.pth")
 
 

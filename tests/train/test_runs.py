@@ -77,7 +77,7 @@ def test_a_full_disk_is_found_before_training(tmp_path: Path, monkeypatch: pytes
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
     require_space(tmp_path, 5_000_000)
-    with pytest.raises(RunError, match=rf"{tmp_path} has 5 MB free.*up to 6 MB"):
+    with pytest.raises(RunError, match=rf"{tmp_path} has 5.0 MB free.*up to 6.0 MB"):
         require_space(tmp_path, 6_000_000)
 
 

@@ -71,7 +71,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise RunError(
-            f"the disk of {folder} has {free / 1e6:.0f} MB free, this run needs up to {num_bytes / 1e6:.0f} MB for "
+            f"the disk of {folder} has {free / 1e6:.1f} MB free, this run needs up to {num_bytes / 1e6:.1f} MB for "
             "its checkpoints: free some space or choose another folder with output=..."
         )
 
