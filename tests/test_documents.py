@@ -9,7 +9,7 @@ import pytest
 import typer.main
 from PIL import Image
 
-from train.tiny_run import tiny_config, write_tree
+from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.cli.demo import read_recipe
 from trireid.config.demo_yaml import load_demo_yaml
