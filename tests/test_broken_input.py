@@ -281,6 +281,21 @@ def test_a_run_is_not_resumed_with_another_image_size_or_other_identities(good_t
     refused(call(*resume, f"data.root={fewer}"), "training identities or cameras are not those")
 
 
+@pytest.mark.parametrize(
+    "file", ["config.yaml", "environment.json", "metrics.jsonl", "state/state.pt", "best.safetensors"]
+)
+def test_a_damaged_run_is_not_resumed(finished, tmp_path, file):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "metrics.json").unlink()
+    settings = tmp_path / "run.yaml"
+    settings.write_text((run / "config.yaml").read_text())
+    (run / file).write_text("garbage\n")
+    result = call("train", "--config", settings, f"output={run}", "--resume")
+    assert result.exit_code == 2, result.output
+    assert f"error: {run / file}" in result.stderr
+    assert not (run / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 64, "half"])
 def test_a_damaged_checkpoint(finished, tmp_path, content):
     path = tmp_path / "broken.safetensors"

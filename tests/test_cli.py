@@ -17,7 +17,7 @@ from trireid.cli import demo
 from trireid.cli.app import app
 from trireid.cli.console import progress, show_figures, show_log
 from trireid.cli.evaluate import parse_missing
-from trireid.cli.guard import guarded
+from trireid.cli.guard import guarded, rest_idle_threads
 from trireid.cli.synth import parse_size
 from trireid.config.load import validate
 from trireid.config.schema import Config
@@ -89,12 +89,27 @@ def test_reading_a_configuration_loads_no_torch():
     assert run_module("-c", code).stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("start", ["main", "train_door", "evaluate_door"])
+def test_idle_threads_rest_before_torch_is_there(start):
+    home = "trireid.cli" if start == "main" else "trireid.cli.doors"
+    code = f"import os, sys; os.environ.pop('OMP_WAIT_POLICY', None); from {home} import {start}\n"
+    code += "sys.argv = ['x', '--config_file', 'absent.yml'] if 'door' in sys.argv[1] else ['x', '--version']\n"
+    code += f"try: {start}()\nfinally: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    assert run_module("-c", code, start).stdout.splitlines()[-1] == "PASSIVE False"
+
+
+def test_what_the_user_set_for_threads_stays(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    rest_idle_threads()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_version():
     result = call("--version")
     assert (result.exit_code, result.output) == (0, f"trireid {trireid.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "test", "synth", "check-data", "report"])
+@pytest.mark.parametrize("command", ["demo", "train", "test", "ablate", "bench", "synth", "check-data", "report"])
 def test_every_command_has_help(command):
     result = call(command, "--help")
     assert result.exit_code == 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import tiny_config, write_tree
 
+from tiny_run import tiny_config, write_tree
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.errors import CheckpointError, DataError, RunError
@@ -263,6 +264,7 @@ def test_a_corrupt_image_is_named_in_one_line(tmp_path: Path, workers: int) -> N
     with pytest.raises(DataError, match=r"NI/000002_cam1_0_01\.jpg") as caught:
         train(config, progress=False)
     assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()  # left to the garbage collector they would take seconds to end
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(tree: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def read_index(
         query=splits.query,
         gallery=splits.gallery,
         protocol=Protocol(name=format, exclude=rule),
-        faults=tuple(faults),
+        faults=tuple(dict.fromkeys(faults)),  # an absent root is met once a split
         published=dataset.published,
     )
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from trireid.config.load import advice, dump_config
 from trireid.config.schema import Config, TrainConfig
+from trireid.data.images import ImageError
 from trireid.data.loader import set_epoch
 from trireid.models.build import build_model
 from trireid.train.device import (
@@ -78,14 +79,21 @@ def train(
             _log.warning(line)
         if resume and not (config.output / STATE_FILE).exists():
             _log.warning("%s holds no state to resume from yet: the run starts from the first epoch", config.output)
-    with deterministic_algorithms(device):
-        return _train(
-            config,
-            accelerator,
-            precision=precision,
-            progress=progress and main,
-            measure_untrained=measure_untrained,
-        )
+    try:
+        with deterministic_algorithms(device):
+            return _train(
+                config,
+                accelerator,
+                precision=precision,
+                progress=progress and main,
+                measure_untrained=measure_untrained,
+            )
+    except ImageError as error:
+        # An error of a loader's worker and its traceback hold each other, and accelerate holds the loaders. Unless both
+        # are undone, the workers are left to the garbage collector, which takes 5 s for each.
+        error.__traceback__ = None
+        accelerator.free_memory()
+        raise
 
 
 def _train(

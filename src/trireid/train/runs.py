@@ -86,7 +86,7 @@ def write_start(folder: Path, config: Config, environment: Mapping[str, Any]) ->
         write_text(folder / CONFIG_FILE, dump_config(config))
     path = folder / ENVIRONMENT_FILE
     if path.exists():
-        first = json.loads(path.read_text(encoding="utf-8"))
+        first = _read_json(path.read_text(encoding="utf-8"), path, "delete it and resume the run")
         environment = first | {"resumed": [*first.get("resumed", []), dict(environment)]}
     write_json(path, dict(environment))
 
@@ -100,22 +100,24 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
     path = folder / METRICS_FILE
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): delete it and resume the run to make it again") from error
-    return dict(content)
+    return _read_json(path.read_text(encoding="utf-8"), path, "delete it and resume the run to make it again")
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
-    """The entries of `metrics.jsonl`, one an epoch; a last line that was cut off is left out."""
+    """The entries of `metrics.jsonl`, one an epoch; a last line that was cut off is left out.
+
+    Raises:
+        RunError: A line is damaged.
+    """
     path = folder / EPOCHS_FILE
     if not path.exists():
         return []
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            entries.append(json.loads(line))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    entries = [
+        _read_json(line, path, "take the damaged line out, or train again") for line in lines if line[-1] == "\n"
+    ]
+    if not all(isinstance(entry.get("epoch"), int) for entry in entries):
+        raise RunError(f"{path} has a line without its epoch: take that line out, or train again")
     return entries
 
 
@@ -170,6 +172,17 @@ def flatten_numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
             yield from flatten_numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
             yield prefix + name, float(value)
+
+
+def _read_json(text: str, path: Path, advice: str) -> dict[str, Any]:
+    """One JSON object of a run's file; `advice` says what to do where it is damaged."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read ({error}): {advice}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds {content!r:.40} where an object should be: {advice}")
+    return content
 
 
 def _check_same_run(folder: Path, config: Config) -> None:
