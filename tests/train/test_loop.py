@@ -344,7 +344,6 @@ def test_bf16_runs_on_the_cpu(tree: Path, tmp_path: Path) -> None:
     assert all(value.dtype != torch.bfloat16 for value in weights(config.output).values())
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_the_run(tree: Path, finished: Any, tmp_path: Path) -> None:
     train(tiny_config(tree, tmp_path / "run", "data.workers=2"), progress=False, measure_untrained=True)
     assert_same_run(finished[0], tmp_path / "run")
