@@ -227,14 +227,16 @@ def timm_model_name(name: str) -> str:
     """The full timm name behind an alias or a timm name.
 
     Raises:
-        InputError: if timm does not know it; the nearest names are given.
+        InputError: if it is no plain vision transformer of timm; the nearest names are given.
     """
     timm_name = ALIASES.get(name, name)
     architecture = timm_name.split(".")[0]
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3)
+    if not timm.models.is_model_in_modules(architecture, ("vision_transformer",)):
+        near = difflib.get_close_matches(architecture, timm.list_models(module="vision_transformer"), n=3)
         hint = f"; near: {', '.join(near)}" if near else ""
-        raise InputError(f"backbone {name!r} is neither tiny, nor one of {', '.join(ALIASES)}, nor in timm{hint}")
+        raise InputError(
+            f"backbone {name!r} is neither tiny, nor one of {', '.join(ALIASES)}, nor a plain ViT of timm{hint}"
+        )
     return timm_name
 
 

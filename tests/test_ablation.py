@@ -1,0 +1,127 @@
+"""Grids: how cells are named, planned, resumed, and what the table says."""
+
+import json
+from statistics import mean, stdev
+
+import pytest
+from typer.testing import CliRunner
+
+from tiny_run import tiny_config, write_tree
+from trireid import ablation
+from trireid.ablation import Cell, Job
+from trireid.cli.app import app
+from trireid.config.load import dump_config
+from trireid.errors import ConfigError, RunError
+
+
+def test_vary_makes_every_combination_and_does_not_split_lists():
+    cells = ablation.vary_cells(["model.head=none,sdtps", "data.modalities=[rgb,nir],[tir]"])
+    assert [cell.name for cell in cells] == [
+        "head=none, modalities=[rgb,nir]",
+        "head=none, modalities=[tir]",
+        "head=sdtps, modalities=[rgb,nir]",
+        "head=sdtps, modalities=[tir]",
+    ]
+    assert cells[2].overrides == ("model.head=sdtps", "data.modalities=[rgb,nir]")
+
+
+@pytest.mark.parametrize("entry", ["model.head", "=none", "model.head=", "model.head=none,,sdtps"])
+def test_a_wrong_axis_is_named(entry):
+    with pytest.raises(ConfigError, match="is not key=v1,v2"):
+        ablation.vary_cells([entry])
+
+
+def test_cells_come_from_a_file(tmp_path):
+    (tmp_path / "cells.yaml").write_text("a: [model.head=none]\nb: [model.head=sdtps, train.epochs=3]\n")
+    cells = ablation.file_cells(tmp_path / "cells.yaml")
+    assert cells[1] == Cell("b", ("model.head=sdtps", "train.epochs=3"))
+    (tmp_path / "cells.yaml").write_text("a: model.head=none\n")
+    with pytest.raises(ConfigError, match="a must be a list"):
+        ablation.file_cells(tmp_path / "cells.yaml")
+
+
+def test_a_wrong_setting_in_any_cell_stops_before_the_first_run(tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    with pytest.raises(ConfigError, match="model.hed"):
+        ablation.plan(tmp_path / "c.yaml", ablation.vary_cells(["model.hed=none"]), overrides=[], seeds=1, out=tmp_path)
+    twice = [Cell("a b", ()), Cell("a,b", ())]
+    with pytest.raises(ConfigError, match="same name"):
+        ablation.plan(tmp_path / "c.yaml", twice, overrides=[], seeds=1, out=tmp_path)
+
+
+def finished(folder, value, *, chosen_on="test"):
+    folder.mkdir(parents=True)
+    figures = {"mAP": value, "mINP": value / 2, "rank1": value}
+    best = {"chosen_on": chosen_on, "feature": {"joint": {**figures, "mAP": 0.99}}}
+    (folder / "metrics.json").write_text(json.dumps({"feature": {"joint": figures}, "best": best}))
+
+
+def test_the_table_gives_mean_and_spread_over_seeds(tmp_path):
+    cell = Cell("sdtps", ("model.head=sdtps",))
+    values = [0.5, 0.6, 0.8]
+    jobs = [Job(cell, seed, tmp_path / f"seed{seed}") for seed in (1, 2, 3, 4)]
+    for job, value in zip(jobs, values, strict=False):
+        finished(job.folder, value)
+    table = ablation.collect(jobs, costs={"sdtps": {"GMAC": 1.25}})
+    assert table["missing"] == 1
+    assert table["cells"]["sdtps"]["seeds"] == [1, 2, 3]
+    text = ablation.markdown(table)
+    percent = [100 * value for value in values]
+    assert f"| {mean(percent):.1f} ± {stdev(percent):.1f} |" in text
+    assert "1.25" in text
+    assert "best" not in text  # chosen on the test split: not reported
+    files = ablation.write_table(table, tmp_path)
+    assert json.loads(files[1].read_text())["cells"]["sdtps"]["last"]["joint"]["mAP"] == values
+
+
+def test_best_is_reported_where_a_validation_split_chose_it(tmp_path):
+    job = Job(Cell("a", ()), 1, tmp_path / "seed1")
+    finished(job.folder, 0.5, chosen_on="validation")
+    assert "| a | 1 | best | joint | 99.0 |" in ablation.markdown(ablation.collect([job]))
+
+
+def test_nothing_finished_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="no cell of the ablation has finished"):
+        ablation.markdown(ablation.collect([Job(Cell("a", ()), 1, tmp_path)]))
+
+
+def test_finished_runs_are_not_started_again_and_failures_say_why(tmp_path):
+    done, broken = (Job(Cell(name, ("train.epochs=x",)), 1, tmp_path / name / "seed1") for name in ("done", "broken"))
+    finished(done.folder, 0.5)
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    seen = []
+    failed = ablation.run_jobs(
+        [done, broken], config_path=tmp_path / "c.yaml", overrides=[], progress=lambda n, of: seen.append((n, of))
+    )
+    assert [job.cell.name for job, _ in failed] == ["broken"]
+    assert "train.epochs" in failed[0][1]
+    assert seen[-1] == (2, 2)
+    assert not (done.folder.parent / "seed1.log").exists()
+
+
+@pytest.mark.slow
+def test_a_grid_runs_through_the_command_line_and_is_resumed(tmp_path):
+    tree = write_tree(tmp_path / "data")
+    (tmp_path / "run.yaml").write_text(dump_config(tiny_config(tree, tmp_path / "unused", "train.epochs=1")))
+    arguments = ["ablate", "--config", str(tmp_path / "run.yaml"), "--vary", "model.head=none,sdtps", "--seeds", "2"]
+    arguments += ["--parallel", "2", "--out", str(tmp_path / "grid")]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    table = json.loads((tmp_path / "grid/table.json").read_text())
+    assert table["missing"] == 0
+    assert {name: row["seeds"] for name, row in table["cells"].items()} == {"head=none": [1, 2], "head=sdtps": [1, 2]}
+    assert table["cells"]["head=sdtps"]["cost"]["GMAC"] > table["cells"]["head=none"]["cost"]["GMAC"] > 0
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("grid/*/seed*/metrics.json")}
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 0, again.output
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert "| head=none | 2 | last | global |" in (tmp_path / "grid/table.md").read_text()
+
+
+def test_naming_cells_twice_or_not_at_all_is_an_error(tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    arguments = ["ablate", "--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "grid")]
+    for extra in ([], ["--vary", "train.epochs=1", "--cells", str(tmp_path / "c.yaml")]):
+        result = CliRunner().invoke(app, arguments + extra)
+        assert result.exit_code == 2
+        assert "give either --vary" in result.stderr
