@@ -64,12 +64,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"weight file {path} holds more than tensors, or is no weight file: it was not opened; give a .safetensors file or a plain state_dict"
+            f"weight file {path} holds more than tensors, or is no weight file: it was not opened; "
+            "give a .safetensors file or a plain state_dict"
         ) from error
     except (safetensors.SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"weight file {path} cannot be read ({reason}): it is damaged or no weight file; fetch it again or give another"
+            f"weight file {path} cannot be read ({reason}): it is damaged or no weight file; "
+            "fetch it again or give another"
         ) from error
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
