@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import tiny_config, write_tree
 
+from tiny_run import tiny_config, write_tree
 from trireid.train.checkpoint import load_checkpoint
 from trireid.train.keeper import RunKeeper
 from trireid.train.loop import train

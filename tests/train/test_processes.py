@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import tiny_config, write_tree
 
+from tiny_run import tiny_config, write_tree
 from trireid.config.load import dump_config
 from trireid.train.checkpoint import load_model
 from trireid.train.runs import read_epochs
