@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -418,11 +417,3 @@ def test_the_log_is_shown_once_however_often_it_is_asked_for(capsys):
         show_log()
     logging.getLogger("trireid.models.build").info("weights loaded")
     assert capsys.readouterr().err == "weights loaded\n"
-
-
-@pytest.mark.slow
-def test_help_takes_less_than_a_second():
-    run_module("-m", "trireid", "--help")  # once to fill the disk cache
-    started = time.perf_counter()
-    run_module("-m", "trireid", "--help")
-    assert time.perf_counter() - started < 1.0

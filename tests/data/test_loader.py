@@ -83,6 +83,7 @@ def test_withheld_modalities_are_absent_and_not_opened(records: tuple[Record, ..
     )
     assert dataset[0].present.tolist() == [[False, False, True]]
     assert not dataset[0].images[0, :2].any()
+    assert not dataset.complete
 
 
 def test_wrong_modalities(records: tuple[Record, ...]) -> None:

@@ -24,7 +24,10 @@ class MeanModel(nn.Module):
         self.calls = []
 
     def forward(self, images, present=None, camera=None):
-        self.calls.append({"training": self.training, "grad": torch.is_grad_enabled(), "present": present.clone()})
+        asked = present is not None
+        present = present if asked else images.new_ones(images.shape[:2]).bool()
+        call = {"training": self.training, "grad": torch.is_grad_enabled(), "present": present.clone()}
+        self.calls.append({**call, "asked": asked})
         means = images.mean(dim=(-1, -2))  # (B, M, 3)
         features = dict(zip(MODALITIES, means.unbind(dim=1), strict=True))
         features["global"] = means.flatten(1)
@@ -58,6 +61,7 @@ def test_one_forward_a_batch_gives_every_feature_on_the_cpu():
     model, batches, seen = MeanModel(), make_batches(10, 4), []
     found = extract_features(model, batches, device="cpu", progress=seen.append)
     assert len(model.calls) == 3
+    assert not any(call["asked"] for call in model.calls)  # nothing is missing: the model need not look
     assert seen == [4, 4, 2]
     assert set(found.features) == {"global", "head", "joint", "rgb", "nir", "tir"}
     assert found.item.tolist() == list(range(10))
@@ -93,7 +97,7 @@ def test_autocast_type_is_used():
     class Linear(MeanModel):
         def forward(self, images, present=None, camera=None):
             self.seen = torch.nn.functional.linear(images.mean(dim=(-1, -2)).flatten(1), torch.ones(2, 9))
-            return ReIDOutput(features={"global": self.seen}, present=present)
+            return ReIDOutput(features={"global": self.seen}, present=torch.ones(len(images), 3, dtype=torch.bool))
 
     model = Linear()
     found = extract_features(model, make_batches(2, 2), device="cpu", dtype=torch.bfloat16)
@@ -202,6 +206,7 @@ def test_the_model_is_told_what_is_missing():
         model, make_batches(8, 8), None, query_labels=make_labels(8), gallery_labels=None, protocol=Protocol("p"),
         device="cpu", missing=("nir",),
     )  # fmt: skip
+    assert model.calls[0]["asked"]
     assert model.calls[0]["present"][0].tolist() == [True, False, True]
     assert torch.equal(result.query.present, model.calls[0]["present"])
     assert not result.query.features["nir"].any()

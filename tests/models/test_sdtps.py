@@ -1,9 +1,12 @@
 """The SDTPS head: against literal loops, gradients of both presets, tiny and odd sizes, permutations, presence."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from trireid.errors import InputError
+from trireid.models.readers import SlotReaderName
 from trireid.models.sdtps import PRESETS, SDTPS, slot_count
 from trireid.types import modality_subsets
 
@@ -67,7 +70,7 @@ def test_reference_forward_equals_literal_loops(sparse_ratio, beta):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("use_gumbel", [False, True])
-@pytest.mark.parametrize("reader", ["mean", "max", "attention", "project"])
+@pytest.mark.parametrize("reader", get_args(SlotReaderName))
 def test_every_parameter_receives_a_finite_nonzero_gradient(preset, use_gumbel, reader):
     head = make(preset, use_gumbel=use_gumbel, reader=reader).train()
     patches, guides = inputs(batch=4)
@@ -221,3 +224,11 @@ def test_bad_settings_are_named(options, message):
 def test_a_wrong_patch_count_is_named_at_run_time():
     with pytest.raises(InputError, match="built for 10 patches and got 9"):
         make()(*inputs(num_patches=9))
+
+
+def test_slots_are_handed_over_to_hdm_in_place_of_patches():
+    head = make("sound", reader="hdm").eval()
+    patches, guides = inputs()
+    out = head(patches, guides)
+    assert out.feature.shape == (2, 7 * DIM)
+    assert torch.equal(out.feature, head.reader.hdm(guides, out.slots).flatten(1))

@@ -154,7 +154,7 @@ class SDTPSConfig(Section):
     mask: Literal["log", "masked_softmax"] | None = None
     normalisation: Literal["min_max", "quantile"] | None = None
     learned_guides: bool | None = None
-    reader: Literal["mean", "max", "attention", "project"] | None = None
+    reader: Literal["mean", "max", "attention", "project", "hdm"] | None = None
     scoring: Literal["guided", "random"] | None = None
 
 

@@ -55,6 +55,11 @@ class TripletDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def complete(self) -> bool:
+        """True where every triplet has all modalities, so that no batch needs to say what is present."""
+        return all(source is not None for record in self.records for source in record.images)
+
     def __getitem__(self, key: int | SampleKey) -> Batch:
         """One item as a batch of one; a plain index stands for itself and is the seed of its augmentation too.
 

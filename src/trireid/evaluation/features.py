@@ -76,10 +76,13 @@ def extract_features(
     parts: list[FeatureSet] = []
     with evaluation_mode(model), torch.inference_mode():
         for batch in loader:
-            moved = withhold_batch(batch.to(device, non_blocking=True), withheld)
+            shown = withhold_batch(batch, withheld)
+            # Known before the copy: a model that must look for absent modalities waits for the device.
+            present = None if bool(shown.present.all()) else shown.present.to(device, non_blocking=True)
+            moved = shown.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                output = model(moved.images, present=moved.present, camera=moved.camera)
-            part = FeatureSet(_to_cpu(output), moved.present.cpu(), batch.item)
+                output = model(moved.images, present=present, camera=moved.camera)
+            part = FeatureSet(_to_cpu(output), shown.present, batch.item)
             _check_finite(part, names)
             parts.append(part)
             if progress is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from trireid.config.schema import ModelConfig
 from trireid.errors import ConfigError
@@ -92,6 +93,6 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
         )
     if backbone.dim % config.atmoe_heads:
         raise ConfigError(f"model.atmoe_heads is {config.atmoe_heads}; it must divide the feature width {backbone.dim}")
-    hdm = HDM(backbone.dim, num_heads=8 if backbone.dim % 8 == 0 else 1)
+    hdm = HDM(backbone.dim, num_heads=math.gcd(backbone.dim, 8))
     atmoe = ATMoE(backbone.dim, num_heads=config.atmoe_heads) if config.head == "hdm_atmoe" else None
     return HDMHead(hdm, atmoe)

@@ -13,18 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
+from trireid.models.hdm import HDM
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
 from trireid.types import NUM_MODALITIES
 
-SlotReaderName = Literal["mean", "max", "attention", "project"]
+SlotReaderName = Literal["mean", "max", "attention", "project", "hdm"]
 
 
 class SlotReader(nn.Module):
-    """`(B, M, S, D) -> (B, M * D)`.
+    """`(B, M, S, D) -> (B, F)`; F is M * D, for `hdm` it is E * D.
 
     Args:
         name: `mean` (contract S12), `max` over slots, `attention` (one learned query a modality over the normalised
-            slots) or `project` (slots concatenated and projected by a linear map a modality).
+            slots) `project` (slots concatenated
+            and projected by a linear map a modality) or `hdm` (slots handed over to HDM in place of patches).
         dim: D.
         num_slots: S.
         num_modalities: M.
@@ -40,11 +42,17 @@ class SlotReader(nn.Module):
         if name == "attention":
             self.norm = ModalityLayerNorm(num_modalities, dim)
             self.query = nn.Parameter(torch.randn(num_modalities, dim) * 0.02)
+        if name == "hdm":
+            self.hdm = HDM(dim, num_heads=math.gcd(dim, 8), num_modalities=num_modalities)
+            self.feature_dim = self.hdm.feature_dim
         if name == "project":
             self.projection = ModalityLinear(num_modalities, num_slots * dim, dim)
 
-    def forward(self, slots: Tensor, *, present: Tensor | None = None) -> Tensor:
-        """Read `(B, M, S, D)` into `(B, M * D)`; absent modalities give zeros."""
+    def forward(self, slots: Tensor, global_features: Tensor, *, present: Tensor | None = None) -> Tensor:
+        """Read slots `(B, M, S, D)` into `(B, F)`; globals `(B, M, D)` serve `hdm`; absent modalities give zeros."""
+        if self.name == "hdm":
+            subsets: Tensor = self.hdm(global_features, slots, present=present)  # (B, E, D)
+            return subsets.flatten(1)
         if self.name == "mean":
             read = slots.mean(dim=2)  # (B, M, D)
         elif self.name == "max":

@@ -171,7 +171,7 @@ class SDTPS(nn.Module):
         dropped = select.fuse_dropped(patches, scores, mask)  # (B, M, D)
         slots = torch.cat([slots, dropped.unsqueeze(2)], dim=2)  # (B, M, A + 1, D)
         slots = mask_absent(slots, present)
-        feature = self.reader(slots, present=present)  # (B, F)
+        feature = self.reader(slots, guides, present=present)  # (B, F)
         chosen = Selection(indices=indices, scores=scores.detach(), mask=mask, grid=self.grid, weights=weights.detach())
         return SDTPSOutput(feature=feature, slots=slots, selection=chosen)
 

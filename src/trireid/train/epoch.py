@@ -76,6 +76,7 @@ def train_epoch(
     settings: TrainConfig,
     epoch: int,
     bar: Bar,
+    complete: bool = False,
 ) -> dict[str, Any]:
     """Train on every batch of an epoch.
 
@@ -87,6 +88,7 @@ def train_epoch(
         settings: loss weights, clipping, and how often to look at the loss.
         epoch: for messages.
         bar: advanced by one a step.
+        complete: no triplet lacks a modality; the model is then not asked to look, which would wait for the device.
 
     Returns:
         `loss`: mean of each term; `num_steps`; `num_triplets`, seen by this process; `data_seconds`, waited for
@@ -100,7 +102,7 @@ def train_epoch(
     asked = start
     for step, batch in enumerate(loader, start=1):
         data_seconds += perf_counter() - asked
-        output = model(batch.images, present=batch.present, camera=batch.camera)
+        output = model(batch.images, present=None if complete else batch.present, camera=batch.camera)
         terms = loss_terms(output, batch, settings)
         accelerator.backward(terms["total"])
         if settings.clip_grad_norm > 0:

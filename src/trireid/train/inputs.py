@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch.utils.data import DataLoader
 
 from trireid.config.schema import Config
+from trireid.data.dataset import TripletDataset
 from trireid.data.labels import LabelMap, rank_labels
 from trireid.data.loader import test_loader, train_loader
 from trireid.data.orientations import expand_orientations
@@ -71,6 +72,11 @@ class TrainingInputs:
     loader: DataLoader[Batch]
     test: EvaluationSplit
     validation: EvaluationSplit | None
+
+    @property
+    def complete(self) -> bool:
+        """True where every training triplet has all modalities."""
+        return isinstance(self.loader.dataset, TripletDataset) and self.loader.dataset.complete
 
     @property
     def selection_split(self) -> EvaluationSplit:
