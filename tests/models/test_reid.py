@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from trireid.config.schema import BackboneConfig, ModelConfig
+from trireid.config.schema import BackboneConfig, ModelConfig, SDTPSConfig
 from trireid.errors import ConfigError, InputError
 from trireid.models.backbone import Backbone, CameraEmbedding, create_vit
 from trireid.models.build import build_model
+from trireid.models.reid import ReIDModel
 from trireid.types import ReIDOutput, modality_subsets
 
 SIZE = (32, 16)
@@ -153,3 +154,23 @@ def test_backbone_without_cls_token_is_refused():
 def test_atmoe_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match="model.atmoe_heads is 5; it must divide the feature width 32"):
         build("hdm_atmoe", atmoe_heads=5)
+
+
+@pytest.mark.parametrize("guide", ["reduced", "cls", "mean_patch"])
+def test_the_guide_of_sdtps_is_the_one_chosen(guide):
+    model, seen = build("sdtps", sdtps=SDTPSConfig(guide=guide)).eval(), {}
+    model.head.register_forward_pre_hook(lambda _m, args: seen.update(patches=args[0], guides=args[1]))
+    model(images())
+    tokens = model.backbone(images())
+    expected = {
+        "reduced": model.pife(tokens.cls, tokens.patches),
+        "cls": tokens.cls,
+        "mean_patch": tokens.patches.mean(2),
+    }
+    assert torch.equal(seen["guides"], expected[guide])
+
+
+def test_an_unknown_guide_is_named():
+    backbone = Backbone(create_vit("tiny", image_size=SIZE))
+    with pytest.raises(InputError, match="guide is 'text'; allowed are reduced, cls, mean_patch"):
+        ReIDModel(backbone, pife=None, head=None, classifiers={}, guide="text")

@@ -153,6 +153,7 @@ class SDTPSConfig(Section):
     noise: Literal["none", "relaxation", "shared"] | None = None
     mask: Literal["log", "masked_softmax"] | None = None
     normalisation: Literal["min_max", "quantile"] | None = None
+    guide: Literal["reduced", "cls", "mean_patch"] = "reduced"
     learned_guides: bool | None = None
     reader: Literal["mean", "max", "attention", "project", "hdm"] | None = None
     scoring: Literal["guided", "random"] | None = None

@@ -62,7 +62,8 @@ def build_model(
     names = ["global"] if config.global_classifier == "joint" else list(MODALITIES)
     names += ["head"] if head is not None else []
     classifiers = {name: BNNeckClassifier(widths[name], num_classes) for name in names} if num_classes else {}
-    return ReIDModel(backbone, pife=PIFE(backbone.dim) if config.pife else None, head=head, classifiers=classifiers)
+    pife = PIFE(backbone.dim) if config.pife else None
+    return ReIDModel(backbone, pife=pife, head=head, classifiers=classifiers, guide=config.sdtps.guide)
 
 
 def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | None:

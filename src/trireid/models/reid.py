@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.models.atmoe import ATMoE
-from trireid.models.backbone import Backbone
+from trireid.models.backbone import Backbone, BackboneOutput
 from trireid.models.hdm import HDM
 from trireid.models.heads import BNNeckClassifier
 from trireid.models.modality import mask_absent
@@ -15,6 +17,8 @@ from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS
 from trireid.models.slimming import in_original_grid
 from trireid.types import MODALITIES, ReIDOutput, Selection
+
+GuideName = Literal["reduced", "cls", "mean_patch"]
 
 
 class HDMHead(nn.Module):
@@ -42,6 +46,8 @@ class ReIDModel(nn.Module):
         backbone: gives CLS and patch tokens of all modalities.
         pife: makes the global features; None takes the CLS tokens.
         head: `SDTPS`, `HDMHead` or None.
+        guide: what SDTPS takes the cosines with: `reduced` (the globals after PIFE, contract S2), `cls` or `mean_patch`
+            (raw tokens, which share the patches' space).
         classifiers: by feature name (`global`, `head`, or `rgb`, `nir`, `tir`), used in training only.
     """
 
@@ -52,11 +58,14 @@ class ReIDModel(nn.Module):
         pife: PIFE | None,
         head: SDTPS | HDMHead | None,
         classifiers: dict[str, BNNeckClassifier],
+        guide: GuideName = "reduced",
     ) -> None:
         super().__init__()
         if isinstance(head, SDTPS) and head.num_patches != backbone.num_patches:
             raise InputError(f"SDTPS is for {head.num_patches} patches, the backbone gives {backbone.num_patches}")
-        self.backbone, self.pife, self.head = backbone, pife, head
+        if guide not in get_args(GuideName):
+            raise InputError(f"guide is {guide!r}; allowed are {', '.join(get_args(GuideName))}")
+        self.backbone, self.pife, self.head, self.guide = backbone, pife, head, guide
         self.classifiers = nn.ModuleDict(classifiers)
 
     def forward(self, images: Tensor, present: Tensor | None = None, camera: Tensor | None = None) -> ReIDOutput:
@@ -82,7 +91,8 @@ class ReIDModel(nn.Module):
         features |= dict(zip(MODALITIES, global_features.unbind(1), strict=True))
         selection: dict[str, Selection] = dict(tokens.selection)
         if isinstance(self.head, SDTPS):
-            slimmed = self.head(tokens.patches, global_features, present=present)
+            guides = self._guides(tokens, global_features)
+            slimmed = self.head(tokens.patches, guides, present=present)
             features["head"], selection["sdtps"] = slimmed.feature, slimmed.selection
             if tokens.selection:
                 selection["sdtps"] = in_original_grid(slimmed.selection, list(tokens.selection.values())[-1])
@@ -93,6 +103,11 @@ class ReIDModel(nn.Module):
             logits = {name: classifier(features[name]) for name, classifier in self.classifiers.items()}
         used = present if present is not None else images.new_ones(images.shape[:2]).bool()
         return ReIDOutput(features=features, present=used, logits=logits, selection=selection)
+
+    def _guides(self, tokens: BackboneOutput, global_features: Tensor) -> Tensor:
+        if self.guide == "cls":
+            return tokens.cls
+        return tokens.patches.mean(dim=2) if self.guide == "mean_patch" else global_features
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Trainable parameters by the role that sets their learning rate, each with its full name."""
