@@ -10,7 +10,7 @@ from tiny_run import tiny_config, write_tree
 from trireid import ablation
 from trireid.ablation import Cell, Job
 from trireid.cli.app import app
-from trireid.config.load import dump_config
+from trireid.config.load import dump_config, load_config
 from trireid.errors import ConfigError, RunError
 
 
@@ -125,3 +125,25 @@ def test_naming_cells_twice_or_not_at_all_is_an_error(tmp_path):
         result = CliRunner().invoke(app, arguments + extra)
         assert result.exit_code == 2
         assert "give either --vary" in result.stderr
+
+
+def test_lists_of_tables_are_one_value():
+    cells = ablation.vary_cells(
+        ["model.slimming=[],[{after_block: 3, keep_ratio: 0.7},{after_block: 6, keep_ratio: 0.6}]"]
+    )
+    assert len(cells) == 2
+    assert cells[1].overrides[0].endswith("{after_block: 6, keep_ratio: 0.6}]")
+
+
+def test_a_finished_run_of_other_settings_is_not_taken(tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 12}\n")
+    cells, options = [Cell("a", ())], {"overrides": [], "seeds": 1, "out": tmp_path / "grid"}
+    (job,) = ablation.plan(tmp_path / "c.yaml", cells, **options)
+    finished(job.folder, 0.5)
+    (job.folder / "config.yaml").write_text(
+        dump_config(load_config(tmp_path / "c.yaml", ablation.job_settings(job, [])))
+    )
+    assert ablation.plan(tmp_path / "c.yaml", cells, **options) == [job]
+    (tmp_path / "c.yaml").write_text("train: {epochs: 13}\n")
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        ablation.plan(tmp_path / "c.yaml", cells, **options)

@@ -180,3 +180,20 @@ def test_reid_loss_names_logits_without_a_feature() -> None:
     broken = ReIDOutput(features={"head": output.features["head"]}, present=output.present, logits=output.logits)
     with pytest.raises(InputError, match="'global'"):
         reid_loss(broken, label)
+
+
+def test_items_without_a_modality_are_left_out_of_its_pair():
+    torch.manual_seed(0)
+    label = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1])
+    present = torch.ones(8, 3, dtype=torch.bool)
+    present[[1, 5], 2] = False
+    feature, logits = torch.randn(8, 4), torch.randn(8, 3)
+    feature[[1, 5]] = 0.0
+    seen = present[:, 2]
+    output = ReIDOutput(features={"tir": feature}, present=present, logits={"tir": logits})
+    terms = reid_loss(output, label)
+    assert torch.allclose(terms["tir/id"], id_loss(logits[seen], label[seen]), atol=1e-6)
+    # Identity 2 has one image left, which pairs with itself, as in the small batch.
+    assert torch.allclose(terms["tir/triplet"], batch_hard_triplet(feature[seen], label[seen]), atol=1e-6)
+    nobody = ReIDOutput(features={"tir": feature}, present=torch.zeros(8, 3).bool(), logits={"tir": logits})
+    assert float(reid_loss(nobody, label)["total"]) == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -51,7 +52,7 @@ def vary_cells(vary: Sequence[str]) -> list[Cell]:
     axes = []
     for entry in vary:
         key, sign, values = entry.partition("=")
-        choices = [choice.strip() for choice in re.split(r",(?![^\[{]*[\]}])", values)]
+        choices = _split(values)
         if not sign or not key or not all(choices):
             raise ConfigError(f"--vary {entry!r} is not key=v1,v2,...: for example model.head=none,sdtps")
         axes.append([f"{key}={choice}" for choice in choices])
@@ -83,9 +84,18 @@ def plan(config_path: Path, cells: Sequence[Cell], *, overrides: Sequence[str], 
     names = [_slug(cell.name) for cell in cells]
     if len(set(names)) < len(names):
         raise ConfigError("two cells of the ablation have the same name: every cell needs its own")
-    for cell in cells:
-        load_config(config_path, [*overrides, *cell.overrides])
-    return [Job(cell, seed, out / _slug(cell.name) / f"seed{seed}") for seed in range(1, seeds + 1) for cell in cells]
+    jobs = [Job(cell, seed, out / _slug(cell.name) / f"seed{seed}") for seed in range(1, seeds + 1) for cell in cells]
+    for job in jobs:
+        wanted = load_config(config_path, job_settings(job, overrides))
+        made = job.folder / "config.yaml"
+        if (job.folder / "metrics.json").is_file() and made.is_file() and load_config(made) != wanted:
+            raise ConfigError(f"{job.folder} was made with other settings: give another --out, or remove that folder")
+    return jobs
+
+
+def job_settings(job: Job, overrides: Sequence[str]) -> list[str]:
+    """All changes to the common configuration that make this run."""
+    return [*overrides, *job.cell.overrides, f"train.seed={job.seed}", f"output={job.folder}"]
 
 
 def run_jobs(
@@ -135,7 +145,7 @@ def run_jobs(
 
 def _start(job: Job, config_path: Path, overrides: Sequence[str], parallel: int) -> subprocess.Popen[bytes]:
     started = (job.folder / "config.yaml").is_file()
-    settings = [*overrides, *job.cell.overrides, f"train.seed={job.seed}", f"output={job.folder}"]
+    settings = job_settings(job, overrides)
     command = [sys.executable, "-m", "trireid", "train", "--config", str(config_path), *settings]
     environment = dict(os.environ)
     if parallel > 1:
@@ -232,7 +242,21 @@ def _short(override: str) -> str:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_")[:100]
+    slug = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_")
+    # Long names are cut; what tells them apart may stand behind the cut.
+    return slug if len(slug) <= 100 else f"{slug[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _split(values: str) -> list[str]:
+    """Parts between the commas that stand outside of brackets."""
+    parts, depth = [""], 0
+    for character in values:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def cell_config(config_path: Path, cell: Cell, overrides: Sequence[str]) -> Config:

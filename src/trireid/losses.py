@@ -7,24 +7,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from trireid.errors import InputError
-from trireid.types import ReIDOutput
+from trireid.types import MODALITIES, ReIDOutput
+
+_LEFT_OUT = -100
 
 
-def id_loss(logits: Tensor, label: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
+def id_loss(logits: Tensor, label: Tensor, *, label_smoothing: float = 0.1, valid: Tensor | None = None) -> Tensor:
     """Cross-entropy of the identity classifier, in float32 at least.
 
     Args:
         logits: `(B, C)`.
         label: `(B,)` int64 in `[0, C)`.
         label_smoothing: share of the target spread evenly over all classes, in `[0, 1)`.
+        valid: `(B,)` bool, items that count. None: all.
 
     Returns:
-        Scalar mean over the batch.
+        Scalar mean over the items that count, 0 where none does.
     """
-    return functional.cross_entropy(_full_precision(logits), label, label_smoothing=label_smoothing)
+    logits = _full_precision(logits)
+    if valid is None:
+        return functional.cross_entropy(logits, label, label_smoothing=label_smoothing)
+    target = label.masked_fill(~valid, _LEFT_OUT)
+    total = functional.cross_entropy(
+        logits, target, label_smoothing=label_smoothing, ignore_index=_LEFT_OUT, reduction="sum"
+    )
+    return total / valid.sum().clamp(min=1)
 
 
-def hardest_pairs(feature: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def hardest_pairs(feature: Tensor, label: Tensor, *, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Farthest positive and nearest negative of every item of a batch, found without a gradient.
 
     An item is among its own positives, at distance 0: an identity with one image pairs with itself.
@@ -32,21 +42,28 @@ def hardest_pairs(feature: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tenso
     Args:
         feature: `(B, F)`, un-normalised.
         label: `(B,)` int64.
+        valid: `(B,)` bool, items that have this feature; the others are nobody's positive or negative. None: all.
 
     Returns:
         positive: `(B,)` int64 index of the farthest item of the same identity.
         negative: `(B,)` int64 index of the nearest item of another identity (any index where there is none).
-        has_negative: `(B,)` bool, false where the batch holds no other identity.
+        has_negative: `(B,)` bool, false where the item is not valid or the batch holds no other identity.
     """
     with torch.no_grad():
         distance = _squared_distance(feature)  # (B, B)
         same = label[:, None] == label[None, :]  # (B, B)
+        other = ~same
+        if valid is not None:
+            other = other & valid & valid[:, None]
+            same = (same & valid) | torch.eye(len(label), dtype=torch.bool, device=label.device)
         positive = distance.masked_fill(~same, -torch.inf).argmax(dim=1)  # (B,)
-        negative = distance.masked_fill(same, torch.inf).argmin(dim=1)  # (B,)
-        return positive, negative, ~same.all(dim=1)
+        negative = distance.masked_fill(~other, torch.inf).argmin(dim=1)  # (B,)
+        return positive, negative, other.any(dim=1)
 
 
-def batch_hard_triplet(feature: Tensor, label: Tensor, *, margin: float | None = None) -> Tensor:
+def batch_hard_triplet(
+    feature: Tensor, label: Tensor, *, margin: float | None = None, valid: Tensor | None = None
+) -> Tensor:
     """Batch-hard triplet loss on Euclidean distances of un-normalised features.
 
     The hardest pairs are mined on the `(B, B)` distances without a gradient; the `2B` distances that enter
@@ -59,6 +76,7 @@ def batch_hard_triplet(feature: Tensor, label: Tensor, *, margin: float | None =
         feature: `(B, F)`.
         label: `(B,)` int64.
         margin: None for the soft margin `softplus(d_ap - d_an)`, a number for `max(0, d_ap - d_an + margin)`.
+        valid: `(B,)` bool, see `hardest_pairs`.
 
     Returns:
         Scalar mean over the items that have a negative.
@@ -66,7 +84,7 @@ def batch_hard_triplet(feature: Tensor, label: Tensor, *, margin: float | None =
     Source: Hermans et al., In Defense of the Triplet Loss, 2017, equation 5 and section 3.2 (soft margin).
     """
     feature = _full_precision(feature)
-    positive, negative, has_negative = hardest_pairs(feature, label)
+    positive, negative, has_negative = hardest_pairs(feature, label, valid=valid)
     to_positive = torch.linalg.vector_norm(feature - feature[positive], dim=1)  # (B,)
     to_negative = torch.linalg.vector_norm(feature - feature[negative], dim=1)  # (B,)
     gap = to_positive - to_negative
@@ -105,8 +123,10 @@ def reid_loss(
     terms: dict[str, Tensor] = {}
     totals: list[Tensor] = []
     for name, logits in output.logits.items():
-        identity = id_loss(logits, label, label_smoothing=label_smoothing)
-        triplet = batch_hard_triplet(output.features[name], label, margin=margin)
+        # The feature of one modality says nothing of the items that lack it: they are left out of its pair.
+        valid = output.present[:, MODALITIES.index(name)] if name in MODALITIES else None
+        identity = id_loss(logits, label, label_smoothing=label_smoothing, valid=valid)
+        triplet = batch_hard_triplet(output.features[name], label, margin=margin, valid=valid)
         totals.append(id_weight * identity + triplet_weight * triplet)
         terms[f"{name}/id"] = identity.detach()
         terms[f"{name}/triplet"] = triplet.detach()

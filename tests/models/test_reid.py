@@ -5,7 +5,7 @@ import torch
 
 from trireid.config.schema import BackboneConfig, ModelConfig, SDTPSConfig
 from trireid.errors import ConfigError, InputError
-from trireid.models.backbone import Backbone, CameraEmbedding, create_vit
+from trireid.models.backbone import Backbone, CameraEmbedding, create_vit, projects_features
 from trireid.models.build import build_model
 from trireid.models.reid import ReIDModel
 from trireid.types import ReIDOutput, modality_subsets
@@ -174,3 +174,9 @@ def test_an_unknown_guide_is_named():
     backbone = Backbone(create_vit("tiny", image_size=SIZE))
     with pytest.raises(InputError, match="guide is 'text'; allowed are reduced, cls, mean_patch"):
         ReIDModel(backbone, pife=None, head=None, classifiers={}, guide="text")
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_clip_224", "vit_base_patch16_clip_224.openai_ft_in12k_in1k"])
+def test_a_classifier_of_a_fine_tuned_tower_is_no_projection(name):
+    assert not projects_features(name)
+    assert projects_features("vit_base_patch16_clip_quickgelu_224.openai")

@@ -232,3 +232,27 @@ def test_slots_are_handed_over_to_hdm_in_place_of_patches():
     out = head(patches, guides)
     assert out.feature.shape == (2, 7 * DIM)
     assert torch.equal(out.feature, head.reader.hdm(guides, out.slots).flatten(1))
+
+
+def test_noise_none_draws_none():
+    patches, guides = inputs()
+    gradients = []
+    for seed in (0, 1):
+        head = make("reference", use_gumbel=True, noise="none").train()
+        torch.manual_seed(seed)
+        head(patches, guides).feature.square().sum().backward()
+        gradients.append(head.predictor[0].weight.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("name", ["relaxation", "noise", "normalisation", "scoring"])
+def test_unknown_choices_are_named(name):
+    with pytest.raises(InputError, match=f"{name} is 'khot'; allowed are"):
+        make(**{name: "khot"})
+
+
+def test_scores_do_not_depend_on_autocast():
+    head, (patches, guides) = make("reference").eval(), inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = head.score(patches, guides)
+    assert torch.equal(half, head.score(patches, guides))

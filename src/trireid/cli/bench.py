@@ -46,11 +46,13 @@ def run(
 
     cells = vary_cells(vary) if vary else []
     named: dict[str, Config] = {}
+    stems = [path.stem for path in configs]
     for path in configs:
+        label = path.stem if stems.count(path.stem) == 1 else str(path)
         if not cells:
-            named[path.stem if path.stem not in named else str(path)] = load_config(path, overrides)
+            named[label] = load_config(path, overrides)
         for cell in cells:
-            named[f"{path.stem}: {cell.name}"] = load_config(path, [*overrides, *cell.overrides])
+            named[f"{label}: {cell.name}"] = load_config(path, [*overrides, *cell.overrides])
     with progress("measuring") as report:
         rows = measure(
             named,
@@ -85,7 +87,7 @@ def measure(
     """Rows of `benchmark.as_rows` for every configuration and mode, timed in turn.
 
     Args:
-        configs: by name; device and precision are those of the first.
+        configs: by name, all on one device, each in its own precision; the first one speaks for callables.
         modes: of `inference`, `training`.
         repeats, warmup: batches.
         batch_size: None takes evaluate.batch_size or data.batch_size of each configuration.
@@ -94,8 +96,10 @@ def measure(
         progress: called with (done, all) rounds.
     """
     first = next(iter(configs.values()))
+    if len({config.train.device for config in configs.values()}) > 1:
+        raise ConfigError("train.device differs between the configurations: one call measures on one device")
     device = resolve_device(first.train.device)
-    dtype = autocast_dtype(resolve_precision(first.train.precision, device))
+    dtypes = {n: autocast_dtype(resolve_precision(c.train.precision, device)) for n, c in configs.items()}
     models = {name: _model(config, device) for name, config in configs.items()}
     macs = {
         name: benchmark.model_macs(model, image_size=configs[name].data.image_size, device=device)
@@ -112,15 +116,15 @@ def measure(
             images = torch.randn(sizes[name], NUM_MODALITIES, 3, *config.data.image_size, device=device)
             runner: Any = torch.compile(model) if compile_models else model
             steps[name] = (
-                benchmark.inference_step(_evaluating(runner, model), images, dtype=dtype)
+                benchmark.inference_step(_evaluating(runner, model), images, dtype=dtypes[name])
                 if mode == "inference"
-                else benchmark.training_step(runner, images, num_classes=NUM_CLASSES, dtype=dtype)
+                else benchmark.training_step(runner, images, num_classes=NUM_CLASSES, dtype=dtypes[name])
             )
         for spec in callables if mode == "inference" else ():
             sizes[spec] = batch_size or first.evaluate.batch_size
             images = torch.randn(sizes[spec], NUM_MODALITIES, 3, *first.data.image_size, device=device)
             foreign = _factory(spec)(image_size=first.data.image_size, device=device)
-            steps[spec] = benchmark.inference_step(foreign, images, dtype=dtype)
+            steps[spec] = benchmark.inference_step(foreign, images, dtype=next(iter(dtypes.values())))
         seconds = benchmark.time_steps(steps, device=device, repeats=repeats, warmup=warmup, progress=progress)
         for name, step in steps.items():
             known = models.get(name)

@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         stages: tuple[SlimmingStage, ...] = (),
     ) -> None:
         super().__init__()
-        if vit.cls_token is None or vit.num_prefix_tokens != 1 or vit.pos_embed is None:
+        if vit.cls_token is None or vit.num_prefix_tokens != 1 or vit.pos_embed is None or vit.no_embed_class:
             raise InputError("the backbone must have a CLS token, no register tokens and a learned position table")
         self.vit = vit
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
@@ -242,7 +242,9 @@ def timm_model_name(name: str) -> str:
 
 def projects_features(timm_name: str) -> bool:
     """Whether the linear head of this timm model projects tokens (CLIP) instead of classifying images."""
-    return "_clip_" in timm_name
+    config = timm.get_pretrained_cfg(timm_name)  # resolves the default tag of a bare name as well
+    tag = (config.tag if config is not None else "") or ""
+    return "_clip_" in timm_name and "_ft_" not in tag  # fine-tuned towers end in an ImageNet classifier
 
 
 def check_image_size(image_size: tuple[int, int], *, patch_size: tuple[int, int]) -> None:

@@ -37,7 +37,7 @@ class ModalityLinear(nn.Module):
         flat = x.flatten(2, -2) if x.dim() > 3 else x.unsqueeze(2)  # (B, M, S, D)
         out = torch.einsum("bmsd,mod->bmso", flat, self.weight)  # (B, M, S, O)
         if self.bias is not None:
-            out = out + self.bias[:, None, :]
+            out = out + self.bias[:, None, :].to(out.dtype)
         return out.reshape(*x.shape[:-1], out.shape[-1])  # (B, M, ..., O)
 
 
@@ -61,4 +61,4 @@ def mask_absent(x: Tensor, present: Tensor | None) -> Tensor:
     """Set what belongs to absent modalities to zero: x `(B, M, ...)`, present `(B, M)` bool or None (all present)."""
     if present is None:
         return x
-    return x * present.view(*present.shape, *([1] * (x.dim() - 2))).to(x.dtype)
+    return torch.where(present.view(*present.shape, *([1] * (x.dim() - 2))), x, 0.0)

@@ -92,7 +92,7 @@ class ReIDModel(nn.Module):
         selection: dict[str, Selection] = dict(tokens.selection)
         if isinstance(self.head, SDTPS):
             guides = self._guides(tokens, global_features)
-            slimmed = self.head(tokens.patches, guides, present=present)
+            slimmed = self.head(tokens.patches, guides, global_features=global_features, present=present)
             features["head"], selection["sdtps"] = slimmed.feature, slimmed.selection
             if tokens.selection:
                 selection["sdtps"] = in_original_grid(slimmed.selection, list(tokens.selection.values())[-1])

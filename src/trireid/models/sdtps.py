@@ -8,7 +8,7 @@ those of the contract. Shapes: B batch, M modality, N patches, K kept, A slots, 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,8 @@ class SDTPS(nn.Module):
         use_gumbel: draw Gumbel noise in training.
         relaxation: gradient of the keep decision: `softmax` (sums to 1), `k_hot` (sums to K) or `none`. The softmax
             form of the contract is used only where Gumbel is on.
-        noise: with Gumbel on, `relaxation` adds noise to the backward pass alone (contract S6), `shared` chooses
-            and relaxes by the same noisy scores.
+        noise: with Gumbel on, `none` adds none, `relaxation` adds noise to the backward pass alone (contract S6),
+            `shared` chooses and relaxes by the same noisy scores.
         mask: `log` masks gathered logits; `masked_softmax` runs over all patches in training, so that dropped patches
             learn what they would have been worth, and gathers in evaluation.
         normalisation: of the guided scores over the patches.
@@ -97,8 +97,11 @@ class SDTPS(nn.Module):
 
     Raises:
         InputError: for values out of range.
-        Source: contract S1-S12. Deviation: the last map of the aggregation has no bias, because softmax over the
-            patches cancels it; the token of the dropped patches is defined at ratio 1.
+
+    Source: contract S1-S12.
+
+    Deviation: the last map of the aggregation has no bias, because softmax over the patches cancels it; the token of
+        the dropped patches is defined at ratio 1.
     """
 
     def __init__(
@@ -122,7 +125,12 @@ class SDTPS(nn.Module):
         scoring: Scoring = "guided",
     ) -> None:
         super().__init__()
-        _check_ranges(dim=dim, aggr_ratio=aggr_ratio, beta=beta, tau=tau, mask=mask)
+        _check_ranges(dim=dim, aggr_ratio=aggr_ratio, beta=beta, tau=tau)
+        _check_choice("relaxation", relaxation, Relaxation)
+        _check_choice("noise", noise, Noise)
+        _check_choice("mask", mask, Mask)
+        _check_choice("normalisation", normalisation, Normalisation)
+        _check_choice("scoring", scoring, Scoring)
         self.num_patches = num_patches
         self.grid = grid if grid is not None else (1, num_patches)
         if self.grid[0] * self.grid[1] != num_patches:
@@ -149,12 +157,20 @@ class SDTPS(nn.Module):
         self.reader = SlotReader(reader, dim=dim, num_slots=self.num_slots + 1, num_modalities=num_modalities)
         self.feature_dim = self.reader.feature_dim
 
-    def forward(self, patches: Tensor, guides: Tensor, *, present: Tensor | None = None) -> SDTPSOutput:
+    def forward(
+        self,
+        patches: Tensor,
+        guides: Tensor,
+        *,
+        global_features: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> SDTPSOutput:
         """Choose, aggregate and read out.
 
         Args:
             patches: `(B, M, N, D)`.
             guides: `(B, M, D)`, the vector of each modality that the cosines are taken with.
+            global_features: `(B, M, D)`, read beside the slots by the reader `hdm`; None takes the guides.
             present: `(B, M)` bool; absent modalities do not guide and give zero slots. None: all present.
 
         Raises:
@@ -171,7 +187,7 @@ class SDTPS(nn.Module):
         dropped = select.fuse_dropped(patches, scores, mask)  # (B, M, D)
         slots = torch.cat([slots, dropped.unsqueeze(2)], dim=2)  # (B, M, A + 1, D)
         slots = mask_absent(slots, present)
-        feature = self.reader(slots, guides, present=present)  # (B, F)
+        feature = self.reader(slots, guides if global_features is None else global_features, present=present)  # (B, F)
         chosen = Selection(indices=indices, scores=scores.detach(), mask=mask, grid=self.grid, weights=weights.detach())
         return SDTPSOutput(feature=feature, slots=slots, selection=chosen)
 
@@ -182,7 +198,9 @@ class SDTPS(nn.Module):
         """
         if self.scoring == "random":
             return select.random_scores(patches[..., 0], training=self.training)
-        predicted = torch.sigmoid(self.predictor(patches)[..., 0].float())  # (B, M, N)
+        with torch.autocast(patches.device.type, enabled=False):  # low-precision scores tie
+            exact = patches if patches.dtype == torch.float64 else patches.float()
+            predicted = torch.sigmoid(self.predictor(exact)[..., 0].float())  # (B, M, N)
         guides = guides.detach()
         if self.guide_map is not None:
             guides = guides + self.guide_map(guides)
@@ -197,7 +215,7 @@ class SDTPS(nn.Module):
     def decide(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Kept indices `(B, M, K)`, mask `(B, M, N)` and decision `(B, M, N)` (0/1, soft gradient in training)."""
         perturbed = chooser = scores
-        if self.training and self.use_gumbel:
+        if self.training and self.use_gumbel and self.noise != "none":
             noise = select.gumbel_noise(scores)
             # The contract perturbs the scores as they are. Shared noise must not drown the scores that choose: it is
             # scaled by tau, which samples K patches without replacement from softmax(s / tau).
@@ -228,7 +246,7 @@ class SDTPS(nn.Module):
         return logits.transpose(-1, -2)  # (B, M, A, N)
 
 
-def _check_ranges(*, dim: int, aggr_ratio: float, beta: float, tau: float, mask: str) -> None:
+def _check_ranges(*, dim: int, aggr_ratio: float, beta: float, tau: float) -> None:
     if dim < 1:
         raise InputError(f"dim is {dim}; it must be at least 1")
     if not 0.0 < aggr_ratio <= 1.0:
@@ -237,5 +255,8 @@ def _check_ranges(*, dim: int, aggr_ratio: float, beta: float, tau: float, mask:
         raise InputError(f"beta is {beta}; it must lie in [0, 0.5]")
     if not tau > 0.0:
         raise InputError(f"tau is {tau}; it must be greater than 0")
-    if mask not in ("log", "masked_softmax"):
-        raise InputError(f"mask is {mask!r}; it must be 'log' or 'masked_softmax'")
+
+
+def _check_choice(name: str, value: str, allowed: Any) -> None:
+    if value not in get_args(allowed):
+        raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")

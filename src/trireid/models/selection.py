@@ -116,7 +116,8 @@ def fuse_dropped(patches: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
     everything_kept = mask.all(dim=-1, keepdim=True)
     excluded = mask & ~everything_kept
     weights = scores.float().masked_fill(excluded, float("-inf")).softmax(dim=-1)
-    return (weights.to(patches.dtype).unsqueeze(-2) @ patches)[..., 0, :]  # (..., 1, N) @ (..., N, D)
+    with torch.autocast(patches.device.type, enabled=False):
+        return (weights.to(patches.dtype).unsqueeze(-2) @ patches)[..., 0, :]  # (..., 1, N) @ (..., N, D)
 
 
 def gumbel_noise(scores: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -190,22 +190,22 @@ def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> T
 
     Args:
         block: the timm block that was just run.
-        before: `(R, T, D)`, its input, CLS first and then the patches.
+        before: `(R, T, D)`, its input: CLS, patches, and the fused token where there is one.
         num_patches: N.
 
     Returns:
         `(R, N)` float32.
     """
     attention: Any = block.attn
-    normed = block.norm1(before[:, : 1 + num_patches])  # type: ignore[operator]
+    normed = block.norm1(before)  # type: ignore[operator]
     weight, bias = attention.qkv.weight.chunk(3), (None, None, None)
     if attention.qkv.bias is not None:
         bias = attention.qkv.bias.chunk(3)
     query = nn.functional.linear(normed[:, :1], weight[0], bias[0]).unflatten(-1, (attention.num_heads, -1))
-    key = nn.functional.linear(normed[:, 1:], weight[1], bias[1]).unflatten(-1, (attention.num_heads, -1))
+    key = nn.functional.linear(normed, weight[1], bias[1]).unflatten(-1, (attention.num_heads, -1))
     query, key = attention.q_norm(query), attention.k_norm(key)  # (R, 1, H, d), (R, N, H, d)
     logits = torch.einsum("rqhd,rnhd->rhn", query, key).float() * attention.scale
-    scores: Tensor = logits.softmax(dim=-1).mean(dim=1)
+    scores: Tensor = logits.softmax(dim=-1)[..., 1 : 1 + num_patches].mean(dim=1)
     return scores
 
 
