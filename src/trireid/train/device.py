@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -63,7 +64,16 @@ def make_accelerator(*, device: torch.device, precision: Precision) -> Accelerat
     mixed = "no" if precision == "fp32" else precision
     # Batches come in page-locked memory, so that copies to the device need not be waited for.
     loading = DataLoaderConfiguration(non_blocking=True)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, dataloader_config=loading)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, dataloader_config=loading)
+    if accelerator.num_processes > 1:
+        # A process that ends with its group open may be aborted by the threads of the group ("terminate called").
+        atexit.register(_leave_group)
+    return accelerator
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def seed_epoch(seed: int, epoch: int, *, process: int = 0) -> None:
