@@ -37,11 +37,13 @@ class Batch:
     """One batch of triplets as the loader gives it.
 
     Attributes:
-        images: `(B, M, 3, H, W)` float, normalised; zeros where a modality is absent.
+        images: `(B, M, 3, H, W)` uint8 pixels as the loader gives them; float and normalised once they are prepared
+            on the device (`data.augment`, `data.transforms.Normalise`). Zeros where a modality is absent.
         present: `(B, M)` bool, which modalities the item really has.
         label: `(B,)` int64 class index in training, `UNKNOWN` (-1) outside the training identities.
         camera: `(B,)` int64 index into the training cameras, `UNKNOWN` (-1) where not known.
         item: `(B,)` int64 position of each item in its data set.
+        seed: `(B,)` int64 seed of each item's augmentation, which travels with it.
     """
 
     images: Tensor
@@ -49,6 +51,7 @@ class Batch:
     label: Tensor
     camera: Tensor
     item: Tensor
+    seed: Tensor
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
@@ -57,7 +60,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by the data loader)."""
-        return Batch(**{name: value.pin_memory() for name, value in vars(self).items()})
+        pinned = {name: value if value.is_cuda else value.pin_memory() for name, value in vars(self).items()}
+        return Batch(**pinned)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torchvision.io import write_png
 from trees import write_image
 
-from trireid.data.dataset import TripletDataset
+from trireid.data.dataset import TripletDataset, restrict
 from trireid.data.images import REPAIR, ImageError
 from trireid.data.labels import LabelMap
-from trireid.data.loader import collate, set_epoch, test_loader, train_loader
+from trireid.data.loader import set_epoch, test_loader, train_loader
+from trireid.data.pixels import FilePixels
 from trireid.data.records import ImageSource, Record
-from trireid.data.transforms import TestTransform, TrainTransform
 from trireid.errors import ConfigError, DataError
 from trireid.types import Batch
 
@@ -37,10 +37,19 @@ def records(tmp_path: Path) -> tuple[Record, ...]:
     return tuple(result)
 
 
+def from_files(records: tuple[Record, ...]) -> FilePixels:
+    return FilePixels(records, SIZE, "bilinear")
+
+
+def make_set(records: tuple[Record, ...], known: tuple[Record, ...] | None = None) -> TripletDataset:
+    label_map = LabelMap.from_records(records if known is None else known)
+    return TripletDataset(records, pixels=from_files(records), label_map=label_map)
+
+
 def make_train(records: tuple[Record, ...], *, workers: int = 0, seed: int = 1, **changes: object) -> object:
     settings: dict[str, object] = {
         "label_map": LabelMap.from_records(records),
-        "transform": TrainTransform(SIZE, jitter=0.1),
+        "pixels": from_files(records),
         "batch_size": 4,
         "num_instances": 2,
     }
@@ -52,10 +61,10 @@ def equal(one: Batch, other: Batch) -> bool:
 
 
 def test_one_item_is_a_batch_of_one(records: tuple[Record, ...]) -> None:
-    transform = TestTransform(SIZE)
-    dataset = TripletDataset(records, transform=transform, label_map=LabelMap.from_records(records[4:]))
+    dataset = make_set(records, known=records[4:])
     item = dataset[4]
     assert item.images.shape == (1, 3, 3, *SIZE)
+    assert item.images.dtype == torch.uint8
     assert item.present.tolist() == [[True, False, True]]
     assert not item.images[0, 1].any()
     assert (item.label.tolist(), item.camera.tolist(), item.item.tolist()) == ([0], [0], [4])
@@ -64,12 +73,14 @@ def test_one_item_is_a_batch_of_one(records: tuple[Record, ...]) -> None:
     assert dataset[0].label.dtype == dataset[0].camera.dtype == dataset[0].item.dtype == torch.int64
 
 
-def test_collate_puts_items_in_order(records: tuple[Record, ...]) -> None:
-    dataset = TripletDataset(records, transform=TestTransform(SIZE), label_map=LabelMap.from_records(records))
-    batch = collate([dataset[2], dataset[9], dataset[5]])
+def test_a_batch_is_its_items_in_order(records: tuple[Record, ...]) -> None:
+    dataset = make_set(records)
+    batch = dataset.__getitems__([2, (9, 77), 5])
     assert batch.item.tolist() == [2, 9, 5]
-    assert batch.images.shape == (3, 3, 3, *SIZE)
-    assert torch.equal(batch.images[1], dataset[9].images[0])
+    assert batch.seed.tolist() == [2, 77, 5]
+    for row, item in enumerate((2, 9, 5)):
+        for name in ("images", "present", "label", "camera"):
+            assert torch.equal(getattr(batch, name)[row], getattr(dataset[item], name)[0])
 
 
 def test_withheld_modalities_are_absent_and_not_opened(records: tuple[Record, ...]) -> None:
@@ -78,25 +89,22 @@ def test_withheld_modalities_are_absent_and_not_opened(records: tuple[Record, ..
             source = record.images[index]
             if source is not None:
                 source.path.unlink()
-    dataset = TripletDataset(
-        records, transform=TestTransform(SIZE), label_map=LabelMap.from_records(records), modalities=("tir",)
-    )
+    dataset = make_set(restrict(records, ("tir",)))
     assert dataset[0].present.tolist() == [[False, False, True]]
     assert not dataset[0].images[0, :2].any()
     assert not dataset.complete
 
 
 def test_wrong_modalities(records: tuple[Record, ...]) -> None:
-    settings = {"transform": TestTransform(SIZE), "label_map": LabelMap.from_records(records)}
     for modalities in (("rgb", "depth"), ()):
         with pytest.raises(ConfigError, match="choose one or more of rgb, nir, tir"):
-            TripletDataset(records, modalities=modalities, **settings)  # type: ignore[arg-type]
+            restrict(records, modalities)
     with pytest.raises(DataError, match="3 of 16 triplets have none of the modalities nir, the first is 04"):
-        TripletDataset(records, modalities=("nir",), **settings)  # type: ignore[arg-type]
+        restrict(records, ("nir",))
 
 
 def test_test_loader_keeps_the_order_and_the_rest(records: tuple[Record, ...]) -> None:
-    loader = test_loader(records, label_map=LabelMap.from_records(records), transform=TestTransform(SIZE), batch_size=6)
+    loader = test_loader(records, pixels=from_files(records), label_map=LabelMap.from_records(records), batch_size=6)
     assert [batch.item.tolist() for batch in loader] == [[*range(6)], [*range(6, 12)], [*range(12, 16)]]
 
 
@@ -136,8 +144,8 @@ def test_damaged_image_ends_in_one_line(records: tuple[Record, ...], workers: in
     source.path.write_bytes(source.path.read_bytes()[:-30])
     loader = test_loader(
         records,
+        pixels=from_files(records),
         label_map=LabelMap.from_records(records),
-        transform=TestTransform(SIZE),
         batch_size=4,
         workers=workers,
     )
@@ -174,9 +182,7 @@ def test_random_sampler_and_errors(records: tuple[Record, ...]) -> None:
 def test_strip_record_loads_through_the_dataset(tmp_path: Path) -> None:
     path = write_image(tmp_path / "strip.png", width=12, value=255)
     record = Record("s", tuple(ImageSource(path, (start, start + 4)) for start in (0, 4, 8)), "1")
-    label_map = LabelMap.from_records([record])
-    item = TripletDataset([record], transform=TestTransform(SIZE), label_map=label_map)[0]
-    assert torch.equal(item.images, torch.ones(1, 3, 3, *SIZE))
+    assert torch.equal(make_set((record,))[0].images, torch.full((1, 3, 3, *SIZE), 255, dtype=torch.uint8))
     narrow = dataclasses.replace(record, images=(record.images[0], None, None))
     with pytest.raises(ImageError, match="must be 4 pixels wide"):
-        TripletDataset([narrow], transform=TestTransform(SIZE), label_map=label_map)[0]
+        make_set((narrow,))[0]

@@ -47,6 +47,7 @@ def make_batches(count, size, seed=0, order=None):
             label=torch.full((len(part),), -1),
             camera=torch.zeros(len(part), dtype=torch.int64),
             item=part,
+            seed=part,
         )
         for part in items.split(size)
     ]

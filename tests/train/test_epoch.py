@@ -33,7 +33,9 @@ class Scaled(nn.Module):
 def batch(seed: int, scale: float = 1.0) -> Batch:
     images = torch.randn(6, 3, 3, 2, 2, generator=torch.Generator().manual_seed(seed)) * scale
     label = torch.tensor([0, 0, 1, 1, 2, 2])
-    return Batch(images, torch.ones(6, 3, dtype=torch.bool), label, torch.zeros(6, dtype=torch.int64), torch.arange(6))
+    return Batch(
+        images, torch.ones(6, 3, dtype=torch.bool), label, torch.zeros(6, dtype=torch.int64), *[torch.arange(6)] * 2
+    )
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def run(model: nn.Module, batches: list[Batch], accelerator: Accelerator, **sett
             accelerator.prepare_optimizer(optimizer),
             accelerator=accelerator,
             settings=TrainConfig(**settings),  # type: ignore[arg-type]
+            transform=lambda images, seed, present: images,
             epoch=7,
             bar=bar,
         )

@@ -252,15 +252,16 @@ def test_saved_features_are_those_of_the_last_checkpoint(tree: Path, finished: A
     inputs = loop.open_inputs(tiny_config(tree, finished[0]))
     batch = next(iter(inputs.test.query_loader))
     with torch.inference_mode():
-        output = model(batch.images, present=batch.present, camera=batch.camera)
+        images = inputs.test.transform(batch.images, batch.present)
+        output = model(images, present=batch.present, camera=batch.camera)
     assert torch.allclose(saved.query.features.features["joint"], output.embedding, atol=1e-6)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "cache"), [(0, "none"), (1, "none"), (0, "memory"), (2, "memory")])
+def test_a_corrupt_image_is_named_in_one_line(tmp_path: Path, workers: int, cache: str) -> None:
     root = write_tree(tmp_path / "data", identities=4)
     (root / "train_171" / "NI" / "000002_cam1_0_01.jpg").write_bytes(b"\xff\xd8\xff garbage")
-    config = tiny_config(root, tmp_path / "run", f"data.workers={workers}")
+    config = tiny_config(root, tmp_path / "run", f"data.workers={workers}", f"data.cache={cache}")
     with pytest.raises(DataError, match=r"NI/000002_cam1_0_01\.jpg") as caught:
         train(config, progress=False)
     assert "\n" not in str(caught.value)
@@ -344,6 +345,10 @@ def test_bf16_runs_on_the_cpu(tree: Path, tmp_path: Path) -> None:
     assert all(value.dtype != torch.bfloat16 for value in weights(config.output).values())
 
 
-def test_the_number_of_workers_does_not_change_the_run(tree: Path, finished: Any, tmp_path: Path) -> None:
-    train(tiny_config(tree, tmp_path / "run", "data.workers=2"), progress=False, measure_untrained=True)
+@pytest.mark.parametrize("override", ["data.workers=2", "data.cache=none", "data.cache=disk"])
+def test_neither_workers_nor_cache_change_the_run(
+    tree: Path, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train(tiny_config(tree, tmp_path / "run", override), progress=False, measure_untrained=True)
     assert_same_run(finished[0], tmp_path / "run")

@@ -76,7 +76,9 @@ class DataConfig(Section):
     batch_size: Positive = 64
     num_instances: Positive = 8  # images of one identity in a batch
     sampler: Literal["identity", "random"] = "identity"
-    workers: NonNegative = 2
+    cache: Literal["auto", "none", "memory", "device", "disk"] = "auto"  # decoded pixels: data/pixels.py says where
+    cache_folder: Folder | None = None  # of data.cache=disk; None is the user's cache folder
+    workers: NonNegative = 2  # threads that fill the cache; without one, processes that decode
     augmentation: AugmentationConfig = AugmentationConfig()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Records -> one-item batches: decode, transform, number."""
+"""Records and pixels -> batches of uint8 pixels with numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 from torch.utils.data import Dataset
 
-from trireid.data.images import load_images
 from trireid.data.labels import LabelMap
+from trireid.data.pixels import Pixels
 from trireid.data.records import Record
 from trireid.data.sampler import SampleKey
-from trireid.data.transforms import Transform
 from trireid.errors import ConfigError, DataError
 from trireid.types import MODALITIES, Batch
 
@@ -22,35 +21,14 @@ class TripletDataset(Dataset[Batch]):
 
     Args:
         records: what to read, in this order; `Batch.item` is the position.
-        transform: images of a triplet and a generator -> `(M, 3, H, W)`.
+        pixels: of the same records.
         label_map: numbers of the training identities and cameras.
-        modalities: the others are absent everywhere, their files are not opened.
-
-    Raises:
-        ConfigError: an unknown modality, or none.
-        DataError: a triplet that has none of the modalities.
     """
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        *,
-        transform: Transform,
-        label_map: LabelMap,
-        modalities: Sequence[str] = MODALITIES,
-    ) -> None:
-        unknown = sorted(set(modalities) - set(MODALITIES))
-        if unknown or not modalities:
-            raise ConfigError(f"data.modalities {list(modalities)}: choose one or more of {', '.join(MODALITIES)}")
-        self.records = tuple(_restrict(record, modalities) for record in records)
-        self.transform = transform
-        self.label_map = label_map
-        bare = [record.name for record in self.records if not any(record.images)]
-        if bare:
-            raise DataError(
-                f"{len(bare)} of {len(self.records)} triplets have none of the modalities {', '.join(modalities)}, "
-                f"the first is {bare[0]}; add a modality to data.modalities or leave these triplets out of the set"
-            )
+    def __init__(self, records: Sequence[Record], *, pixels: Pixels, label_map: LabelMap) -> None:
+        self.records, self.pixels = tuple(records), pixels
+        self._label = torch.tensor([label_map.identity_index(record.identity) for record in records])
+        self._camera = torch.tensor([label_map.camera_index(record.camera) for record in records])
 
     def __len__(self) -> int:
         return len(self.records)
@@ -66,20 +44,45 @@ class TripletDataset(Dataset[Batch]):
         Raises:
             ImageError: an image cannot be read.
         """
-        index, seed = key if isinstance(key, tuple) else (key, key)
-        record = self.records[index]
-        images = self.transform(load_images(record), torch.Generator().manual_seed(seed))
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[int | SampleKey]) -> Batch:
+        """A whole batch at once, as torch's loader asks for it."""
+        pairs = [key if isinstance(key, tuple) else (key, key) for key in keys]
+        positions = [position for position, _ in pairs]
+        pixels, present = self.pixels.read(positions)
+        item = torch.tensor(positions)
         return Batch(
-            images=images[None],  # (1, M, 3, H, W)
-            present=torch.tensor([[source is not None for source in record.images]]),
-            label=torch.tensor([self.label_map.identity_index(record.identity)]),
-            camera=torch.tensor([self.label_map.camera_index(record.camera)]),
-            item=torch.tensor([index]),
+            images=pixels,  # (B, M, 3, H, W)
+            present=present,
+            label=self._label[item],
+            camera=self._camera[item],
+            item=item,
+            seed=torch.tensor([seed for _, seed in pairs]),
         )
 
 
+def restrict(records: Sequence[Record], modalities: Sequence[str]) -> tuple[Record, ...]:
+    """The records without the images of all other modalities, whose files are then never opened.
+
+    Raises:
+        ConfigError: an unknown modality, or none.
+        DataError: a triplet that has none of the modalities.
+    """
+    unknown = sorted(set(modalities) - set(MODALITIES))
+    if unknown or not modalities:
+        raise ConfigError(f"data.modalities {list(modalities)}: choose one or more of {', '.join(MODALITIES)}")
+    restricted = tuple(_restrict(record, modalities) for record in records)
+    bare = [record.name for record in restricted if not any(record.images)]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(restricted)} triplets have none of the modalities {', '.join(modalities)}, "
+            f"the first is {bare[0]}; add a modality to data.modalities or leave these triplets out of the set"
+        )
+    return restricted
+
+
 def _restrict(record: Record, modalities: Sequence[str]) -> Record:
-    """The record without the images of all other modalities."""
     images = tuple(
         source if name in modalities else None for name, source in zip(MODALITIES, record.images, strict=True)
     )

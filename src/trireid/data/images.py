@@ -94,18 +94,28 @@ def load_images(record: Record) -> list[Tensor | None]:
     Raises:
         ImageError: an image cannot be read, or a strip has the wrong width.
     """
-    widths = _strip_widths([record])
-    decoded = {path: decode_strip(path, width) for path, width in widths.items()}
+    return orient_sources(decode_sources(record), record.orientation)
+
+
+def decode_sources(record: Record) -> list[Tensor | None]:
+    """As `load_images`, as the files show it.
+
+    Raises:
+        ImageError: an image cannot be read, or a strip has the wrong width.
+    """
+    decoded = {path: decode_strip(path, width) for path, width in _strip_widths([record]).items()}
     images: list[Tensor | None] = []
     for source in record.images:
-        if source is None:
-            images.append(None)
-        elif source.columns is None:
-            images.append(orient(decoded[source.path], record.orientation))
-        else:
-            first, end = source.columns
-            images.append(orient(decoded[source.path][:, :, first:end], record.orientation))
+        image = None if source is None else decoded[source.path]
+        if image is not None and source is not None and source.columns is not None:
+            image = image[:, :, source.columns[0] : source.columns[1]]
+        images.append(image)
     return images
+
+
+def orient_sources(images: Iterable[Tensor | None], orientation: int) -> list[Tensor | None]:
+    """Every image turned, see `trireid.data.orientations.orient`."""
+    return [None if image is None else orient(image, orientation) for image in images]
 
 
 def decode_strip(path: Path, width: int | None) -> Tensor:

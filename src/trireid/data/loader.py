@@ -6,41 +6,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch.utils.data import DataLoader
 
 from trireid.data.dataset import TripletDataset
 from trireid.data.labels import LabelMap
+from trireid.data.pixels import FilePixels, Pixels
 from trireid.data.randomness import seeded_generator
 from trireid.data.records import Record
 from trireid.data.sampler import IdentitySampler, RandomBatchSampler
-from trireid.data.transforms import Transform
 from trireid.errors import ConfigError, DataError
-from trireid.types import MODALITIES, UNKNOWN, Batch
-
-
-def collate(items: Sequence[Batch]) -> Batch:
-    """Put batches one after the other."""
-    return Batch(**{name: torch.cat([getattr(item, name) for item in items]) for name in vars(items[0])})
+from trireid.types import UNKNOWN, Batch
 
 
 def train_loader(
     records: Sequence[Record],
     *,
+    pixels: Pixels,
     label_map: LabelMap,
-    transform: Transform,
     batch_size: int,
     num_instances: int,
     sampler: Literal["identity", "random"] = "identity",
     seed: int,
     workers: int = 0,
-    modalities: Sequence[str] = MODALITIES,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """Full training batches; call `set_epoch` before each epoch.
+    """Full training batches of uint8 pixels; call `set_epoch` before each epoch.
 
     Raises:
-        ConfigError, DataError: the batch cannot be made of these records, see the samplers and `TripletDataset`.
+        ConfigError, DataError: the batch cannot be made of these records, see the samplers.
     """
     strangers = [record.name for record in records if label_map.identity_index(record.identity) == UNKNOWN]
     if strangers:
@@ -48,7 +41,7 @@ def train_loader(
             f"{len(strangers)} training triplets have an identity that is not in the label map, the first is "
             f"{strangers[0]}; use the label map of these records"
         )
-    dataset = TripletDataset(records, transform=transform, label_map=label_map, modalities=modalities)
+    dataset = TripletDataset(records, pixels=pixels, label_map=label_map)
     identities = [record.identity for record in records]
     batches: IdentitySampler | RandomBatchSampler
     if sampler == "identity":
@@ -63,15 +56,14 @@ def train_loader(
 def test_loader(
     records: Sequence[Record],
     *,
+    pixels: Pixels,
     label_map: LabelMap,
-    transform: Transform,
     batch_size: int,
     workers: int = 0,
-    modalities: Sequence[str] = MODALITIES,
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
-    """All records in their order; the last batch may be smaller."""
-    dataset = TripletDataset(records, transform=transform, label_map=label_map, modalities=modalities)
+    """All records in their order as uint8 pixels; the last batch may be smaller."""
+    dataset = TripletDataset(records, pixels=pixels, label_map=label_map)
     return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_size=batch_size)
 
 
@@ -96,13 +88,20 @@ def set_epoch(loader: Any, epoch: int) -> None:
 
 
 def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batches: Any) -> DataLoader[Batch]:
+    # A filled cache is faster than any worker could hand its batches over.
+    num_workers = workers if isinstance(dataset.pixels, FilePixels) else 0
     return DataLoader(
         dataset,
-        num_workers=workers,
-        collate_fn=collate,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
         pin_memory=pin_memory,
-        persistent_workers=workers > 0,
+        persistent_workers=num_workers > 0,
         # torch draws a seed for its workers: from here, so that the global generator does not move.
         generator=seeded_generator(0, "workers"),
         **batches,
     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The data set makes whole batches itself."""
+    return batch

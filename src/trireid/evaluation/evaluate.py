@@ -62,6 +62,7 @@ def evaluate_model(
     protocol: Protocol,
     device: torch.device | str,
     dtype: torch.dtype | None = None,
+    transform: Callable[[Tensor, Tensor], Tensor] | None = None,
     normalise: bool = True,
     rerank: Rerank | None = None,
     missing: Sequence[str] = (),
@@ -79,6 +80,7 @@ def evaluate_model(
         query_labels, gallery_labels: `(Q,)` and `(G,)`; gallery None exactly where its loader is.
         protocol: which items a query must not see.
         device, dtype: where the model runs, and its autocast type (None: none).
+        transform: see `extract_features`.
         normalise: L2-normalise the features before the Euclidean distance.
         rerank: re-ranking settings, None for none.
         missing: modalities withheld from query and gallery.
@@ -94,7 +96,14 @@ def evaluate_model(
 
     def extract(loader: Iterable[Batch], names: Sequence[str] | None) -> FeatureSet:
         return extract_features(
-            model, loader, device=device, dtype=dtype, withheld=missing, names=names, progress=progress
+            model,
+            loader,
+            device=device,
+            dtype=dtype,
+            transform=transform,
+            withheld=missing,
+            names=names,
+            progress=progress,
         )
 
     query = extract(query_loader, query_names)

@@ -54,6 +54,7 @@ def extract_features(
     *,
     device: torch.device | str,
     dtype: torch.dtype | None = None,
+    transform: Callable[[Tensor, Tensor], Tensor] | None = None,
     withheld: Sequence[str] = (),
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -65,6 +66,7 @@ def extract_features(
         loader: batches that hold each item once.
         device: where the model runs.
         dtype: autocast to this type; None computes in the model's own.
+        transform: makes images of (pixels, present) of a batch, on the device; None: the batches hold images.
         withheld: modalities taken away, see `missing.withhold`.
         names: name of each item by its number, for messages.
         progress: called after each batch with the number of its items.
@@ -80,8 +82,9 @@ def extract_features(
             # Known before the copy: a model that must look for absent modalities waits for the device.
             present = None if bool(shown.present.all()) else shown.present.to(device, non_blocking=True)
             moved = shown.to(device, non_blocking=True)
+            images = moved.images if transform is None else transform(moved.images, moved.present)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                output = model(moved.images, present=present, camera=moved.camera)
+                output = model(images, present=present, camera=moved.camera)
             part = FeatureSet(_to_cpu(output), shown.present, batch.item)
             _check_finite(part, names)
             parts.append(part)

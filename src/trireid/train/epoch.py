@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -74,6 +75,7 @@ def train_epoch(
     *,
     accelerator: Accelerator,
     settings: TrainConfig,
+    transform: Callable[[Tensor, Tensor, Tensor], Tensor],
     epoch: int,
     bar: Bar,
     complete: bool = False,
@@ -86,6 +88,7 @@ def train_epoch(
         optimizer: prepared by the accelerator, its rates set.
         accelerator: gives autocast, backward and the gradient scaler.
         settings: loss weights, clipping, and how often to look at the loss.
+        transform: makes images of (pixels, seed, present) of a batch, on the device.
         epoch: for messages.
         bar: advanced by one a step.
         complete: no triplet lacks a modality; the model is then not asked to look, which would wait for the device.
@@ -102,7 +105,8 @@ def train_epoch(
     asked = start
     for step, batch in enumerate(loader, start=1):
         data_seconds += perf_counter() - asked
-        output = model(batch.images, present=None if complete else batch.present, camera=batch.camera)
+        images = transform(batch.images, batch.seed, batch.present)
+        output = model(images, present=None if complete else batch.present, camera=batch.camera)
         terms = loss_terms(output, batch, settings)
         accelerator.backward(terms["total"])
         if settings.clip_grad_norm > 0:

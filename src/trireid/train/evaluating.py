@@ -51,6 +51,7 @@ def evaluate_split(
             protocol=split.protocol,
             device=device,
             dtype=dtype,
+            transform=split.transform,
             normalise=settings.normalise,
             missing=settings.missing,
             query_names=[record.name for record in split.query_records],

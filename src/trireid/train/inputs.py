@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch.utils.data import DataLoader
 
 from trireid.config.schema import Config
-from trireid.data.dataset import TripletDataset
+from trireid.data.augment import TrainTransform
+from trireid.data.dataset import TripletDataset, restrict
 from trireid.data.labels import LabelMap, rank_labels
 from trireid.data.loader import test_loader, train_loader
 from trireid.data.orientations import expand_orientations
+from trireid.data.pixels import CachedPixels, FilePixels, open_pixels
 from trireid.data.readers import scan
 from trireid.data.records import DatasetIndex, Record
 from trireid.data.splits import hold_out
-from trireid.data.transforms import TestTransform, TrainTransform
+from trireid.data.transforms import Interpolation, Normalise
 from trireid.errors import DataError
 from trireid.train.progress import progress_bar
 from trireid.types import Batch, Labels, Protocol
@@ -36,6 +40,7 @@ class EvaluationSplit:
         query_labels, gallery_labels: gallery None where its loader is.
         query_records, gallery_records: the same tuple where the queries are the gallery.
         protocol: what a query must not see.
+        transform: makes what the model takes of the loaders' pixels, on the device.
     """
 
     name: str
@@ -46,6 +51,7 @@ class EvaluationSplit:
     query_records: tuple[Record, ...]
     gallery_records: tuple[Record, ...]
     protocol: Protocol
+    transform: Normalise
 
     @property
     def num_items(self) -> int:
@@ -61,7 +67,8 @@ class TrainingInputs:
         index: the data set as read.
         train_records: without the held-out identities; with `dihedral_identities` in all eight orientations.
         label_map: of the training records.
-        loader: full batches; `set_epoch` before each epoch.
+        loader: full batches of pixels; `set_epoch` before each epoch.
+        transform: augments them on the device.
         test: the data set's own query and gallery.
         validation: held-out training identities against each other, None where none are held out.
     """
@@ -70,6 +77,7 @@ class TrainingInputs:
     train_records: tuple[Record, ...]
     label_map: LabelMap
     loader: DataLoader[Batch]
+    transform: TrainTransform
     test: EvaluationSplit
     validation: EvaluationSplit | None
 
@@ -84,22 +92,26 @@ class TrainingInputs:
         return self.test if self.validation is None else self.validation
 
 
-def open_inputs(config: Config, *, progress: bool = False, pin_memory: bool = False) -> TrainingInputs:
+def open_inputs(
+    config: Config, *, device: torch.device | str = "cpu", num_processes: int = 1, progress: bool = False
+) -> TrainingInputs:
     """Read the data set and make the loaders of a run.
 
     Args:
         config: the whole configuration.
-        progress: show a bar while images are checked (`data.skip_bad`).
-        pin_memory: hand out batches in page-locked memory, for CUDA.
+        device: where training runs; for CUDA, batches come in page-locked memory.
+        num_processes: of this run on this host, each of which fills a cache of its own.
+        progress: show bars while images are checked (`data.skip_bad`) and decoded.
 
     Raises:
         DataError: Something is wrong with the data set.
         ConfigError: Batches cannot be made as asked.
     """
-    data = config.data
+    data, device = config.data, torch.device(device)
     index = scan_index(config, progress=progress)
     records, held_out = hold_out(index.train, data.val_ids, seed=config.train.seed, exclude=index.protocol.exclude)
     augmentation = data.augmentation.model_dump()
+    interpolation = augmentation.pop("interpolation")
     if augmentation.pop("dihedral_identities"):  # after the hold-out, so that no place is on both sides
         records = expand_orientations(records)
     label_map = LabelMap.from_records(records)
@@ -108,71 +120,105 @@ def open_inputs(config: Config, *, progress: bool = False, pin_memory: bool = Fa
             f"{data.root}: the training set has {len(label_map.identities)} identity, which leaves nothing to tell "
             "apart; give one with at least 2"
         )
+    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=num_processes, progress=progress)
+    records = restrict(records, data.modalities)
     loader = train_loader(
         records,
+        pixels=pixels_of("training", records, interpolation),
         label_map=label_map,
-        transform=TrainTransform(image_size=data.image_size, mean=data.mean, std=data.std, **augmentation),
         batch_size=data.batch_size,
         num_instances=data.num_instances,
         sampler=data.sampler,
         seed=config.train.seed,
         workers=data.workers,
-        modalities=data.modalities,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
     )
-    validation = None
-    if held_out:
-        validation = open_split("validation", held_out, held_out, index.protocol, label_map, config, pin_memory)
-    test = open_split("test", index.query, index.gallery, index.protocol, label_map, config, pin_memory)
-    return TrainingInputs(index, records, label_map, loader, test, validation)
+    split_of = partial(_open_split, label_map=label_map, config=config, device=device, pixels_of=pixels_of)
+    validation = split_of("validation", held_out, held_out, index.protocol) if held_out else None
+    test = split_of("test", index.query, index.gallery, index.protocol)
+    transform = TrainTransform(mean=data.mean, std=data.std, **augmentation)
+    return TrainingInputs(index, records, label_map, loader, transform, test, validation)
 
 
-def open_split(
+def open_test(
+    config: Config, index: DatasetIndex, label_map: LabelMap, *, device: torch.device, progress: bool = False
+) -> EvaluationSplit:
+    """The data set's own query and gallery, for the cameras of a label map."""
+    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=1, progress=progress)
+    return _open_split(
+        "test",
+        index.query,
+        index.gallery,
+        index.protocol,
+        label_map=label_map,
+        config=config,
+        device=device,
+        pixels_of=pixels_of,
+    )
+
+
+def _open_pixels(
+    name: str,
+    records: Sequence[Record],
+    interpolation: Interpolation,
+    *,
+    config: Config,
+    device: torch.device,
+    num_processes: int,
+    progress: bool,
+) -> FilePixels | CachedPixels:
+    data = config.data
+    with progress_bar(f"decoding {name} images", enabled=progress, transient=True) as bar:
+        return open_pixels(
+            records,
+            image_size=data.image_size,
+            interpolation=interpolation,
+            cache=data.cache,
+            device=device,
+            folder=data.cache_folder,
+            workers=data.workers,
+            num_processes=num_processes,
+            report=bar.reach,
+        )
+
+
+def _open_split(
     name: str,
     query: tuple[Record, ...],
     gallery: tuple[Record, ...],
     protocol: Protocol,
+    *,
     label_map: LabelMap,
     config: Config,
-    pin_memory: bool = False,
+    device: torch.device,
+    pixels_of: Callable[[str, Sequence[Record], Interpolation], FilePixels | CachedPixels],
 ) -> EvaluationSplit:
-    """Loaders and labels of one query and gallery; the same tuple twice is computed once.
-
-    Args:
-        name: of the split.
-        query, gallery: records.
-        protocol: what a query must not see.
-        label_map: of the training set, for the camera indices.
-        config: the data and evaluation sections are read.
-        pin_memory: hand out batches in page-locked memory, for CUDA.
-    """
+    """Loaders and labels of one query and gallery; the same tuple twice is computed once."""
     data = config.data
-    transform = TestTransform(
-        image_size=data.image_size, mean=data.mean, std=data.std, interpolation=data.interpolation
-    )
 
-    def loader(records: Sequence[Record]) -> DataLoader[Batch]:
+    def loader(name: str, records: Sequence[Record]) -> DataLoader[Batch]:
+        shown = restrict(records, data.modalities)
         return test_loader(
-            records,
+            shown,
+            pixels=pixels_of(name, shown, data.interpolation),
             label_map=label_map,
-            transform=transform,
             batch_size=config.evaluate.batch_size,
             workers=data.workers,
-            modalities=data.modalities,
-            pin_memory=pin_memory,
+            pin_memory=device.type == "cuda",
         )
 
     query_labels, gallery_labels = rank_labels(query, gallery)
     same = query is gallery
     return EvaluationSplit(
         name=name,
-        query_loader=loader(query),
-        gallery_loader=None if same else loader(gallery),
+        query_loader=loader(name if same else f"{name} query", query),
+        gallery_loader=None if same else loader(f"{name} gallery", gallery),
         query_labels=query_labels,
         gallery_labels=None if same else gallery_labels,
         query_records=query,
         gallery_records=gallery,
         protocol=protocol,
+        transform=Normalise(data.mean, data.std),
     )
 
 

@@ -102,7 +102,7 @@ def _train(
 ) -> dict[str, Any]:
     """From a claimed run folder to the final figures."""
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
-    inputs = open_inputs(config, progress=progress, pin_memory=device.type == "cuda")
+    inputs = open_inputs(config, device=device, num_processes=accelerator.num_processes, progress=progress)
     seed_epoch(settings.seed, 0)
     state = find_state(config.output / STATE_FILE)
     model = build_model(
@@ -133,7 +133,8 @@ def _train(
             keeper.measure_untrained()
     trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
     loader = accelerator.prepare_data_loader(inputs.loader)
-    run_epoch = partial(train_epoch, accelerator=accelerator, settings=settings, complete=inputs.complete)
+    given: dict[str, Any] = {"settings": settings, "transform": inputs.transform, "complete": inputs.complete}
+    run_epoch = partial(train_epoch, accelerator=accelerator, **given)
 
     first = 1 if state is None else state.epoch + 1
     for epoch in range(first, settings.epochs + 1):

@@ -29,7 +29,15 @@ STATE_FILE = "state/state.pt"
 RUN_FILES = (CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, LAST_FILE, BEST_FILE, STATE_FILE)
 """A folder that holds one of these holds a run."""
 
-FREE_TO_CHANGE = ("output", "data.root", "data.workers", "train.log_every", "train.checkpoint_every")
+FREE_TO_CHANGE = (
+    "output",
+    "data.root",
+    "data.cache",
+    "data.cache_folder",
+    "data.workers",
+    "train.log_every",
+    "train.checkpoint_every",
+)
 """Settings that may differ on a resume, because they do not change what is learnt."""
 
 

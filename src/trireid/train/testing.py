@@ -11,7 +11,7 @@ from trireid.evaluation.evaluate import EvaluationResult
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split
-from trireid.train.inputs import open_split, scan_index
+from trireid.train.inputs import open_test, scan_index
 
 
 def test_checkpoint(
@@ -42,9 +42,7 @@ def test_checkpoint(
     dtype = autocast_dtype(resolve_precision(config.train.precision, device))
     model = build_for(checkpoint, config).to(device)
     index = scan_index(config, progress=progress)
-    split = open_split(
-        "test", index.query, index.gallery, index.protocol, checkpoint.label_map, config, device.type == "cuda"
-    )
+    split = open_test(config, index, checkpoint.label_map, device=device, progress=progress)
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
     return {
         "checkpoint": str(checkpoint.path),

@@ -1,0 +1,253 @@
+"""Where the pixels of a set come from, item by item: from their files each time, or from a cache that was filled once.
+
+The cache holds what comes before any draw: decoded, oriented, resized, uint8 `(n, M, 3, H, W)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import psutil
+import torch
+from torch import Tensor
+
+from trireid.data.images import decode_sources, load_images, orient_sources
+from trireid.data.records import ImageSource, Record
+from trireid.data.transforms import Interpolation, resize_triplet
+from trireid.errors import ConfigError
+from trireid.files import replacing
+from trireid.types import NUM_MODALITIES
+
+_log = logging.getLogger(__name__)
+
+CacheName = Literal["auto", "none", "memory", "device", "disk"]
+Report = Callable[[int, int], None]
+"""Called with (done, all) triplets while a cache is filled."""
+
+MEMORY_SHARE = 0.5
+"""Of the free memory of the host, what `auto` may fill."""
+DEVICE_SHARE = 0.25
+"""Of the free memory of a CUDA device: the model and its activations need the most of it."""
+DISK_SHARE = 0.5
+_VERSION = 1  # of what is in a cache file
+
+
+class Pixels(Protocol):
+    """Resized uint8 pixels of a set, by position."""
+
+    def read(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Pixels uint8 `(B, M, 3, H, W)` and presence `(B, M)` bool, presence on the CPU."""
+
+
+@dataclass(frozen=True)
+class FilePixels:
+    """Decodes the files anew at each call.
+
+    Attributes:
+        records: the set.
+        image_size: (height, width).
+        interpolation: `bilinear` or `bicubic`.
+    """
+
+    records: Sequence[Record]
+    image_size: tuple[int, int]
+    interpolation: Interpolation
+
+    def read(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `Pixels`.
+
+        Raises:
+            ImageError: an image cannot be read.
+        """
+        items = [
+            resize_triplet(load_images(self.records[position]), self.image_size, self.interpolation)
+            for position in positions
+        ]
+        pixels, present = zip(*items, strict=True)
+        return torch.stack(pixels), torch.stack(present)
+
+
+@dataclass(frozen=True)
+class CachedPixels:
+    """Reads a tensor that holds the whole set.
+
+    Attributes:
+        pixels: `(n, M, 3, H, W)` uint8, in memory, on a device, or mapped from a file.
+        present: `(n, M)` bool on the CPU.
+    """
+
+    pixels: Tensor
+    present: Tensor
+
+    def read(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See `Pixels`; the pixels lie where the cache does."""
+        index = torch.tensor(positions)
+        present = self.present[index]
+        if self.pixels.device.type == "cuda":
+            index = index.pin_memory().to(self.pixels.device, non_blocking=True)
+        return self.pixels[index], present
+
+
+def cache_size(num_records: int, image_size: tuple[int, int]) -> int:
+    """Bytes of a filled cache."""
+    return num_records * NUM_MODALITIES * 3 * image_size[0] * image_size[1]
+
+
+def choose_cache(
+    name: CacheName, *, size: int, device: torch.device, folder: Path, num_processes: int = 1
+) -> CacheName:
+    """What `auto` means here; any other name is kept.
+
+    `device` where the set fits a quarter of the free memory of a CUDA device, else `memory` where it fits half of the
+    host's, else `disk` where it fits half of what is free there, else `none`.
+
+    Args:
+        name: the setting `data.cache`.
+        size: bytes of the filled cache.
+        device: where training runs.
+        folder: where `disk` would write.
+        num_processes: that fill a cache of their own on this host.
+
+    Raises:
+        ConfigError: `device` without a CUDA device.
+    """
+    if name == "device" and device.type != "cuda":
+        raise ConfigError("data.cache=device needs a CUDA device: use auto, memory, disk or none")
+    if name != "auto":
+        return name
+    if device.type == "cuda" and size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    if size * num_processes < MEMORY_SHARE * free_memory():
+        return "memory"
+    return "disk" if size < DISK_SHARE * shutil.disk_usage(_existing(folder)).free else "none"
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what is free on the host or, if less, in its control group."""
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text()
+        return min(free, int(limit) - int(used)) if limit != "max" else free
+    except (OSError, ValueError):  # no control group of this kind
+        return free
+
+
+def default_cache_folder() -> Path:
+    """The user's cache folder for decoded pixels."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireid" / "pixels"
+
+
+def open_pixels(
+    records: Sequence[Record],
+    *,
+    image_size: tuple[int, int],
+    interpolation: Interpolation,
+    cache: CacheName,
+    device: torch.device,
+    folder: Path | None = None,
+    workers: int = 0,
+    num_processes: int = 1,
+    report: Report | None = None,
+) -> FilePixels | CachedPixels:
+    """The pixels of a set, decoded now where they are cached.
+
+    Args:
+        records: the set.
+        image_size, interpolation: of the resizing.
+        cache: `auto` (see `choose_cache`), `none`, `memory`, `device` or `disk` (a file mapped into memory, which
+            other runs on the same images share).
+        device: where training runs.
+        folder: of `disk`; None takes the user's cache folder.
+        workers: threads that decode.
+        num_processes: that fill a cache of their own on this host.
+        report: told of the progress.
+
+    Raises:
+        ConfigError: the cache cannot be had here.
+        ImageError: an image cannot be read.
+        RunError: the cache file cannot be written.
+    """
+    folder = default_cache_folder() if folder is None else folder
+    size = cache_size(len(records), image_size)
+    chosen = choose_cache(cache, size=size, device=device, folder=folder, num_processes=num_processes)
+    if chosen == "none":
+        return FilePixels(records, image_size, interpolation)
+    shape = (len(records), NUM_MODALITIES, 3, *image_size)
+    present = torch.tensor([[source is not None for source in record.images] for record in records])
+
+    def fill(pixels: Tensor) -> None:
+        _decode_all(records, pixels, interpolation=interpolation, workers=workers, report=report)
+
+    if chosen == "disk":
+        path = folder / f"{_fingerprint(records, image_size, interpolation)}.uint8"
+        if not (path.is_file() and path.stat().st_size == size):
+            with replacing(path) as temporary:
+                os.truncate(temporary, size)
+                fill(_map_file(temporary, shape, shared=True))
+        pixels = _map_file(path, shape, shared=False)
+    else:
+        pixels = torch.empty(shape, dtype=torch.uint8)
+        fill(pixels)
+        pixels = pixels.to(device) if chosen == "device" else pixels
+    where = {"device": f"on {device}", "memory": "in memory", "disk": f"in a file of {folder}"}[chosen]
+    _log.info("%d triplets decoded once, %.2f GB of pixels kept %s", len(records), size / 1e9, where)
+    return CachedPixels(pixels, present)
+
+
+def _map_file(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
+    size = 1
+    for side in shape:
+        size *= side
+    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8).view(shape)
+
+
+def _decode_all(
+    records: Sequence[Record], pixels: Tensor, *, interpolation: Interpolation, workers: int, report: Report | None
+) -> None:
+    """Fill `pixels`; records that show the same files in several orientations are decoded once."""
+    groups: dict[tuple[ImageSource | None, ...], list[int]] = {}
+    for position, record in enumerate(records):
+        groups.setdefault(record.images, []).append(position)
+    image_size = (pixels.shape[-2], pixels.shape[-1])
+
+    def decode(positions: list[int]) -> int:
+        decoded = decode_sources(records[positions[0]])
+        for position in positions:
+            turned = orient_sources(decoded, records[position].orientation)
+            pixels[position] = resize_triplet(turned, image_size, interpolation)[0]
+        return len(positions)
+
+    done = 0
+    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    try:
+        for count in pool.map(decode, groups.values()):
+            done += count
+            if report is not None:
+                report(done, len(records))
+    finally:
+        pool.shutdown(cancel_futures=True)  # the first damaged image ends it all
+
+
+def _fingerprint(records: Sequence[Record], image_size: tuple[int, int], interpolation: Interpolation) -> str:
+    """Changes where a file, the order or the resizing does."""
+    digest = hashlib.sha256(f"{_VERSION} {image_size} {interpolation}".encode())
+    for record in records:
+        for source in record.images:
+            if source is not None:
+                state = source.path.stat()
+                digest.update(f"{source.path.resolve()} {source.columns} {state.st_size} {state.st_mtime_ns}".encode())
+            digest.update(f"|{record.orientation}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() or folder == folder.parent else _existing(folder.parent)
