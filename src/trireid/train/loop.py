@@ -133,8 +133,7 @@ def _train(
             keeper.measure_untrained()
     trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
     loader = accelerator.prepare_data_loader(inputs.loader)
-    given: dict[str, Any] = {"settings": settings, "transform": inputs.transform, "complete": inputs.complete}
-    run_epoch = partial(train_epoch, accelerator=accelerator, **given)
+    run_epoch = partial(train_epoch, accelerator=accelerator, settings=settings, complete=inputs.complete)
 
     first = 1 if state is None else state.epoch + 1
     for epoch in range(first, settings.epochs + 1):
@@ -143,7 +142,7 @@ def _train(
         set_epoch(loader, epoch)
         entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, _factor(epoch, settings))}
         with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
-            entry |= run_epoch(trained, loader, stepper, epoch=epoch, bar=bar)
+            entry |= run_epoch(trained, loader, stepper, transform=inputs.transform, epoch=epoch, bar=bar)
         if keeper is not None:
             final = epoch == settings.epochs
             if final or epoch % settings.evaluate_every == 0:
