@@ -147,3 +147,29 @@ def test_a_finished_run_of_other_settings_is_not_taken(tmp_path):
     (tmp_path / "c.yaml").write_text("train: {epochs: 13}\n")
     with pytest.raises(ConfigError, match="was made with other settings"):
         ablation.plan(tmp_path / "c.yaml", cells, **options)
+
+
+def test_runs_at_a_time_are_spread_over_the_devices(tmp_path, monkeypatch):
+    class Ended:
+        returncode = 0
+
+        def __init__(self, command, *, stdout, stderr, env):
+            started.append(env["CUDA_VISIBLE_DEVICES"])
+
+        def poll(self):
+            return 0
+
+    started = []
+    monkeypatch.setattr(ablation.subprocess, "Popen", Ended)
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    jobs = [Job(Cell("a", ()), seed, tmp_path / f"seed{seed}") for seed in range(4)]
+    options = {"config_path": tmp_path / "c.yaml", "overrides": []}
+    assert ablation.run_jobs(jobs, parallel=4, devices=["0", "5"], **options) == []
+    assert started == ["0", "5", "0", "5"]
+
+
+def test_visible_devices_are_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert ablation.visible_devices() == ["3", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert ablation.visible_devices() == []

@@ -104,6 +104,7 @@ def run_jobs(
     config_path: Path,
     overrides: Sequence[str],
     parallel: int = 1,
+    devices: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[Job, str]]:
     """Run what has no metrics.json yet, each in a process of its own; a started run is resumed.
@@ -113,23 +114,28 @@ def run_jobs(
         config_path: the common configuration.
         overrides: common changes, before those of the cell.
         parallel: processes at a time.
+        devices: CUDA devices as CUDA_VISIBLE_DEVICES names them, over which the processes are spread; empty leaves
+            the environment as it is.
         progress: called with (finished, all).
 
     Returns:
         the jobs that failed, each with the last line it said; the others are complete.
     """
     waiting = [job for job in jobs if not (job.folder / "metrics.json").is_file()]
-    running: dict[subprocess.Popen[bytes], Job] = {}
+    places = list(range(parallel))  # free ones; a run that ends frees its own for the next
+    running: dict[subprocess.Popen[bytes], tuple[Job, int]] = {}
     failed: list[tuple[Job, str]] = []
     done = len(jobs) - len(waiting)
     try:
         while waiting or running:
-            while waiting and len(running) < parallel:
-                job = waiting.pop(0)
-                running[_start(job, config_path, overrides, parallel)] = job
+            while waiting and places:
+                job, place = waiting.pop(0), places.pop(0)
+                device = devices[place % len(devices)] if devices else None
+                running[_start(job, config_path, overrides, parallel=parallel, device=device)] = job, place
             time.sleep(0.2)
             for process in [each for each in running if each.poll() is not None]:
-                job = running.pop(process)
+                job, place = running.pop(process)
+                places.append(place)
                 done += 1
                 if process.returncode != 0:
                     failed.append((job, _last_line(_log_file(job)) or f"exit code {process.returncode}"))
@@ -143,11 +149,25 @@ def run_jobs(
     return failed
 
 
-def _start(job: Job, config_path: Path, overrides: Sequence[str], parallel: int) -> subprocess.Popen[bytes]:
+def visible_devices() -> list[str]:
+    """The CUDA devices of this process as CUDA_VISIBLE_DEVICES names them, found without starting CUDA here."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _start(
+    job: Job, config_path: Path, overrides: Sequence[str], *, parallel: int, device: str | None
+) -> subprocess.Popen[bytes]:
     started = (job.folder / "config.yaml").is_file()
     settings = job_settings(job, overrides)
     command = [sys.executable, "-m", "trireid", "train", "--config", str(config_path), *settings]
     environment = dict(os.environ)
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
     if parallel > 1:
         # Threads of several runs that wait for each other on the same cores cost more than they bring.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))

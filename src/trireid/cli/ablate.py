@@ -29,14 +29,30 @@ def run(
     Raises:
         ConfigError: neither or both ways of naming cells, or a wrong setting in a cell.
     """
-    from trireid.ablation import collect, file_cells, markdown, plan, run_jobs, vary_cells, write_table
+    from trireid.ablation import (
+        collect,
+        file_cells,
+        markdown,
+        plan,
+        run_jobs,
+        vary_cells,
+        visible_devices,
+        write_table,
+    )
 
     if bool(vary) == (cells_file is not None):
         raise ConfigError("give either --vary key=v1,v2 (as often as you like) or --cells FILE")
     cells = file_cells(cells_file) if cells_file is not None else vary_cells(vary)
     jobs = plan(config, cells, overrides=overrides, seeds=seeds, out=out)
     with progress(f"{len(cells)} cells x {seeds} seeds") as report:
-        failed = run_jobs(jobs, config_path=config, overrides=overrides, parallel=parallel, progress=report)
+        failed = run_jobs(
+            jobs,
+            config_path=config,
+            overrides=overrides,
+            parallel=parallel,
+            devices=visible_devices() if parallel > 1 else (),
+            progress=report,
+        )
     for job, reason in failed:
         note(f"{job.cell.name}, seed {job.seed} failed: {reason} ({job.folder.with_suffix('.log')})")
     measured = _costs(config, cells, overrides) if costs else {}
