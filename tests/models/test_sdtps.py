@@ -199,6 +199,16 @@ def test_random_scoring_is_fixed_in_evaluation_and_varies_in_training():
     assert len(draws) > 1
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("use_gumbel", [False, True])
+def test_random_scoring_has_no_parameter_without_a_use(preset, use_gumbel):
+    head = make(preset, scoring="random", use_gumbel=use_gumbel, learned_guides=True).train()
+    assert head.predictor is None
+    assert head.guide_map is None
+    head(*inputs(batch=4)).feature.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in head.parameters())
+
+
 @pytest.mark.parametrize(("count", "slots"), [(128, 25), (196, 39), (1, 1)])
 def test_slot_count(count, slots):
     assert slot_count(count, sparse_ratio=0.5, aggr_ratio=0.4) == slots

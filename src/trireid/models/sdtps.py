@@ -93,7 +93,7 @@ class SDTPS(nn.Module):
         normalisation: of the guided scores over the patches.
         learned_guides: pass the guides through a learned map that does receive gradient.
         reader: how the slots become a feature, see `trireid.models.readers`.
-        scoring: `guided`, or `random` as a control.
+        scoring: `guided`, or `random` as a control, which has neither predictor nor learned guides.
 
     Raises:
         InputError: for values out of range.
@@ -141,10 +141,13 @@ class SDTPS(nn.Module):
         self.relaxation, self.noise, self.mask_form = relaxation, noise, mask
         self.normalisation, self.scoring = normalisation, scoring
 
-        hidden = max(1, dim // 4)
-        self.predictor = nn.Sequential(
-            ModalityLinear(num_modalities, dim, hidden), nn.GELU(), ModalityLinear(num_modalities, hidden, 1)
-        )
+        # Random scores ask neither; parameters without a use would stop a parallel run.
+        guided, hidden = scoring == "guided", max(1, dim // 4)
+        self.predictor: nn.Sequential | None = None
+        if guided:
+            self.predictor = nn.Sequential(
+                ModalityLinear(num_modalities, dim, hidden), nn.GELU(), ModalityLinear(num_modalities, hidden, 1)
+            )
         narrow = max(1, int(0.2 * dim))
         self.aggregation = nn.Sequential(
             ModalityLayerNorm(num_modalities, dim),
@@ -153,7 +156,7 @@ class SDTPS(nn.Module):
             ModalityLinear(num_modalities, narrow, self.num_slots, bias=False),
         )
         self.scale = nn.Parameter(torch.ones(num_modalities, 1, 1))
-        self.guide_map = ModalityLinear(num_modalities, dim, dim) if learned_guides else None
+        self.guide_map = ModalityLinear(num_modalities, dim, dim) if learned_guides and guided else None
         self.reader = SlotReader(reader, dim=dim, num_slots=self.num_slots + 1, num_modalities=num_modalities)
         self.feature_dim = self.reader.feature_dim
 
@@ -196,7 +199,7 @@ class SDTPS(nn.Module):
 
         The cosines carry no gradient; only learned guides do, through the map that makes them.
         """
-        if self.scoring == "random":
+        if self.predictor is None:
             return select.random_scores(patches[..., 0], training=self.training)
         with torch.autocast(patches.device.type, enabled=False):  # low-precision scores tie
             exact = patches if patches.dtype == torch.float64 else patches.float()
