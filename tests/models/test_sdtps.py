@@ -190,6 +190,22 @@ def test_selection_weights_reproduce_the_slots():
     assert torch.allclose(out.selection.weights @ kept, out.slots[:, :, :-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("subset", modality_subsets())
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nothing_of_an_absent_modality_is_reported_as_kept(preset, training, subset):
+    head = make(preset).train(training)
+    present = torch.zeros(2, 3, dtype=torch.bool)
+    present[0, list(subset)] = True
+    present[1] = True
+    chosen = head(*inputs(), present=present).selection
+    assert torch.equal(chosen.mask.sum(-1), present * head.num_kept)
+    for reported in (chosen.indices, chosen.scores, chosen.weights):
+        assert not reported[~present].any()
+        assert reported[present].any()
+    assert torch.equal(chosen.mask[present].nonzero()[:, 1].view(-1, head.num_kept), chosen.indices[present])
+
+
 def test_random_scoring_is_fixed_in_evaluation_and_varies_in_training():
     head = make(scoring="random")
     patches, guides = inputs()

@@ -7,6 +7,7 @@ those of the contract. Shapes: B batch, M modality, N patches, K kept, A slots, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -192,7 +193,7 @@ class SDTPS(nn.Module):
         slots = mask_absent(slots, present)
         feature = self.reader(slots, guides if global_features is None else global_features, present=present)  # (B, F)
         chosen = Selection(indices=indices, scores=scores.detach(), mask=mask, grid=self.grid, weights=weights.detach())
-        return SDTPSOutput(feature=feature, slots=slots, selection=chosen)
+        return SDTPSOutput(feature=feature, slots=slots, selection=_of_present(chosen, present))
 
     def score(self, patches: Tensor, guides: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Score of every patch, `(B, M, N)` float32: `(1 - 2b) s_p + b (s_m2 + s_m3 + 2 s_im)`. Source: S3, S4.
@@ -247,6 +248,21 @@ class SDTPS(nn.Module):
     def _aggregation_logits(self, patches: Tensor) -> Tensor:
         logits: Tensor = self.aggregation(patches) * self.scale  # (B, M, N, A)
         return logits.transpose(-1, -2)  # (B, M, A, N)
+
+
+def _of_present(chosen: Selection, present: Tensor | None) -> Selection:
+    """The selection with zeros for absent modalities, whose patches nobody kept. Present `(B, M)` bool or None."""
+    if present is None:
+        return chosen
+    assert chosen.weights is not None
+    absent = ~present.unsqueeze(-1)  # (B, M, 1)
+    return replace(
+        chosen,
+        indices=chosen.indices.masked_fill(absent, 0),
+        scores=chosen.scores.masked_fill(absent, 0.0),
+        mask=chosen.mask & ~absent,
+        weights=chosen.weights.masked_fill(absent.unsqueeze(-1), 0.0),
+    )
 
 
 def _check_ranges(*, dim: int, aggr_ratio: float, beta: float, tau: float) -> None:
