@@ -144,6 +144,21 @@ def test_memory_is_measured_with_one_candidate_on_the_device(config, monkeypatch
     assert [row["peak_memory"] for row in rows] == [7] * 5
 
 
+def test_peak_memory_is_that_of_the_second_step_of_what_was_made_for_it(monkeypatch):
+    told = []
+    for name in ("empty_cache", "reset_peak_memory_stats", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_args, name=name: told.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: told.append("read") or 42)
+    peak = benchmark.peak_memory(
+        lambda: told.append("made") or (lambda: told.append("step")), device=torch.device("cuda")
+    )
+    assert peak == 42
+    needed = [name for name in told if name not in ("empty_cache", "synchronize")]
+    assert needed == ["made", "step", "reset_peak_memory_stats", "step", "read"]
+    assert told.index("read") > len(told) - 1 - told[::-1].index("synchronize")
+    assert benchmark.peak_memory(lambda: pytest.fail("made on the CPU"), device=torch.device("cpu")) is None
+
+
 @pytest.mark.parametrize("where", ["step", "making"])
 def test_a_candidate_too_large_for_the_device_is_named(config, monkeypatch, where):
     def full(*_args, **_options):
