@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trireid.errors import InputError
+from trireid.errors import ConfigError, InputError
 from trireid.losses import reid_loss
 from trireid.types import NUM_MODALITIES, ReIDOutput
 
@@ -27,17 +28,19 @@ class Cost:
     """What one candidate costs in one mode.
 
     Attributes:
-        name: of the candidate; mode: `inference` or `training`.
+        name: of the candidate; mode: `inference` or `training`; batch_size: triplets a batch.
         parameters: number; gmac: 1e9 multiply-adds a triplet of the forward pass (None for a foreign callable that
             torch cannot count).
         latency: median seconds a batch; latency_low, latency_high: first and third quartile.
         throughput: triplets a second at the median.
-        peak_memory: bytes of device memory at the highest point, None on the CPU.
+        peak_memory: bytes of device memory at the highest point of a batch while this candidate alone is on the
+            device (weights, optimiser state, images, activations), None on the CPU.
         repeats: number of timed batches.
     """
 
     name: str
     mode: str
+    batch_size: int
     parameters: int
     gmac: float | None
     latency: float
@@ -136,16 +139,55 @@ def time_steps(
     return seconds
 
 
-def peak_memory(step: Step, *, device: torch.device) -> int | None:
-    """Bytes of device memory at the highest point of one step; None on the CPU."""
+def peak_memory(make: Callable[[], Step], *, device: torch.device) -> int | None:
+    """Bytes of device memory at the highest point of one step; None on the CPU, where nothing is made.
+
+    Args:
+        make: puts everything that the step needs on the device and returns the step, so that what is not measured need
+            not be there; it is let go of afterwards.
+        device: where.
+    """
     if device.type != "cuda":
         return None
-    gc.collect()
-    torch.cuda.empty_cache()
+    step = make()
+    step()  # the optimiser's state is there, and a compiled model compiled, from the second step on
+    _release()
     torch.cuda.reset_peak_memory_stats(device)
     step()
     _wait(device)
-    return int(torch.cuda.max_memory_allocated(device))
+    peak = int(torch.cuda.max_memory_allocated(device))
+    del step
+    _release()
+    return peak
+
+
+@contextmanager
+def naming_out_of_memory(name: str, mode: str, *, batch_size: int) -> Iterator[None]:
+    """Say which candidate ran out of device memory.
+
+    Raises:
+        ConfigError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ConfigError(
+            f"{name} ran out of device memory in {mode} with {batch_size} triplets a batch: give a smaller "
+            "--batch-size, or compare fewer models in one call (all are on the device while they are timed)"
+        ) from None
+
+
+@contextmanager
+def room_to_compile(num_models: int) -> Iterator[None]:
+    """Let this many models be compiled in one process.
+
+    torch compiles one piece of code 8 times, whatever the models it is of, and runs it plain from then on: later
+    models of a long comparison would be timed as they are while their rows say compiled.
+    """
+    import torch._dynamo.config as dynamo  # takes more than a second, which only compilation is worth
+
+    with dynamo.patch(recompile_limit=8 * max(1, num_models)):
+        yield
 
 
 def summarise(
@@ -163,6 +205,7 @@ def summarise(
     return Cost(
         name=name,
         mode=mode,
+        batch_size=batch_size,
         parameters=parameters,
         gmac=None if macs is None else macs / 1e9,
         latency=middle,
@@ -199,3 +242,8 @@ def as_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _release() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()

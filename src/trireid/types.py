@@ -68,6 +68,9 @@ class Batch:
 class Selection:
     """Which patches of each image were kept. Indices always refer to the original patch grid.
 
+    Nothing of an absent modality is kept: its mask is all false, its indices, scores and weights are all 0 (the shapes
+    stay those of the others). `ReIDOutput.present` says which these are.
+
     Attributes:
         indices: `(B, M, K)` int64, kept patches in ascending (grid) order.
         scores: `(B, M, N)` float32, the noise-free scores that chose them; for a later stage, patches

@@ -1,13 +1,18 @@
 """The composed model: shapes by head, every presence subset, batch permutations, gradients, errors."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from trireid.config.schema import BackboneConfig, ModelConfig, SDTPSConfig
+from trireid.config.schema import BackboneConfig, ModelConfig, SDTPSConfig, SlimmingConfig
 from trireid.errors import ConfigError, InputError
+from trireid.losses import reid_loss
 from trireid.models.backbone import Backbone, CameraEmbedding, create_vit, projects_features
 from trireid.models.build import build_model
+from trireid.models.readers import SlotReaderName
 from trireid.models.reid import ReIDModel
+from trireid.models.sdtps import PRESETS, Scoring
 from trireid.types import ReIDOutput, modality_subsets
 
 SIZE = (32, 16)
@@ -87,6 +92,38 @@ def test_every_trainable_parameter_is_in_one_group_and_gets_a_gradient(head):
         gradient = model.get_parameter(name).grad
         assert gradient is not None, name
         assert torch.isfinite(gradient).all(), name
+
+
+def without_gradient(model, *, present=None):
+    """Names of the trainable parameters that one training step does not reach: a parallel run refuses them."""
+    out = model.train()(images(8), present, camera=torch.arange(8) % 2)
+    reid_loss(out, torch.arange(8) // 2)["total"].backward()
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("reader", get_args(SlotReaderName))
+@pytest.mark.parametrize("use_gumbel", [False, True])
+@pytest.mark.parametrize("scoring", get_args(Scoring))
+@pytest.mark.parametrize("learned_guides", [False, True])
+def test_a_training_step_reaches_every_parameter_of_sdtps(preset, reader, use_gumbel, scoring, learned_guides):
+    settings = SDTPSConfig(
+        preset=preset, reader=reader, use_gumbel=use_gumbel, scoring=scoring, learned_guides=learned_guides
+    )
+    assert without_gradient(build(sdtps=settings)) == []
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("pife", [False, True])
+@pytest.mark.parametrize("classifier", ["joint", "separate"])
+@pytest.mark.parametrize("cuts", [(), ((1, 0.5),)])
+def test_a_training_step_reaches_every_parameter_of_every_model(head, pife, classifier, cuts):
+    stages = tuple(SlimmingConfig(after_block=after, keep_ratio=ratio) for after, ratio in cuts)
+    options = {"pife": pife, "global_classifier": classifier, "slimming": stages}
+    assert without_gradient(build(head, **options)) == []
+    one = torch.zeros(8, 3, dtype=torch.bool)
+    one[:, 0] = True  # a modality that the whole batch lacks
+    assert without_gradient(build(head, **options), present=one) == []
 
 
 def test_three_modalities_go_through_the_backbone_as_one_batch():

@@ -190,6 +190,22 @@ def test_selection_weights_reproduce_the_slots():
     assert torch.allclose(out.selection.weights @ kept, out.slots[:, :, :-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("subset", modality_subsets())
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nothing_of_an_absent_modality_is_reported_as_kept(preset, training, subset):
+    head = make(preset).train(training)
+    present = torch.zeros(2, 3, dtype=torch.bool)
+    present[0, list(subset)] = True
+    present[1] = True
+    chosen = head(*inputs(), present=present).selection
+    assert torch.equal(chosen.mask.sum(-1), present * head.num_kept)
+    for reported in (chosen.indices, chosen.scores, chosen.weights):
+        assert not reported[~present].any()
+        assert reported[present].any()
+    assert torch.equal(chosen.mask[present].nonzero()[:, 1].view(-1, head.num_kept), chosen.indices[present])
+
+
 def test_random_scoring_is_fixed_in_evaluation_and_varies_in_training():
     head = make(scoring="random")
     patches, guides = inputs()
@@ -197,6 +213,16 @@ def test_random_scoring_is_fixed_in_evaluation_and_varies_in_training():
     assert torch.equal(first, second)
     draws = {str(head.train()(patches, guides).selection.mask.tolist()) for _ in range(4)}
     assert len(draws) > 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("use_gumbel", [False, True])
+def test_random_scoring_has_no_parameter_without_a_use(preset, use_gumbel):
+    head = make(preset, scoring="random", use_gumbel=use_gumbel, learned_guides=True).train()
+    assert head.predictor is None
+    assert head.guide_map is None
+    head(*inputs(batch=4)).feature.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in head.parameters())
 
 
 @pytest.mark.parametrize(("count", "slots"), [(128, 25), (196, 39), (1, 1)])

@@ -3,9 +3,26 @@
 import pytest
 import torch
 from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trireid.errors import InputError
 from trireid.models import selection as select
+
+
+class Operators(TorchDispatchMode):
+    """Names of all operators that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+WAITING = {"_local_scalar_dense.default", "lift_fresh.default", "_to_copy.default", "nonzero.default"}
+"""Operators that read a value on the host or bring one from there, both of which wait for a GPU."""
 
 
 @pytest.mark.parametrize(
@@ -52,6 +69,22 @@ def test_quantile_normalise_is_not_ruled_by_one_outlier():
     assert robust.max() - robust.min() > 0.8
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 21, 128])
+@pytest.mark.parametrize(("low", "high"), [(0.05, 0.95), (0.25, 1.0), (0.0, 0.5)])
+def test_quantile_normalise_stretches_between_the_quantiles_of_torch(count, low, high):
+    scores = torch.randn(3, 4, count, generator=torch.Generator().manual_seed(count))
+    start, end = (torch.quantile(scores, share, dim=-1, keepdim=True) for share in (low, high))
+    expected = ((scores - start) / (end - start + 1e-8)).clamp(0, 1)
+    assert torch.allclose(select.quantile_normalise(scores, low=low, high=high), expected, atol=2e-6)
+
+
+def test_quantile_normalise_brings_nothing_from_the_host():
+    scores = torch.randn(2, 9)
+    with Operators() as operators:
+        select.quantile_normalise(scores)
+    assert not WAITING & set(operators.names)
+
+
 def test_guide_weights_leave_out_absent_guides_and_keep_the_sum():
     present = torch.tensor([[True, True, True], [True, False, True], [False, True, False]])
     weights = select.guide_weights(present)
@@ -65,6 +98,63 @@ def test_k_hot_sums_to_k(num_kept):
     relaxed = select.relax_k_hot(torch.randn(4, 7), num_kept, tau=0.3)
     assert torch.allclose(relaxed.sum(-1), torch.tensor(float(num_kept)), atol=1e-4)
     assert ((relaxed >= 0) & (relaxed <= 1)).all()
+
+
+def bisected(scores, num_kept, tau):
+    """The definition, by two hundred halvings in float64."""
+    scores = scores.double()
+    low, high = scores.amin(-1, keepdim=True) - 800 * tau, scores.amax(-1, keepdim=True) + 800 * tau
+    for _ in range(200):
+        middle = (low + high) / 2
+        too_many = torch.sigmoid((scores - middle) / tau).sum(-1, keepdim=True) > num_kept
+        low, high = torch.where(too_many, middle, low), torch.where(too_many, high, middle)
+    return torch.sigmoid((scores - low) / tau)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("tau", [0.01, 0.3, 1.0, 20.0])
+@pytest.mark.parametrize(("count", "num_kept"), [(2, 1), (9, 8), (128, 64), (128, 1), (196, 195)])
+def test_k_hot_equals_bisection(count, num_kept, tau, dtype, tolerance):
+    scores = torch.rand(6, count, generator=torch.Generator().manual_seed(count), dtype=dtype) * 2
+    relaxed = select.relax_k_hot(scores, num_kept, tau=tau)
+    scale = max(1.0, 1.0 / tau)  # the digits of a score are worth more where the temperature is low
+    assert torch.allclose(relaxed.double(), bisected(scores, num_kept, tau), atol=tolerance * scale)
+    assert torch.allclose(
+        relaxed.sum(-1), torch.tensor(float(num_kept), dtype=dtype), atol=tolerance * scale * count**0.5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tau", [0.01, 1.0])
+def test_k_hot_is_finite_and_hard_for_scores_far_apart(tau, dtype):
+    scores = torch.linspace(-1e4 / tau, 1e4 / tau, 9, dtype=dtype).requires_grad_(True)
+    relaxed = select.relax_k_hot(scores, 4, tau=tau)
+    relaxed.square().sum().backward()
+    assert torch.allclose(relaxed, (torch.arange(9) >= 5).to(dtype), atol=1e-6)
+    assert torch.isfinite(scores.grad).all()
+
+
+def test_k_hot_of_equal_scores_is_the_share():
+    assert torch.allclose(select.relax_k_hot(torch.full((2, 8), 3.0), 3, tau=0.1), torch.tensor(0.375))
+
+
+@pytest.mark.parametrize("sections", [2, 4, 32])
+def test_the_threshold_does_not_depend_on_the_number_of_sections(sections):
+    scaled = torch.randn(5, 33, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    threshold = select.k_hot_threshold(scaled, 11, sections=sections)
+    assert torch.allclose(torch.sigmoid(scaled - threshold).sum(-1), torch.tensor(11.0).double(), atol=1e-12)
+    single = select.k_hot_threshold(scaled.float(), 11, sections=sections)
+    assert torch.allclose(single.double(), threshold, atol=3e-6)
+
+
+def test_k_hot_is_few_operators_and_never_waits_for_a_value():
+    scores = torch.randn(4, 128, requires_grad=True)
+    with Operators() as operators:
+        select.k_hot_threshold(scores.detach(), 64)  # as many sections as on a GPU
+    assert len(operators.names) < 90
+    with Operators() as whole:
+        select.relax_k_hot(scores, 64, tau=1.0).square().sum().backward()
+    assert not WAITING & {*operators.names, *whole.names}
 
 
 def test_k_hot_gradient_is_the_implicit_one():
@@ -85,8 +175,8 @@ def test_k_hot_at_ratio_one_has_no_gradient():
     scores = torch.randn(5, requires_grad=True)
     relaxed = select.relax_k_hot(scores, 5, tau=1.0)
     relaxed.square().sum().backward()
-    assert torch.allclose(relaxed, torch.ones(5))
-    assert torch.isfinite(scores.grad).all()
+    assert torch.equal(relaxed, torch.ones(5))
+    assert torch.equal(scores.grad, torch.zeros(5))
 
 
 def test_softmax_relaxation_gradient():

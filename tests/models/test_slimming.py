@@ -137,6 +137,21 @@ def test_content_of_absent_modalities_is_ignored(guidance, subset):
         assert torch.allclose(out.embedding, model(images()).embedding, atol=1e-6)
 
 
+def test_no_stage_keeps_anything_of_an_absent_modality():
+    model = build((1, 0.75, "both"), (3, 0.5, "both"), head="sdtps").eval()
+    present = torch.tensor([[True, True, False], [False, False, True]])
+    out = model(images(), present)
+    for (name, chosen), kept in zip(out.selection.items(), (12, 6, 3), strict=True):
+        assert torch.equal(chosen.mask.sum(-1), present * kept), name
+        assert not chosen.indices[~present].any(), name
+        assert not chosen.scores[~present].any(), name  # zeros, not -inf
+        assert chosen.mask.gather(-1, chosen.indices)[present].all(), name
+    alone = model(images()[:, 2:].expand(-1, 3, -1, -1, -1)[1:], torch.tensor([[False, False, True]]))
+    for name, chosen in alone.selection.items():
+        assert torch.equal(chosen.mask[0, 2], out.selection[name].mask[1, 2]), name
+        assert torch.allclose(chosen.scores[0, 2], out.selection[name].scores[1, 2], atol=1e-5), name
+
+
 def test_permuting_the_batch_permutes_the_result():
     model, order = build((2, 0.5, "both"), head="sdtps").eval(), torch.tensor([2, 0, 1])
     assert torch.allclose(model(images(3)[order]).embedding, model(images(3)).embedding[order], atol=1e-5)

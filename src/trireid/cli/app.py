@@ -202,7 +202,7 @@ def bench(
     mode: Annotated[list[str] | None, typer.Option(help="inference, training, or both by repeating.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets a batch (those of the settings).")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed batches of each.")] = 10,
-    warmup: Annotated[int, typer.Option(min=0, help="Batches before.")] = 3,
+    warmup: Annotated[int, typer.Option(min=0, help="Batches before; 1 or more with --compile.")] = 3,
     compiled: Annotated[bool, typer.Option("--compile", help="Time torch.compile'd models.")] = False,
     callable_: Annotated[
         list[str] | None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,60 +91,146 @@ def measure(
     Args:
         configs: by name, all on one device, each in its own precision; the first one speaks for callables.
         modes: of `inference`, `training`.
-        repeats, warmup: batches.
+        repeats, warmup: batches; compiled models need a warm-up of 1 at least, since the first batch compiles.
         batch_size: None takes evaluate.batch_size or data.batch_size of each configuration.
         compile_models: time `torch.compile`d models.
-        callables: `package.module:factory`; the factory gets image_size and device and returns what takes images.
+        callables: `package.module:factory`; the factory gets image_size and device and returns what takes images. On a
+            GPU it is called twice, the first time to measure the memory of what it makes.
         progress: called with (done, all) rounds.
+
+    Raises:
+        ConfigError: the devices differ, a compiled model would be timed without a warm-up, a callable cannot be
+            found, or a candidate does not fit on the device.
     """
-    first = next(iter(configs.values()))
+    if compile_models and warmup < 1:
+        raise ConfigError(
+            f"--warmup is {warmup} with --compile: the first batch compiles the model, give --warmup 1 or more so that "
+            "it is not timed"
+        )
     if len({config.train.device for config in configs.values()}) > 1:
         raise ConfigError("train.device differs between the configurations: one call measures on one device")
-    device = resolve_device(first.train.device)
-    dtypes = {n: autocast_dtype(resolve_precision(c.train.precision, device)) for n, c in configs.items()}
-    models = {name: _model(config, device) for name, config in configs.items()}
-    macs = {
-        name: benchmark.model_macs(model, image_size=configs[name].data.image_size, device=device)
-        for name, model in models.items()
-    }
+    device = resolve_device(next(iter(configs.values())).train.device)
+    models = {name: _model(config) for name, config in configs.items()}
+    candidates = [
+        _own(name, models[name], config, mode, batch_size=batch_size, device=device, compiled=compile_models)
+        for mode in modes
+        for name, config in configs.items()
+    ]
+    if "inference" in modes:
+        first = next(iter(configs.values()))
+        candidates += [_foreign(spec, first, batch_size=batch_size, device=device) for spec in callables]
+    # Each is alone on the device here; from the first timed mode on, all models are there together.
+    macs = {name: _macs(model, configs[name], device) for name, model in models.items()}
     costs = []
-    for mode in modes:
-        steps: dict[str, benchmark.Step] = {}
-        sizes: dict[str, int] = {}
-        for name, model in models.items():
-            config = configs[name]
-            own = config.evaluate.batch_size if mode == "inference" else config.data.batch_size
-            sizes[name] = batch_size or own
-            images = torch.randn(sizes[name], NUM_MODALITIES, 3, *config.data.image_size, device=device)
-            runner: Any = torch.compile(model) if compile_models else model
-            steps[name] = (
-                benchmark.inference_step(_evaluating(runner, model), images, dtype=dtypes[name])
-                if mode == "inference"
-                else benchmark.training_step(runner, images, num_classes=NUM_CLASSES, dtype=dtypes[name])
+    with benchmark.room_to_compile(len(candidates)) if compile_models else nullcontext():
+        memory = [_memory_alone(candidate, device) for candidate in candidates]
+        for mode in modes:
+            chosen = [(each, peak) for each, peak in zip(candidates, memory, strict=True) if each.mode == mode]
+            # Nothing else refers to the steps, so that the device is free of them before the next mode.
+            seconds = benchmark.time_steps(
+                {each.name: _ready(each) for each, _ in chosen},
+                device=device,
+                repeats=repeats,
+                warmup=warmup,
+                progress=progress,
             )
-        for spec in callables if mode == "inference" else ():
-            sizes[spec] = batch_size or first.evaluate.batch_size
-            images = torch.randn(sizes[spec], NUM_MODALITIES, 3, *first.data.image_size, device=device)
-            foreign = _factory(spec)(image_size=first.data.image_size, device=device)
-            steps[spec] = benchmark.inference_step(foreign, images, dtype=next(iter(dtypes.values())))
-        seconds = benchmark.time_steps(steps, device=device, repeats=repeats, warmup=warmup, progress=progress)
-        for name, step in steps.items():
-            known = models.get(name)
-            costs.append(
-                benchmark.summarise(
-                    name,
-                    mode,
-                    seconds[name],
-                    batch_size=sizes[name],
-                    parameters=sum(p.numel() for p in known.parameters()) if known is not None else 0,
-                    macs=macs.get(name),
-                    memory=benchmark.peak_memory(step, device=device),
-                )
-            )
+            costs += [_cost(each, seconds[each.name], macs=macs.get(each.name), memory=peak) for each, peak in chosen]
     return benchmark.as_rows(costs)
 
 
-def _model(config: Config, device: torch.device) -> nn.Module:
+@dataclass(frozen=True)
+class _Candidate:
+    """What is measured in one mode.
+
+    Attributes:
+        name: of the row; mode: `inference` or `training`; batch_size: triplets a batch.
+        make: puts model and images on the device and returns the step.
+        model: on the CPU until it is asked for; None for a foreign callable.
+    """
+
+    name: str
+    mode: str
+    batch_size: int
+    make: Callable[[], benchmark.Step]
+    model: nn.Module | None
+
+
+def _own(
+    name: str,
+    model: nn.Module,
+    config: Config,
+    mode: str,
+    *,
+    batch_size: int | None,
+    device: torch.device,
+    compiled: bool,
+) -> _Candidate:
+    dtype = autocast_dtype(resolve_precision(config.train.precision, device))
+    size = batch_size or (config.evaluate.batch_size if mode == "inference" else config.data.batch_size)
+
+    def make() -> benchmark.Step:
+        model.to(device)
+        images = torch.randn(size, NUM_MODALITIES, 3, *config.data.image_size, device=device)
+        runner: Any = torch.compile(model) if compiled else model
+        if mode == "inference":
+            return benchmark.inference_step(_evaluating(runner, model), images, dtype=dtype)
+        return benchmark.training_step(runner, images, num_classes=NUM_CLASSES, dtype=dtype)
+
+    return _Candidate(name, mode, size, make, model)
+
+
+def _foreign(spec: str, config: Config, *, batch_size: int | None, device: torch.device) -> _Candidate:
+    factory = _factory(spec)
+    dtype = autocast_dtype(resolve_precision(config.train.precision, device))
+    size = batch_size or config.evaluate.batch_size
+
+    def make() -> benchmark.Step:
+        images = torch.randn(size, NUM_MODALITIES, 3, *config.data.image_size, device=device)
+        return benchmark.inference_step(factory(image_size=config.data.image_size, device=device), images, dtype=dtype)
+
+    return _Candidate(spec, "inference", size, make, None)
+
+
+def _cost(candidate: _Candidate, seconds: Sequence[float], *, macs: int | None, memory: int | None) -> benchmark.Cost:
+    parameters = 0 if candidate.model is None else sum(p.numel() for p in candidate.model.parameters())
+    return benchmark.summarise(
+        candidate.name,
+        candidate.mode,
+        seconds,
+        batch_size=candidate.batch_size,
+        parameters=parameters,
+        macs=macs,
+        memory=memory,
+    )
+
+
+def _macs(model: nn.Module, config: Config, device: torch.device) -> int:
+    macs = benchmark.model_macs(model.to(device), image_size=config.data.image_size, device=device)
+    model.cpu()
+    return macs
+
+
+def _memory_alone(candidate: _Candidate, device: torch.device) -> int | None:
+    peak = benchmark.peak_memory(lambda: _ready(candidate), device=device)
+    if candidate.model is not None:
+        candidate.model.cpu()
+    return peak
+
+
+def _ready(candidate: _Candidate) -> benchmark.Step:
+    """The step, which names its candidate where the device is too small for it."""
+    name, mode, size = candidate.name, candidate.mode, candidate.batch_size
+    with benchmark.naming_out_of_memory(name, mode, batch_size=size):
+        step = candidate.make()
+
+    def named() -> object:
+        with benchmark.naming_out_of_memory(name, mode, batch_size=size):
+            return step()
+
+    return named
+
+
+def _model(config: Config) -> nn.Module:
     # Cost does not depend on the weights, so none are loaded.
     return build_model(
         config.model,
@@ -150,7 +238,7 @@ def _model(config: Config, device: torch.device) -> nn.Module:
         num_classes=NUM_CLASSES,
         num_cameras=4,
         load_pretrained=False,
-    ).to(device)
+    )
 
 
 def _evaluating(runner: Any, model: nn.Module) -> Callable[[torch.Tensor], object]:
@@ -172,7 +260,18 @@ def _factory(spec: str) -> Callable[..., Callable[[torch.Tensor], object]]:
     return factory
 
 
-_HEADER = ["model", "mode", "parameters M", "GMAC", "ms a batch", "quartiles", "triplets/s", "relative", "peak GiB"]
+_HEADER = [
+    "model",
+    "mode",
+    "batch",
+    "parameters M",
+    "GMAC",
+    "ms a batch",
+    "quartiles",
+    "triplets/s",
+    "relative",
+    "peak GiB",
+]
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -180,6 +279,7 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         [
             row["name"],
             row["mode"],
+            str(row["batch_size"]),
             f"{row['parameters'] / 1e6:.2f}",
             "-" if row["gmac"] is None else f"{row['gmac']:.3f}",
             f"{1e3 * row['latency']:.1f}",

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 FIGURES = (("mAP", "mAP"), ("mINP", "mINP"), ("rank-1", "rank1"), ("rank-5", "rank5"), ("rank-10", "rank10"))
+_UNBOUNDED = 10_000  # characters
 PATTERNS = {"global": "1 global", "head": "2 head", "joint": "3 joint"}
 
 
@@ -122,7 +123,8 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    Console(file=sys.stdout).print(table)
+    # A file or a pipe has no width that rows would have to be cut to.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)
 
 
 def _percent(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class BNNeckClassifier(nn.Module):
@@ -18,7 +19,30 @@ class BNNeckClassifier(nn.Module):
         self.classifier = nn.Linear(dim, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """Logits `(B, C)` of features `(B, F)`."""
-        logits: Tensor = self.classifier(self.bottleneck(feature))
+    def forward(self, feature: Tensor, *, present: Tensor | None = None) -> Tensor:
+        """Logits `(B, C)` of features `(B, F)`.
+
+        Args:
+            feature: `(B, F)`.
+            present: `(B,)` bool, the items that have this feature; None: all. The statistics of a training batch are
+                taken over these alone, and the logits of the others are 0 (the losses leave them out).
+        """
+        logits: Tensor = self.classifier(self._normalise(feature, present))
         return logits
+
+    def _normalise(self, feature: Tensor, present: Tensor | None) -> Tensor:
+        if present is None:
+            normalised: Tensor = self.bottleneck(feature)
+            return normalised
+        rows = present.nonzero()[:, 0]  # (P,)
+        shown = feature[rows]  # (P, F)
+        if self.training and len(rows) < 2:
+            # One item has no variance, and none has no mean: such a batch is seen with the running statistics, which
+            # it does not change.
+            norm = self.bottleneck
+            normalised = functional.batch_norm(
+                shown, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
+            )
+        else:
+            normalised = self.bottleneck(shown)
+        return normalised.new_zeros(feature.shape).index_copy(0, rows, normalised)  # (B, F)

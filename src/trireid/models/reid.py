@@ -100,7 +100,7 @@ class ReIDModel(nn.Module):
             features["head"] = self.head(everything, global_features, present=present)
         logits = {}
         if self.training:
-            logits = {name: classifier(features[name]) for name, classifier in self.classifiers.items()}
+            logits = {name: self._classify(name, features[name], present) for name in self.classifiers}
         used = present if present is not None else images.new_ones(images.shape[:2]).bool()
         return ReIDOutput(features=features, present=used, logits=logits, selection=selection)
 
@@ -108,6 +108,12 @@ class ReIDModel(nn.Module):
         if self.guide == "cls":
             return tokens.cls
         return tokens.patches.mean(dim=2) if self.guide == "mean_patch" else global_features
+
+    def _classify(self, name: str, feature: Tensor, present: Tensor | None) -> Tensor:
+        """Logits `(B, C)`; a modality's own classifier looks at the items that have the modality."""
+        own = present[:, MODALITIES.index(name)] if present is not None and name in MODALITIES else None
+        logits: Tensor = self.classifiers[name](feature, present=own)
+        return logits
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Trainable parameters by the role that sets their learning rate, each with its full name."""

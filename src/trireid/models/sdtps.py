@@ -7,6 +7,7 @@ those of the contract. Shapes: B batch, M modality, N patches, K kept, A slots, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -93,7 +94,7 @@ class SDTPS(nn.Module):
         normalisation: of the guided scores over the patches.
         learned_guides: pass the guides through a learned map that does receive gradient.
         reader: how the slots become a feature, see `trireid.models.readers`.
-        scoring: `guided`, or `random` as a control.
+        scoring: `guided`, or `random` as a control, which has neither predictor nor learned guides.
 
     Raises:
         InputError: for values out of range.
@@ -141,10 +142,13 @@ class SDTPS(nn.Module):
         self.relaxation, self.noise, self.mask_form = relaxation, noise, mask
         self.normalisation, self.scoring = normalisation, scoring
 
-        hidden = max(1, dim // 4)
-        self.predictor = nn.Sequential(
-            ModalityLinear(num_modalities, dim, hidden), nn.GELU(), ModalityLinear(num_modalities, hidden, 1)
-        )
+        # Random scores ask neither; parameters without a use would stop a parallel run.
+        guided, hidden = scoring == "guided", max(1, dim // 4)
+        self.predictor: nn.Sequential | None = None
+        if guided:
+            self.predictor = nn.Sequential(
+                ModalityLinear(num_modalities, dim, hidden), nn.GELU(), ModalityLinear(num_modalities, hidden, 1)
+            )
         narrow = max(1, int(0.2 * dim))
         self.aggregation = nn.Sequential(
             ModalityLayerNorm(num_modalities, dim),
@@ -153,7 +157,7 @@ class SDTPS(nn.Module):
             ModalityLinear(num_modalities, narrow, self.num_slots, bias=False),
         )
         self.scale = nn.Parameter(torch.ones(num_modalities, 1, 1))
-        self.guide_map = ModalityLinear(num_modalities, dim, dim) if learned_guides else None
+        self.guide_map = ModalityLinear(num_modalities, dim, dim) if learned_guides and guided else None
         self.reader = SlotReader(reader, dim=dim, num_slots=self.num_slots + 1, num_modalities=num_modalities)
         self.feature_dim = self.reader.feature_dim
 
@@ -189,14 +193,14 @@ class SDTPS(nn.Module):
         slots = mask_absent(slots, present)
         feature = self.reader(slots, guides if global_features is None else global_features, present=present)  # (B, F)
         chosen = Selection(indices=indices, scores=scores.detach(), mask=mask, grid=self.grid, weights=weights.detach())
-        return SDTPSOutput(feature=feature, slots=slots, selection=chosen)
+        return SDTPSOutput(feature=feature, slots=slots, selection=_of_present(chosen, present))
 
     def score(self, patches: Tensor, guides: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Score of every patch, `(B, M, N)` float32: `(1 - 2b) s_p + b (s_m2 + s_m3 + 2 s_im)`. Source: S3, S4.
 
         The cosines carry no gradient; only learned guides do, through the map that makes them.
         """
-        if self.scoring == "random":
+        if self.predictor is None:
             return select.random_scores(patches[..., 0], training=self.training)
         with torch.autocast(patches.device.type, enabled=False):  # low-precision scores tie
             exact = patches if patches.dtype == torch.float64 else patches.float()
@@ -244,6 +248,21 @@ class SDTPS(nn.Module):
     def _aggregation_logits(self, patches: Tensor) -> Tensor:
         logits: Tensor = self.aggregation(patches) * self.scale  # (B, M, N, A)
         return logits.transpose(-1, -2)  # (B, M, A, N)
+
+
+def _of_present(chosen: Selection, present: Tensor | None) -> Selection:
+    """The selection with zeros for absent modalities, whose patches nobody kept. Present `(B, M)` bool or None."""
+    if present is None:
+        return chosen
+    assert chosen.weights is not None
+    absent = ~present.unsqueeze(-1)  # (B, M, 1)
+    return replace(
+        chosen,
+        indices=chosen.indices.masked_fill(absent, 0),
+        scores=chosen.scores.masked_fill(absent, 0.0),
+        mask=chosen.mask & ~absent,
+        weights=chosen.weights.masked_fill(absent.unsqueeze(-1), 0.0),
+    )
 
 
 def _check_ranges(*, dim: int, aggr_ratio: float, beta: float, tau: float) -> None:

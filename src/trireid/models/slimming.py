@@ -115,7 +115,7 @@ def cut(
     num_kept = select.keep_count(num_patches, stage.keep_ratio)
     indices, mask = select.select_top(scores, num_kept)  # (R, K), (R, N)
     positions = tokens.positions.gather(1, indices)
-    chosen = selection_in_grid(positions, tokens.positions, scores, grid)
+    chosen = selection_in_grid(positions, mask, tokens.positions, scores, grid)
     if num_kept == num_patches:
         return tokens, chosen
     fused = select.fuse_dropped(tokens.patches, scores, mask).unsqueeze(1)  # (R, 1, D)
@@ -128,12 +128,22 @@ def cut(
     return RowTokens(tokens.cls, kept, fused, positions, total), chosen
 
 
-def selection_in_grid(kept: Tensor, positions: Tensor, scores: Tensor, grid: tuple[int, int]) -> Selection:
-    """A `Selection` over the original grid from positions `(..., K)` kept out of positions `(..., N)` with scores."""
+def selection_in_grid(
+    kept: Tensor, mask: Tensor, positions: Tensor, scores: Tensor, grid: tuple[int, int]
+) -> Selection:
+    """A `Selection` over the original grid out of one among the patches that are still there.
+
+    Args:
+        kept: `(..., K)` positions in the original grid of the patches kept.
+        mask: `(..., N)` bool, the patches kept among those still there.
+        positions: `(..., N)` in the original grid of those still there.
+        scores: `(..., N)` of those still there.
+        grid: the original patch grid.
+    """
     shape = (*positions.shape[:-1], grid[0] * grid[1])
     full = scores.new_full(shape, float("-inf"), dtype=torch.float32).scatter(-1, positions, scores.detach().float())
-    mask = torch.zeros(shape, dtype=torch.bool, device=scores.device).scatter(-1, kept, True)
-    return Selection(indices=kept, scores=full, mask=mask, grid=grid)
+    everywhere = torch.zeros(shape, dtype=torch.bool, device=scores.device).scatter(-1, positions, mask)
+    return Selection(indices=kept, scores=full, mask=everywhere, grid=grid)
 
 
 def stage_scores(
@@ -235,7 +245,10 @@ def in_original_grid(chosen: Selection, inside: Selection) -> Selection:
 
     Args:
         chosen: over the K patches that `inside` kept; indices `(B, M, K2)`.
-        inside: over the original grid; indices `(B, M, K)`.
+        inside: over the original grid; indices `(B, M, K)`. Both report absent modalities as zeros.
     """
-    composed = selection_in_grid(inside.indices.gather(-1, chosen.indices), inside.indices, chosen.scores, inside.grid)
-    return replace(composed, weights=chosen.weights)
+    kept = inside.indices.gather(-1, chosen.indices)
+    composed = selection_in_grid(kept, chosen.mask, inside.indices, chosen.scores, inside.grid)
+    # An absent modality has index 0 K times over: no patch of it is kept, none was dropped with a score of its own.
+    absent = ~inside.mask.any(dim=-1, keepdim=True)
+    return replace(composed, scores=composed.scores.masked_fill(absent, 0.0), weights=chosen.weights)
