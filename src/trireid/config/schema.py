@@ -166,7 +166,9 @@ class SlimmingConfig(Section):
 
     after_block: Positive
     keep_ratio: Ratio
-    guidance: Literal["self", "cross", "both", "cls_attention", "random", "none"] = "both"
+    guidance: Literal["self", "cross", "both", "learned", "consensus", "cls_attention", "random", "none"] = "both"
+    dropped: Literal["fuse", "merge"] = "fuse"
+    noise: bool = False  # choose by noisy scores in training
 
 
 class ModelConfig(Section):
@@ -204,6 +206,7 @@ class TrainConfig(Section):
     label_smoothing: Annotated[float, Number, Field(ge=0.0, lt=1.0)] = 0.1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False  # torch.compile the blocks of the ViT for training; needs a C++ compiler, or Triton on CUDA
     evaluate_every: Positive = 1  # epochs
     checkpoint_every: Positive = 10  # epochs between states to resume from
     log_every: Positive = 10  # steps

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.models import slimming
+from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.types import Selection
 
@@ -96,6 +97,8 @@ class Backbone(nn.Module):
         num_patches = self.grid[0] * self.grid[1]
         counts = slimming.check_stages(stages, num_blocks=len(vit.blocks), num_patches=num_patches)
         self.stages = {stage.after_block: stage for stage in stages}
+        learned = {f"block{stage.after_block}": PatchPredictor(vit.embed_dim) for stage in stages if stage.is_learned}
+        self.predictors = nn.ModuleDict(learned)
         self.num_patches: int = counts[-1] if counts else num_patches  # that leave the backbone
         self.dim: int = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.embed_dim
         self.sie_coefficient = sie_coefficient
@@ -143,6 +146,11 @@ class Backbone(nn.Module):
         fused = sequence[:, :, end:] if tokens.fused is not None else None
         return BackboneOutput(cls=sequence[:, :, 0], patches=sequence[:, :, 1:end], fused=fused, selection=selection)
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks of the ViT for training: all share one compiled kernel a token count."""
+        for block in self.vit.blocks:
+            block.compile(dynamic=False)
+
     def _embed(self, images: Tensor, shift: Tensor | None) -> Tensor:
         patches = self.vit.patch_embed(images)  # (R, N, D)
         assert self.vit.cls_token is not None
@@ -160,12 +168,22 @@ class Backbone(nn.Module):
         tokens = RowTokens(sequence[:, :1], sequence[:, 1:], None, positions, 0)
         selection: dict[str, Selection] = {}
         for number, block in enumerate(self.vit.blocks, start=1):
-            before, sequence = sequence, block(sequence)
+            # compile_blocks() compiles the call of a block, not its forward: evaluation meets many shapes.
+            before, sequence = sequence, block(sequence) if self.training else block.forward(sequence)
             stage = self.stages.get(number)
             if stage is not None and stage.guidance != "none":
                 tokens = tokens.with_sequence(sequence)
-                scores = slimming.stage_scores(stage, tokens, block=block, before=before, present=present, rows=rows)
-                tokens, chosen = slimming.cut(tokens, stage, scores=scores, grid=self.grid)
+                scores = slimming.stage_scores(
+                    stage,
+                    tokens,
+                    block=block,
+                    before=before,
+                    present=present,
+                    rows=rows,
+                    predictor=self.predictors[f"block{number}"] if stage.is_learned else None,
+                    num_places=self.grid[0] * self.grid[1],
+                )
+                tokens, chosen = slimming.cut(tokens, stage, scores=scores, grid=self.grid, training=self.training)
                 selection[f"block{number}"] = chosen
                 sequence = tokens.sequence()
         return tokens.with_sequence(sequence), selection

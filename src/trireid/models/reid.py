@@ -132,7 +132,7 @@ class ReIDModel(nn.Module):
 def _role(name: str) -> str:
     if name.startswith("backbone.camera_embedding."):
         return "camera"
-    if name.startswith("backbone."):
+    if name.startswith("backbone.vit."):  # the rest of the backbone starts fresh
         return "backbone"
     return "classifier" if name.startswith("classifiers.") and ".classifier." in name else "other"
 

@@ -17,7 +17,8 @@ from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.types import Selection
 
-Guidance = Literal["self", "cross", "both", "cls_attention", "random", "none"]
+Guidance = Literal["self", "cross", "both", "learned", "consensus", "cls_attention", "random", "none"]
+Dropped = Literal["fuse", "merge"]
 
 _GUIDE_SHARE: dict[str, tuple[float, float]] = {"self": (1.0, 0.0), "cross": (0.0, 1.0), "both": (2.0, 1.0)}
 """Weight of the own CLS token and of each other modality's, for the three cosine guidances."""
@@ -30,13 +31,24 @@ class SlimmingStage:
     Attributes:
         after_block: blocks that saw all patches of before, counted from 1.
         keep_ratio: share of the patches still there that goes on, in (0, 1].
-        guidance: `self`, `cross` or `both` (cosine with CLS tokens), `cls_attention` (as EViT), `random`, or `none`,
-            which drops nothing and is the control.
+        guidance: `self`, `cross` or `both` (cosine with CLS tokens), `learned` (a predictor that sees them),
+            `consensus` (the same, summed with the mean over the modalities at that place of the grid), `cls_attention`
+            (as EViT), `random`, or `none`, which drops nothing and is the control.
+        dropped: `fuse` makes one token of all dropped patches; `merge` also averages each into the kept patch that it
+            resembles most, weighted by the patches that each stands for.
+        noise: in training, choose by the scores plus Gumbel noise, which samples K patches without replacement.
     """
 
     after_block: int
     keep_ratio: float
     guidance: Guidance = "both"
+    dropped: Dropped = "fuse"
+    noise: bool = False
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the guidance has a predictor with weights of its own."""
+        return self.guidance in ("learned", "consensus")
 
 
 class RowTokens(NamedTuple):
@@ -46,6 +58,7 @@ class RowTokens(NamedTuple):
         cls: `(R, 1, D)`; patches: `(R, N, D)`; fused: `(R, 1, D)` or None before the first cut.
         positions: `(R, N)` int64 place of each patch in the original grid.
         num_fused: patches that went into the fused token.
+        mass: `(R, N)` float32, how many patches each stands for once others were merged into it; None before that.
     """
 
     cls: Tensor
@@ -53,6 +66,7 @@ class RowTokens(NamedTuple):
     fused: Tensor | None
     positions: Tensor
     num_fused: int
+    mass: Tensor | None = None
 
     def sequence(self) -> Tensor:
         """`(R, 1 + N (+ 1), D)`: CLS, patches, fused token."""
@@ -86,8 +100,10 @@ def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patc
             )
         if not 0.0 < stage.keep_ratio <= 1.0:
             raise InputError(f"{where}.keep_ratio is {stage.keep_ratio}; it must lie in (0, 1]")
-        if stage.guidance not in get_args(Guidance):
-            raise InputError(f"{where}.guidance is {stage.guidance!r}; allowed are {', '.join(get_args(Guidance))}")
+        for setting, allowed in (("guidance", Guidance), ("dropped", Dropped)):
+            given = getattr(stage, setting)
+            if given not in get_args(allowed):
+                raise InputError(f"{where}.{setting} is {given!r}; allowed are {', '.join(get_args(allowed))}")
         if num_patches < 2:
             raise InputError(f"{where} has {num_patches} patch to choose from: use larger images or fewer cuts")
         if stage.guidance != "none":
@@ -98,34 +114,77 @@ def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patc
 
 
 def cut(
-    tokens: RowTokens, stage: SlimmingStage, *, scores: Tensor, grid: tuple[int, int]
+    tokens: RowTokens, stage: SlimmingStage, *, scores: Tensor, grid: tuple[int, int], training: bool = False
 ) -> tuple[RowTokens, Selection]:
     """Keep the best patches of every row and fuse the others into the one fused token.
+
+    Scores with a gradient have two teachers. The fused token weighs the dropped patches by them. And every kept patch
+    is told what it would cost to be replaced by the fused token: forward nothing changes, backward its score gets
+    the gradient along (patch - fused).
 
     Args:
         tokens: rows before the cut.
         stage: what to keep.
         scores: `(R, N)` float32.
         grid: the original patch grid.
+        training: whether the noise of the stage is drawn.
 
     Returns:
         rows after the cut (patches stay in grid order), and the selection with indices `(R, K)` in the original grid.
     """
     num_patches = tokens.patches.shape[1]
     num_kept = select.keep_count(num_patches, stage.keep_ratio)
-    indices, mask = select.select_top(scores, num_kept)  # (R, K), (R, N)
+    chooser = scores.detach()
+    if stage.noise and training:
+        chooser = chooser + select.gumbel_noise(chooser)
+    indices, mask = select.select_top(chooser, num_kept)  # (R, K), (R, N)
     positions = tokens.positions.gather(1, indices)
     chosen = selection_in_grid(positions, mask, tokens.positions, scores, grid)
     if num_kept == num_patches:
         return tokens, chosen
     fused = select.fuse_dropped(tokens.patches, scores, mask).unsqueeze(1)  # (R, 1, D)
+    kept, mass = select.gather_patches(tokens.patches, indices), tokens.mass
+    if stage.dropped == "merge":
+        mass = torch.ones_like(scores.detach()) if mass is None else mass
+        kept, mass = merge_dropped(tokens.patches, mass, indices, mask)  # (R, K, D), (R, K)
+    elif mass is not None:
+        mass = mass.gather(1, indices)
+    if scores.requires_grad:
+        worth = scores.gather(1, indices).sigmoid().unsqueeze(-1)  # (R, K, 1)
+        kept = kept + ((worth - worth.detach()) * (kept - fused).detach()).to(kept.dtype)
     num_dropped = num_patches - num_kept
     total = tokens.num_fused + num_dropped
     if tokens.fused is not None:
         # Every patch that was ever dropped keeps the same share of the one fused token.
         fused = (tokens.fused * tokens.num_fused + fused * num_dropped) / total
-    kept = select.gather_patches(tokens.patches, indices)
-    return RowTokens(tokens.cls, kept, fused, positions, total), chosen
+    return RowTokens(tokens.cls, kept, fused, positions, total, mass), chosen
+
+
+def merge_dropped(patches: Tensor, mass: Tensor, indices: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Average every dropped patch into the kept one that it resembles most (largest cosine).
+
+    Args:
+        patches: `(R, N, D)`; mass: `(R, N)`, how many patches each stands for.
+        indices: `(R, K)` kept; mask: `(R, N)` bool, true where kept.
+
+    Returns:
+        patches `(R, K, D)` and their mass `(R, K)`; all mass is kept.
+
+    Source: the idea of merging similar tokens by their size is that of ToMe (ICLR 2023), section 3; there pairs are
+        matched between two halves, here the choice says who stays.
+    """
+    num_dropped = mask.shape[1] - indices.shape[1]
+    gone = mask.to(torch.uint8).sort(dim=1, stable=True).indices[:, :num_dropped]  # (R, N - K)
+    kept, dropped = (select.gather_patches(patches, place) for place in (indices, gone))
+    with torch.no_grad():
+        unit_kept, unit_dropped = (nn.functional.normalize(each, dim=-1) for each in (kept, dropped))
+        nearest = (unit_dropped @ unit_kept.transpose(1, 2)).argmax(dim=-1)  # (R, N - K)
+        belongs = mass.new_zeros(*nearest.shape, indices.shape[1]).scatter_(2, nearest.unsqueeze(-1), 1.0)
+        share = belongs.transpose(1, 2) * mass.gather(1, gone).unsqueeze(1)  # (R, K, N - K)
+        own = mass.gather(1, indices)  # (R, K)
+        total = own + share.sum(dim=-1)
+    merged = kept * (own / total).unsqueeze(-1).to(kept.dtype)
+    return merged + (share / total.unsqueeze(-1)).to(kept.dtype) @ dropped, total
 
 
 def selection_in_grid(
@@ -154,30 +213,66 @@ def stage_scores(
     before: Tensor,
     present: Tensor,
     rows: Tensor | None,
+    predictor: nn.Module | None = None,
+    num_places: int = 0,
 ) -> Tensor:
-    """Scores `(R, N)` float32 of the patches still there, by the guidance of the stage; no gradient passes.
+    """Scores `(R, N)` float32 of the patches still there, by the guidance of the stage.
+
+    A gradient passes only to the predictor of `learned` and `consensus`.
 
     Args:
         stage: one with a guidance other than `none`.
         tokens: rows after the block.
         block: the block that was just run; before: its input `(R, T, D)`.
         present: `(B, M)` bool; rows: `(R,)` places of the rows in its flat form, None where all are present.
+        predictor: of a learned guidance; num_places: patches of the original grid, for `consensus`.
 
     Raises:
         InputError: `cross` guidance for an item with a single modality: nothing is there to guide.
     """
+    if stage.guidance == "cross" and rows is not None and bool((present.sum(dim=1) < 2).any()):
+        raise InputError(
+            "model.slimming guidance is cross, and an item has one modality only, which leaves no other to "
+            "guide it: use guidance both or self"
+        )
+    if stage.guidance == "random":
+        return select.random_scores(tokens.patches[..., 0], training=block.training)
+    if predictor is not None:
+        guides, weights = row_guides(tokens.cls, present, rows, own=0.0, other=1.0)
+        others = (weights.unsqueeze(1) @ guides.float())[:, 0] / max(1, present.shape[1] - 1)  # (R, D), their mean
+        scores: Tensor = predictor(tokens.patches, tokens.cls[:, 0], others)
+        if stage.guidance == "consensus":
+            scores = scores + mean_by_place(scores, tokens.positions, present, rows, num_places)
+        return scores
     with torch.no_grad():
-        if stage.guidance == "random":
-            return select.random_scores(tokens.patches[..., 0], training=block.training)
         if stage.guidance == "cls_attention":
             return attention_scores(block, before, num_patches=tokens.patches.shape[1])
-        if stage.guidance == "cross" and rows is not None and bool((present.sum(dim=1) < 2).any()):
-            raise InputError(
-                "model.slimming guidance is cross, and an item has one modality only, which leaves no other to "
-                "guide it: use guidance both or self"
-            )
-        guides, weights = row_guides(tokens.cls, present, rows, stage)
+        own, other = _GUIDE_SHARE[stage.guidance]
+        guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other)
         return guided_scores(tokens.patches, guides, weights)
+
+
+def mean_by_place(scores: Tensor, positions: Tensor, present: Tensor, rows: Tensor | None, num_places: int) -> Tensor:
+    """Mean of the scores of all modalities of an item that still have a patch at the same place of the grid.
+
+    Args:
+        scores: `(R, N)`; positions: `(R, N)` int64 places, below num_places.
+        present: `(B, M)` bool; rows: as in `stage_scores`.
+        num_places: patches of the original grid.
+
+    Returns:
+        `(R, N)`.
+    """
+    batch, modalities = present.shape
+    table = torch.stack([scores, torch.ones_like(scores)])  # (2, R, N): sums and counts
+    spread = table.new_zeros(2, len(scores), num_places).scatter(2, positions.expand_as(table), table)
+    if rows is None:
+        total = spread.view(2, batch, modalities, num_places).sum(dim=2)  # (2, B, places)
+        owner = torch.arange(batch, device=scores.device).repeat_interleave(modalities)
+    else:
+        owner = rows // modalities
+        total = spread.new_zeros(2, batch, num_places).index_add(1, owner, spread)
+    return (total[0] / total[1].clamp(min=1))[owner].gather(1, positions)
 
 
 def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
@@ -219,20 +314,19 @@ def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> T
     return scores
 
 
-def row_guides(cls: Tensor, present: Tensor, rows: Tensor | None, stage: SlimmingStage) -> tuple[Tensor, Tensor]:
+def row_guides(cls: Tensor, present: Tensor, rows: Tensor | None, *, own: float, other: float) -> tuple[Tensor, Tensor]:
     """Guides and their weights for every row.
 
     Args:
         cls: `(R, 1, D)`, rows in the order of `present.flatten()`.
         present: `(B, M)` bool.
         rows: `(R,)` as in `stage_scores`.
-        stage: one with a cosine guidance.
+        own, other: weight of the own CLS token and of each other modality's.
 
     Returns:
         guides `(R, G, D)` and weights `(R, G)`.
     """
     batch, modalities = present.shape
-    own, other = _GUIDE_SHARE[stage.guidance]
     weights = select.guide_weights(present, own=own, other=other).flatten(0, 1)  # (B * M, G)
     if rows is None:
         return cls.view(batch, modalities, -1).repeat_interleave(modalities, dim=0), weights

@@ -131,6 +131,8 @@ def _train(
         )
         if measure_untrained and state is None:
             keeper.measure_untrained()
+    if settings.compile:
+        model.backbone.compile_blocks()
     trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
     loader = accelerator.prepare_data_loader(inputs.loader)
     run_epoch = partial(train_epoch, accelerator=accelerator, settings=settings, complete=inputs.complete)
