@@ -32,6 +32,7 @@ SIZES: dict[str, dict[str, int]] = {
     "rgbnt100": {"num_query": 1715, "num_gallery": 8575, "num_identities": 50, "num_cameras": 8},
     "market1501": {"num_query": 3368, "num_gallery": 15913, "num_identities": 750, "num_cameras": 6},
 }
+NUM_DIRECTIONS, NUM_MOVES, MOVE, NOISE = 16, 6, 0.9, 0.3
 PROTOCOL = Protocol("cross-camera")
 SETTINGS: dict[str, Any] = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 
@@ -39,15 +40,22 @@ SETTINGS: dict[str, Any] = {"k1": 20, "k2": 6, "lambda_value": 0.3}
 def clustered(
     *, num_query: int, num_gallery: int, num_identities: int, num_cameras: int, dim: int
 ) -> tuple[Tensor, Tensor, Labels, Labels]:
-    """Features at unit length and labels of query and gallery: a centre for each identity, items around it."""
+    """Features at unit length and labels of query and gallery.
+
+    Around the centre of its identity, an item moves in a few common directions (view, light), as learned features do;
+    neighbours then name each other, while noise in all directions alone would make a few items everyone's neighbours.
+    """
     generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
     total = num_query + num_gallery
     identity = torch.randint(0, num_identities, (total,), generator=generator)
     camera = torch.randint(0, num_cameras, (total,), generator=generator)
-    centres = torch.randn(num_identities, dim, generator=generator)
-    spread = 0.5 + 2.0 * torch.rand(total, 1, generator=generator)
-    features = torch.randn(total, dim, generator=generator).mul_(spread).add_(centres[identity])
-    features = functional.normalize(features, dim=1)
+    centres = draw(num_identities, NUM_DIRECTIONS) @ draw(NUM_DIRECTIONS, dim)
+    moves = draw(total, NUM_MOVES) @ draw(NUM_MOVES, dim)
+    features = functional.normalize(centres[identity] + MOVE * moves + NOISE * draw(total, dim), dim=1)
     labels = Labels(identity, camera, torch.full((total,), -1), torch.arange(total))
     query, gallery = (
         Labels(**{name: value[part] for name, value in vars(labels).items()})

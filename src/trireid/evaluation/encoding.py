@@ -86,7 +86,6 @@ def encode(distances: Distances, neighbours: Tensor, largest: Tensor, *, k1: int
     """
     wide = neighbours[:, : k1 + 1]
     narrow = neighbours[:, : round(k1 / 2) + 1]
-    # What an item does not name in return is no item: N
     wide_set = _reciprocal(wide, chunk_size)
     narrow_set = _reciprocal(narrow, chunk_size)
     parts = []

@@ -13,6 +13,8 @@ LAST = torch.iinfo(torch.int64).max
 CACHED = 2**19
 """Numbers of 8 bytes that a CPU's second-level caches hold."""
 
+FEWEST_ROWS = 32  # with fewer, a matrix product reads its columns too often
+
 BLOCK = 32  # items whose smallest distance stands for them; few enough to read again, many enough to save work
 
 
@@ -29,14 +31,22 @@ def order_keys(distance: Tensor, position: Tensor | None = None) -> Tensor:
     if position is None:
         position = torch.arange(distance.shape[1], device=distance.device)
     bits = (distance.float() + 0.0).view(torch.int32)  # adding 0 makes -0.0 into 0.0
-    # As whole numbers, the bits of negative floats run backwards: turn all but the sign.
-    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return bits.long().bitwise_left_shift_(32).bitwise_or_(position)
+    return _turned(bits).long().bitwise_left_shift_(32).bitwise_or_(position)
 
 
 def key_position(key: Tensor) -> Tensor:
     """The position that a key holds, of any shape."""
     return key & 0xFFFFFFFF
+
+
+def key_distance(key: Tensor) -> Tensor:
+    """The distance that a key holds, float32."""
+    return _turned((key >> 32).int()).view(torch.float32)
+
+
+def _turned(bits: Tensor) -> Tensor:
+    """Bits of floats as whole numbers of the same order, and back: negative floats run backwards but for the sign."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def fits_key(distance: Tensor) -> Tensor:
@@ -86,4 +96,4 @@ def row_slices(num_rows: int, chunk_size: int) -> Iterator[slice]:
 
 def rows_at_a_time(chunk_size: int, num_columns: int, device: torch.device) -> int:
     """Rows to work on at once: on a CPU fewer than allowed, so that its cache holds what the next step reads."""
-    return chunk_size if device.type != "cpu" else max(1, min(chunk_size, CACHED // max(num_columns, 1)))
+    return chunk_size if device.type != "cpu" else min(chunk_size, max(FEWEST_ROWS, CACHED // max(num_columns, 1)))
