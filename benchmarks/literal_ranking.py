@@ -33,9 +33,10 @@ def reranking(
 ) -> Array:
     """Zhong et al. 2017 with a dense encoding `(N, N)` and lists of items that share a column; `(Q, G)` float32."""
     num_query = len(query_query)
-    squared = np.block([[query_query, query_gallery], [query_gallery.T, gallery_gallery]]) ** 2
+    distance = np.block([[query_query, query_gallery], [query_gallery.T, gallery_gallery]])
+    squared = distance**2
     squared = squared / squared.max(axis=1, keepdims=True)
-    neighbours = _neighbours(squared, max(k1 + 1, k2))
+    neighbours = _neighbours(distance, max(k1 + 1, k2))
     encoding = np.zeros_like(squared)
     for item in range(len(squared)):
         members = _reciprocal(neighbours, item, k1)
@@ -54,12 +55,15 @@ def reranking(
 
 
 def _neighbours(distance: Array, count: int) -> Array:
-    """The nearest items of each, itself first."""
+    """The nearest items of each, itself first, ties by position."""
     distance = distance.copy()
     np.fill_diagonal(distance, -1.0)
-    nearest = np.argpartition(distance, count - 1, axis=1)[:, :count]
-    order = np.lexsort((nearest, np.take_along_axis(distance, nearest, axis=1)))
-    return np.take_along_axis(nearest, order, axis=1)
+    bound = np.partition(distance, count - 1, axis=1)[:, count - 1]
+    result = np.empty((len(distance), count), dtype=np.int64)
+    for row, values in enumerate(distance):
+        inside = np.flatnonzero(values <= bound[row])  # ascending, so that a stable sort keeps the order of ties
+        result[row] = inside[np.argsort(values[inside], kind="stable")][:count]
+    return result
 
 
 def _reciprocal(neighbours: Array, item: int, k: int) -> Array:

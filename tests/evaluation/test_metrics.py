@@ -146,6 +146,12 @@ def test_infinite_negative_and_close_distances_of_every_type(exclude, dtype):
     np.testing.assert_allclose(found.cmc.numpy(), expected["cmc"], atol=1e-6)
 
 
+def test_an_unknown_item_is_no_other_unknown_item():
+    query = labels_of([1], [0], first_item=-1)
+    gallery = Labels(codes(2, 1), codes(1, 1), codes(-1, -1), codes(-1, -1))
+    assert rank_metrics(torch.tensor([[0.0, 1.0]]), query, gallery, Protocol("p")).mAP == 0.5
+
+
 def test_hidden_copies_of_the_item_count_neither_as_relatives_nor_as_strangers():
     # The gallery holds the query's own item three times: under its identity, another one and none.
     query = labels_of([1], [0], first_item=9)

@@ -134,6 +134,13 @@ def test_many_equal_images_keep_an_encoding():
     assert found.isfinite().all()
 
 
+def test_an_item_heads_its_own_list_among_equal_images():
+    # The nearest three by position, 0, 1 and 2, do not name item 4: without itself it would have no encoding.
+    found = k_reciprocal(torch.zeros(5, 2), None, k1=2, k2=1, lambda_value=0.0)
+    assert found.diagonal().tolist() == pytest.approx([0.0] * 5, abs=1e-6)
+    assert found[4, 0] == 1.0
+
+
 def test_mutual_neighbours_tell_two_close_chains_apart():
     # Two long, close chains: the direct distance mixes them at the far end, mutual neighbours do not.
     steps = torch.arange(12.0)
