@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import trireid.evaluation.encoding as encoding_module
+import trireid.evaluation.order as order_module
 import trireid.evaluation.rerank as rerank_module
 from trireid.errors import InputError
 from trireid.evaluation.metrics import pairwise_distance
@@ -39,6 +40,7 @@ def test_chunk_size_changes_memory_not_distances(chunk_size, monkeypatch):
     query, gallery = clustered(3, 9, 60)
     expected = k_reciprocal(query, gallery, k1=6, k2=3)
     monkeypatch.setattr(encoding_module, "WORK", 60 * chunk_size)
+    monkeypatch.setattr(order_module, "MOST_COLUMNS", 2 * chunk_size)
     assert torch.equal(k_reciprocal(query, gallery, k1=6, k2=3, chunk_size=chunk_size), expected)
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trireid.evaluation.order import nearest, row_slices, rows_at_a_time
+from trireid.evaluation.order import LAST, columns_at_a_time, key_position, merge_nearest, row_slices, rows_at_a_time
 
 ONE = 2**30
 """What stands for weight 1: the sums of a row fit into 32 bits, and rounding takes less than 1e-8 of an overlap."""
@@ -66,16 +66,27 @@ class SparseRows:
 
 def neighbourhoods(distances: Distances, count: int, *, chunk_size: int) -> tuple[Tensor, Tensor]:
     """Nearest items of each, itself first and ties by position, and its largest distance: `(N, count)`, `(N,)`."""
-    count = min(count, distances.num_items)
-    neighbours = torch.empty(distances.num_items, count, dtype=torch.int64, device=distances.device)
-    largest = torch.empty(distances.num_items, device=distances.device)
-    size = rows_at_a_time(chunk_size, distances.num_items, distances.device)
-    for rows in row_slices(distances.num_items, size):
-        distance = distances.block(rows, slice(0, distances.num_items))  # (n, N)
-        largest[rows] = distance.amax(dim=1)
-        distance.diagonal(rows.start).fill_(-1.0)
-        neighbours[rows] = nearest(distance, count)
+    num_items, device = distances.num_items, distances.device
+    count = min(count, num_items)
+    neighbours = torch.empty(num_items, count, dtype=torch.int64, device=device)
+    largest = torch.zeros(num_items, device=device)
+    num_columns = columns_at_a_time(num_items, device)
+    for rows in row_slices(num_items, rows_at_a_time(chunk_size, num_columns, device)):
+        key = torch.full((rows.stop - rows.start, count), LAST, device=device)
+        for columns in row_slices(num_items, num_columns):
+            distance = distances.block(rows, columns)  # (n, m)
+            largest[rows] = torch.maximum(largest[rows], distance.amax(dim=1))
+            _put_first(distance, rows, columns)
+            key = merge_nearest(key, distance, columns.start)
+        neighbours[rows] = key_position(key)
     return neighbours, largest
+
+
+def _put_first(distance: Tensor, rows: slice, columns: slice) -> None:
+    """Make the distance of each item to itself the smallest of all, where it lies in this block."""
+    shift = rows.start - columns.start
+    if -distance.shape[0] < shift < distance.shape[1]:
+        distance.diagonal(shift).fill_(-1.0)
 
 
 def encode(distances: Distances, neighbours: Tensor, largest: Tensor, *, k1: int, chunk_size: int) -> SparseRows:

@@ -14,6 +14,7 @@ CACHED = 2**19
 """Numbers of 8 bytes that a CPU's second-level caches hold."""
 
 FEWEST_ROWS = 32  # with fewer, a matrix product reads its columns too often
+MOST_COLUMNS = CACHED // FEWEST_ROWS
 
 BLOCK = 32  # items whose smallest distance stands for them; few enough to read again, many enough to save work
 
@@ -84,6 +85,23 @@ def nearest(distance: Tensor, count: int) -> Tensor:
     return key_position(order_keys(distance.gather(1, column), column).topk(count, dim=1, largest=False).values)
 
 
+def merge_nearest(key: Tensor, distance: Tensor, offset: int, *, hidden: Tensor | None = None) -> Tensor:
+    """The smallest keys of those so far and of some more items: `(Q, count)`, `(Q, G)` -> `(Q, count)`, ascending.
+
+    Args:
+        key: `(Q, count)` as of `order_keys`, `LAST` where there are fewer.
+        distance: `(Q, G)` to the items from position `offset` on.
+        offset: position of the first of them.
+        hidden: `(Q, G)` bool, items that get no place; their distance is inf.
+    """
+    count = key.shape[1]
+    column = nearest(distance, min(count, distance.shape[1]))
+    found = order_keys(distance.gather(1, column), column + offset)
+    if hidden is not None:
+        found.masked_fill_(hidden.gather(1, column), LAST)
+    return torch.cat([key, found], dim=1).topk(count, dim=1, largest=False).values
+
+
 def _first(key: Tensor, count: int) -> Tensor:
     """Positions of the smallest keys, in order: `(Q, G)` -> `(Q, count)`."""
     return key_position(key.topk(count, dim=1, largest=False, sorted=True).values)
@@ -97,3 +115,8 @@ def row_slices(num_rows: int, chunk_size: int) -> Iterator[slice]:
 def rows_at_a_time(chunk_size: int, num_columns: int, device: torch.device) -> int:
     """Rows to work on at once: on a CPU fewer than allowed, so that its cache holds what the next step reads."""
     return chunk_size if device.type != "cpu" else min(chunk_size, max(FEWEST_ROWS, CACHED // max(num_columns, 1)))
+
+
+def columns_at_a_time(num_columns: int, device: torch.device) -> int:
+    """Columns to work on at once, which with the fewest rows fit into a CPU's cache; on a device all of them."""
+    return max(1, num_columns if device.type != "cpu" else min(num_columns, MOST_COLUMNS))

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trireid.errors import InputError
-from trireid.evaluation.distance import Centred, centre_of, centred, euclidean
+from trireid.evaluation.distance import centre_of, centred, euclidean
 from trireid.evaluation.metrics import RankedList
-from trireid.evaluation.order import LAST, key_distance, key_position, nearest, order_keys, row_slices, rows_at_a_time
+from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
 from trireid.evaluation.protocols import equal_known, labels_to, ranking_masks, take
 from trireid.types import Labels, Protocol
 
@@ -64,7 +64,8 @@ def search(
         labels = take(gallery_labels, columns)
         for rows in row_slices(len(query), rows_at_a_time(query_chunk_size, len(second), device)):
             _, excluded = ranking_masks(take(query_labels, rows), labels, protocol)
-            key[rows] = _merged(key[rows], first[rows], second, excluded, columns.start)
+            distance = euclidean(first[rows], second).masked_fill_(excluded, torch.inf)
+            key[rows] = merge_nearest(key[rows], distance, columns.start, hidden=excluded)
     hidden = key == LAST
     index = key_position(key).masked_fill_(hidden, 0)
     return RankedList(
@@ -72,15 +73,6 @@ def search(
         matches=equal_known(query_labels.identity, gallery_labels.identity[index]) & ~hidden,
         distance=key_distance(key).masked_fill_(hidden, torch.inf),
     )
-
-
-def _merged(key: Tensor, first: Centred, second: Centred, excluded: Tensor, offset: int) -> Tensor:
-    """The smallest keys of those so far `(n, top)` and of some more items, which start at a gallery position."""
-    top = key.shape[1]
-    distance = euclidean(first, second).masked_fill_(excluded, torch.inf)  # (n, chunk)
-    column = nearest(distance, min(top, len(second)))
-    found = order_keys(distance.gather(1, column), column + offset).masked_fill_(excluded.gather(1, column), LAST)
-    return torch.cat([key, found], dim=1).topk(top, dim=1, largest=False).values
 
 
 def _read(features: Features, rows: slice, device: torch.device, normalise: bool, side: str) -> Tensor:
