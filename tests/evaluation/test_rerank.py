@@ -37,11 +37,14 @@ def test_equals_the_literal_definition(k1, k2, lambda_value):
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])
 def test_chunk_size_changes_memory_not_distances(chunk_size, monkeypatch):
-    query, gallery = clustered(3, 9, 60)
-    expected = k_reciprocal(query, gallery, k1=6, k2=3)
+    query, gallery = clustered(3, 9, 25)
+    equal = gallery[:5].repeat(12, 1)  # more equal images than neighbours: each must still head its own list
+    cases = ((query, gallery), (torch.cat([query, equal]), None))
+    expected = [k_reciprocal(*case, k1=6, k2=3) for case in cases]
     monkeypatch.setattr(encoding_module, "WORK", 60 * chunk_size)
-    monkeypatch.setattr(order_module, "MOST_COLUMNS", 2 * chunk_size)
-    assert torch.equal(k_reciprocal(query, gallery, k1=6, k2=3, chunk_size=chunk_size), expected)
+    monkeypatch.setattr(order_module, "MOST_COLUMNS", 2 * chunk_size + 1)  # rows cross a border
+    for case, distance in zip(cases, expected, strict=True):
+        assert torch.equal(k_reciprocal(*case, k1=6, k2=3, chunk_size=chunk_size), distance)
 
 
 def test_ties_keep_the_order_query_gallery():
