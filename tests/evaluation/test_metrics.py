@@ -178,6 +178,8 @@ def test_a_device_gives_the_same_figures(exclude):
 def test_no_valid_match_at_all_is_an_error():
     with pytest.raises(InputError, match="none of the 1 queries has a valid match"):
         rank_metrics(torch.zeros(1, 1), labels_of([1], [0]), labels_of([1], [0], 1), Protocol("p", "camera"))
+    with pytest.raises(InputError, match="none of the 2 queries has a valid match"):
+        rank_metrics(torch.zeros(2, 1), labels_of([1, -1], [0, 0]), labels_of([2], [1], 2), Protocol("p", "none"))
 
 
 def test_nan_distance_is_an_error_that_names_the_row():

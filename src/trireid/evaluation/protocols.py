@@ -71,7 +71,7 @@ class Bearers:
     Attributes:
         order: `(G,)` int64 gallery items sorted by code, ties by position.
         start, length: `(Q,)` int64, the query's part of `order`; nothing for `UNKNOWN`.
-        width: the longest part.
+        width: the longest part, at least 1.
     """
 
     order: Tensor
@@ -92,7 +92,7 @@ def bearers(query: Tensor, gallery: Tensor) -> Bearers:
     ordered, order = gallery.sort(stable=True)
     start = torch.searchsorted(ordered, query)
     length = (torch.searchsorted(ordered, query, right=True) - start).masked_fill_(query == UNKNOWN, 0)
-    return Bearers(order=order, start=start, length=length, width=int(length.max()))
+    return Bearers(order=order, start=start, length=length, width=max(1, int(length.max())))
 
 
 def take(labels: Labels, index: Tensor | slice) -> Labels:
