@@ -14,7 +14,7 @@ def test_the_benchmark_compares_with_plain_numpy(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     benchmark = import_module("ranking")
     try:
-        small = {"num_query": 40, "num_gallery": 300, "num_identities": 12, "num_cameras": 3}
+        small = {"num_query": 40, "num_gallery": 160, "num_identities": 12, "num_cameras": 3}
         monkeypatch.setattr(benchmark, "SIZES", {"rgbnt100": small})
         benchmark.main(["--repetitions", "1", "--dim", "8", "--out", str(tmp_path / "figures.json")])
     finally:

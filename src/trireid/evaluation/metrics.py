@@ -171,8 +171,10 @@ def _count_before(distance: Tensor, key: Tensor, *, unseen: Tensor | None = None
     passed = torch.searchsorted(key, order_keys(distance), right=True)  # (Q, G) keys that do not lie behind an item
     if unseen is not None:
         passed.masked_fill_(unseen, num_keys)
-    one = passed.new_ones(()).expand(passed.shape)
-    return passed.new_zeros(num_rows, num_keys + 1).scatter_add_(1, passed, one).cumsum(dim=1)[:, :-1]
+    # One list of bins for all rows: counting stays quick on a device that must be deterministic, unlike scattered sums.
+    passed += torch.arange(num_rows, device=passed.device)[:, None] * (num_keys + 1)
+    count = torch.bincount(passed.flatten(), minlength=num_rows * (num_keys + 1))
+    return count.view(num_rows, num_keys + 1).cumsum(dim=1)[:, :-1]
 
 
 @dataclass(frozen=True)
