@@ -133,9 +133,53 @@ def test_chunk_size_changes_memory_not_figures(chunk_size, monkeypatch):
     assert sum(sizes) == 11
 
 
+@pytest.mark.parametrize("exclude", EXCLUDES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_infinite_negative_and_close_distances_of_every_type(exclude, dtype):
+    generator = torch.Generator().manual_seed(5)
+    query, gallery = make_labels(generator, 15), make_labels(generator, 40, first_item=7)
+    values = torch.tensor([0.0, -0.0, 1.0, 1.0 + 1e-10, -2.0, math.inf, -math.inf], dtype=torch.float64).to(dtype)
+    distance = values[torch.randint(0, len(values), (15, 40), generator=generator)]
+    expected = literal_metrics(distance.tolist(), plain(query), plain(gallery), exclude, max_rank=50)
+    found = rank_metrics(distance, query, gallery, Protocol("p", exclude), chunk_size=4)
+    assert (found.mAP, found.mINP) == pytest.approx((expected["mAP"], expected["mINP"]), abs=1e-6)
+    np.testing.assert_allclose(found.cmc.numpy(), expected["cmc"], atol=1e-6)
+
+
+def test_an_unknown_item_is_no_other_unknown_item():
+    query = labels_of([1], [0], first_item=-1)
+    gallery = Labels(codes(2, 1), codes(1, 1), codes(-1, -1), codes(-1, -1))
+    assert rank_metrics(torch.tensor([[0.0, 1.0]]), query, gallery, Protocol("p")).mAP == 0.5
+
+
+def test_hidden_copies_of_the_item_count_neither_as_relatives_nor_as_strangers():
+    # The gallery holds the query's own item three times: under its identity, another one and none.
+    query = labels_of([1], [0], first_item=9)
+    gallery = Labels(codes(1, 2, -1, 1, 2), codes(1, 1, 1, 1, 1), codes(*[-1] * 5), codes(9, 9, 9, 3, 4))
+    distance = torch.tensor([[0.0, 0.1, 0.2, 0.4, 0.3]])
+    for exclude in EXCLUDES:
+        assert rank_metrics(distance, query, gallery, Protocol("p", exclude)).mAP == 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("exclude", EXCLUDES)
+def test_a_device_gives_the_same_figures(exclude):
+    generator = torch.Generator().manual_seed(5)
+    query, gallery = make_labels(generator, 15), make_labels(generator, 400, first_item=7)
+    distance = tied_distance(generator, 15, 400)
+    expected = rank_metrics(distance, query, gallery, Protocol("p", exclude))
+    found = rank_metrics(distance.cuda(), query, gallery, Protocol("p", exclude))
+    assert found.as_dict() == pytest.approx(expected.as_dict(), abs=1e-12)
+    listed = ranked_list(distance.cuda(), query, gallery, Protocol("p", exclude))
+    assert torch.equal(listed.index.cpu(), ranked_list(distance, query, gallery, Protocol("p", exclude)).index)
+
+
 def test_no_valid_match_at_all_is_an_error():
     with pytest.raises(InputError, match="none of the 1 queries has a valid match"):
         rank_metrics(torch.zeros(1, 1), labels_of([1], [0]), labels_of([1], [0], 1), Protocol("p", "camera"))
+    with pytest.raises(InputError, match="none of the 2 queries has a valid match"):
+        rank_metrics(torch.zeros(2, 1), labels_of([1, -1], [0, 0]), labels_of([2], [1], 2), Protocol("p", "none"))
 
 
 def test_nan_distance_is_an_error_that_names_the_row():

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import trireid.evaluation.encoding as encoding_module
+import trireid.evaluation.order as order_module
+import trireid.evaluation.rerank as rerank_module
 from trireid.errors import InputError
 from trireid.evaluation.metrics import pairwise_distance
 from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
@@ -30,6 +33,60 @@ def test_equals_the_literal_definition(k1, k2, lambda_value):
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     same = k_reciprocal(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
     torch.testing.assert_close(same, found)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 1000])
+def test_chunk_size_changes_memory_not_distances(chunk_size, monkeypatch):
+    query, gallery = clustered(3, 9, 25)
+    equal = gallery[:5].repeat(12, 1)  # more equal images than neighbours: each must still head its own list
+    cases = ((query, gallery), (torch.cat([query, equal]), None))
+    expected = [k_reciprocal(*case, k1=6, k2=3) for case in cases]
+    monkeypatch.setattr(encoding_module, "WORK", 60 * chunk_size)
+    monkeypatch.setattr(order_module, "MOST_COLUMNS", 2 * chunk_size + 1)  # rows cross a border
+    for case, distance in zip(cases, expected, strict=True):
+        assert torch.equal(k_reciprocal(*case, k1=6, k2=3, chunk_size=chunk_size), distance)
+
+
+def test_ties_keep_the_order_query_gallery():
+    # Points of a grid have many equal distances.
+    points = torch.cartesian_prod(torch.arange(5.0), torch.arange(4.0))
+    features = points[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    pairs = [
+        pairwise_distance(a, b) for a, b in ((features[:6], features[6:]), (features[:6],) * 2, (features[6:],) * 2)
+    ]
+    expected = literal_k_reciprocal(*[p.numpy() for p in pairs], 4, 2, 0.3)
+    np.testing.assert_allclose(k_reciprocal_distance(*pairs, k1=4, k2=2).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(k_reciprocal(features[:6], features[6:], k1=4, k2=2).numpy(), expected, atol=1e-5)
+
+
+def test_distances_of_any_layout_and_type():
+    query, gallery = clustered(3, 4, 15)
+    pairs = [pairwise_distance(a, b) for a, b in ((query, gallery), (query, query), (gallery, gallery))]
+    expected = k_reciprocal_distance(*pairs, k1=5, k2=2)
+    turned = [pair.double().T.contiguous().T for pair in pairs]
+    assert torch.equal(k_reciprocal_distance(*turned, k1=5, k2=2), expected)
+
+
+def test_more_items_than_blocks_equal_the_literal_definition():
+    query, gallery = clustered(8, 3, 130)
+    pairs = [pairwise_distance(a, b) for a, b in ((query, gallery), (query, query), (gallery, gallery))]
+    full = torch.cat([torch.cat([pairs[1], pairs[0]], dim=1), torch.cat([pairs[0].T, pairs[2]], dim=1)])
+    count = 3  # fewer than the 4 blocks of 133 items
+    expected = full.fill_diagonal_(-1.0).sort(dim=1, stable=True).indices[:, :count]
+    distances = rerank_module._OfMatrices(*pairs)
+    found, largest = encoding_module.neighbourhoods(distances, count, chunk_size=10)
+    assert torch.equal(found, expected)
+    assert torch.equal(largest, full.amax(dim=1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_device_gives_the_same_distances_each_time():
+    query, gallery = clustered(3, 9, 600)
+    expected = k_reciprocal(query, gallery)
+    found = k_reciprocal(query.cuda(), gallery.cuda())
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(k_reciprocal(query.cuda(), gallery.cuda()), found)
 
 
 def test_expansion_is_exercised():
@@ -82,6 +139,13 @@ def test_many_equal_images_keep_an_encoding():
     assert found.isfinite().all()
 
 
+def test_an_item_heads_its_own_list_among_equal_images():
+    # The nearest three by position, 0, 1 and 2, do not name item 4: without itself it would have no encoding.
+    found = k_reciprocal(torch.zeros(5, 2), None, k1=2, k2=1, lambda_value=0.0)
+    assert found.diagonal().tolist() == pytest.approx([0.0] * 5, abs=1e-6)
+    assert found[4, 0] == 1.0
+
+
 def test_mutual_neighbours_tell_two_close_chains_apart():
     # Two long, close chains: the direct distance mixes them at the far end, mutual neighbours do not.
     steps = torch.arange(12.0)
@@ -102,6 +166,7 @@ def test_mutual_neighbours_tell_two_close_chains_apart():
         ({"k2": 0}, "k2=0"),
         ({"lambda_value": 1.5}, "lambda 1.5"),
         ({"lambda_value": -0.1}, "lambda"),
+        ({"chunk_size": 0}, "chunk_size 0"),
     ],
 )
 def test_bad_settings_are_errors(settings, message):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.evaluation.protocols import labels_to, ranking_masks, take
+from trireid.evaluation.distance import centre_of, centred, check_widths, euclidean
+from trireid.evaluation.order import LAST, fits_key, key_position, order_keys, row_slices, rows_at_a_time
+from trireid.evaluation.protocols import bearers, equal_known, labels_to, ranking_masks, take
 from trireid.types import Labels, Protocol
+
+_Items = tuple[Tensor, Tensor]
+"""Gallery columns for each row, `(Q, R)` int64, and which of them are real, `(Q, R)` bool: see `protocols.Bearers`."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,17 @@ def rank_metrics(
         protocol: which items a query must not see.
         ranks: ranks to name in `as_dict`.
         max_rank: length of the CMC curve (at least the largest of `ranks`).
-        chunk_size: queries at a time; bounds the memory to about 50 bytes x chunk_size x G.
+        chunk_size: queries at a time, at most; bounds the memory to about 40 bytes x chunk_size x G.
 
     Raises:
         InputError: shapes or ranks do not fit, a distance is NaN, or no query at all has a valid match.
     """
     _check(distance, query, gallery, ranks=ranks, chunk_size=chunk_size)
     query, gallery = labels_to(query, distance.device), labels_to(gallery, distance.device)
+    relatives, itself = bearers(query.identity, gallery.identity), bearers(query.item, gallery.item)
     chunks = [
-        _query_statistics(distance[rows], *ranking_masks(take(query, rows), gallery, protocol))
-        for rows in _row_slices(len(query), chunk_size)
+        _query_statistics(distance[rows], take(query, rows), gallery, protocol, relatives.of(rows), itself.of(rows))
+        for rows in row_slices(len(query), rows_at_a_time(chunk_size, len(gallery), distance.device))
     ]
     average_precision, inverse_penalty, first_rank = (torch.cat(column).cpu() for column in zip(*chunks, strict=True))
     matched = average_precision.isfinite()
@@ -115,23 +120,61 @@ def rank_metrics(
     )
 
 
-def _query_statistics(distance: Tensor, matches: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Average precision, matches / last rank and rank of the first match: `(Q,)` float64 each, NaN if unmatched."""
-    order = distance.sort(dim=1, stable=True).indices  # (Q, G)
-    found = matches.gather(1, order)
-    rank = (~excluded.gather(1, order)).cumsum(dim=1)  # place among the items that may be seen
+def _query_statistics(
+    distance: Tensor, query: Labels, gallery: Labels, protocol: Protocol, relatives: _Items, itself: _Items
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Average precision, matches / last rank and rank of the first match: `(Q,)` float64 each, NaN if unmatched.
+
+    Only the gallery items of the query's own identity (its relatives) need a rank: one more than the number of
+    visible items before them. Every item is counted by a search among these few.
+    """
+    distance = fits_key(distance)
+    key, order = _keys(distance, relatives).sort(dim=1)  # (Q, R)
+    matches, hidden = ranking_masks(query, take(gallery, relatives[0].gather(1, order)), protocol)
+    is_real = relatives[1].gather(1, order)
+    found = matches & is_real
+    if protocol.exclude == "cross_camera":
+        unseen = ranking_masks(query, gallery, protocol)[1]
+        rank = 1 + _count_before(distance, key, unseen=unseen)
+    else:
+        # What is hidden is a relative, or the item itself under another identity.
+        stranger = _keys(distance, itself).masked_fill(equal_known(query.identity, gallery.identity[itself[0]]), LAST)
+        num_hidden = (hidden & is_real).cumsum(dim=1) + (stranger[:, None, :] < key[:, :, None]).sum(dim=2)
+        rank = 1 + _count_before(distance, key) - num_hidden
     hit = found.cumsum(dim=1)  # right items up to here
     num_matches = found.sum(dim=1).double()
-    precision = torch.where(found, hit.double() / rank.clamp(min=1), 0.0)
-    num_places = rank.shape[1]
+    precision = torch.where(found, hit.double() / rank, 0.0)
     last = torch.where(found, rank, 0).amax(dim=1)
-    first = torch.where(found, rank, num_places + 1).amin(dim=1)
-    unmatched = num_matches == 0
+    first = torch.where(found, rank, distance.shape[1] + 1).amin(dim=1)
     return (
         precision.sum(dim=1) / num_matches,  # 0 / 0 is NaN: unmatched
         num_matches / last,
-        first.double().masked_fill(unmatched, torch.nan),
+        first.double().masked_fill(num_matches == 0, torch.nan),
     )
+
+
+def _keys(distance: Tensor, items: _Items) -> Tensor:
+    """Keys of some items of each row, `LAST` where an item only fills up: `(Q, G)`, `(Q, R)` -> `(Q, R)`."""
+    column, is_real = items
+    return order_keys(distance.gather(1, column), column).masked_fill_(~is_real, LAST)
+
+
+def _count_before(distance: Tensor, key: Tensor, *, unseen: Tensor | None = None) -> Tensor:
+    """Number of items before each of some keys: `(Q, G)`, `(Q, R)` ascending -> `(Q, R)` int64.
+
+    Args:
+        distance: `(Q, G)`.
+        key: `(Q, R)` as of `order_keys`, ascending.
+        unseen: `(Q, G)` bool, items that do not count.
+    """
+    num_rows, num_keys = key.shape
+    passed = torch.searchsorted(key, order_keys(distance), right=True)  # (Q, G) keys that do not lie behind an item
+    if unseen is not None:
+        passed.masked_fill_(unseen, num_keys)
+    # One list of bins for all rows: counting stays quick on a device that must be deterministic, unlike scattered sums.
+    passed += torch.arange(num_rows, device=passed.device)[:, None] * (num_keys + 1)
+    count = torch.bincount(passed.flatten(), minlength=num_rows * (num_keys + 1))
+    return count.view(num_rows, num_keys + 1).cumsum(dim=1)[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -157,14 +200,13 @@ def ranked_list(distance: Tensor, query: Labels, gallery: Labels, protocol: Prot
     _check(distance, query, gallery, ranks=(top,), chunk_size=1)
     query, gallery = labels_to(query, distance.device), labels_to(gallery, distance.device)
     matches, excluded = ranking_masks(query, gallery, protocol)
-    order = distance.sort(dim=1, stable=True).indices
-    hidden = excluded.gather(1, order)
-    # A second stable sort moves the excluded items behind all others and keeps both orders.
-    order = order.gather(1, hidden.to(torch.int8).sort(dim=1, stable=True).indices)[:, :top]
-    hidden = excluded.gather(1, order)
+    key = order_keys(fits_key(distance)).masked_fill_(excluded, LAST)
+    key = key.topk(min(top, len(gallery)), dim=1, largest=False).values
+    hidden = key == LAST
+    order = key_position(key).masked_fill_(hidden, 0)
     return RankedList(
         index=order.masked_fill(hidden, -1),
-        matches=matches.gather(1, order),
+        matches=matches.gather(1, order) & ~hidden,
         distance=distance.gather(1, order).masked_fill(hidden, torch.inf),
     )
 
@@ -178,27 +220,13 @@ def pairwise_distance(first: Tensor, second: Tensor, *, chunk_size: int = 1024) 
     Raises:
         InputError: the shapes do not fit.
     """
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise InputError(
-            f"pairwise_distance got {tuple(first.shape)} and {tuple(second.shape)}; allowed are (Q, D) and (G, D)"
-        )
-    second = second.double()
-    mean = second.mean(dim=0) if len(second) else second.new_zeros(second.shape[1])
-    second = second - mean
-    second_norm = second.square().sum(dim=1)  # (G,)
+    check_widths(first, second, name="pairwise_distance")
+    centre = centre_of(second)
+    columns = centred(second, centre)
     result = torch.empty(len(first), len(second), dtype=torch.float32, device=first.device)
-    for rows in _row_slices(len(first), chunk_size):
-        part = first[rows].double() - mean
-        norms = part.square().sum(dim=1)[:, None] + second_norm  # (chunk, G)
-        squared = norms - 2.0 * part @ second.T
-        # Rounding leaves up to 1e-12 of the norms for equal features, and may leave it negative.
-        result[rows] = squared.masked_fill(squared <= 1e-12 * norms, 0.0).sqrt()
+    for rows in row_slices(len(first), chunk_size):
+        result[rows] = euclidean(centred(first[rows], centre), columns)
     return result
-
-
-def _row_slices(num_rows: int, chunk_size: int) -> Iterator[slice]:
-    """Slices that cover the rows, `chunk_size` at a time."""
-    return (slice(start, start + chunk_size) for start in range(0, num_rows, chunk_size))
 
 
 def _check(distance: Tensor, query: Labels, gallery: Labels, *, ranks: tuple[int, ...], chunk_size: int) -> None:
@@ -210,8 +238,8 @@ def _check(distance: Tensor, query: Labels, gallery: Labels, *, ranks: tuple[int
         )
     if not ranks or min(ranks) < 1 or chunk_size < 1:
         raise InputError(f"ranks {ranks} and chunk_size {chunk_size} must be at least 1")
-    num_nan = int(distance.isnan().sum())
-    if num_nan:
+    if bool(distance.amax().isnan()):  # the largest of anything and NaN is NaN
+        num_nan = int(distance.isnan().sum())
         row = int(distance.isnan().any(dim=1).nonzero()[0])
         raise InputError(
             f"{num_nan} distances are NaN (first in query row {row}); a ranking needs numbers, check the features"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import torch
@@ -36,12 +37,17 @@ def named_protocol(name: str) -> Protocol:
 
 
 def equal_known(query: Tensor, gallery: Tensor) -> Tensor:
-    """Where two codes are equal and known: `(Q,)`, `(G,)` -> `(Q, G)` bool. `UNKNOWN` equals nothing."""
-    return (query[:, None] == gallery[None, :]) & (query[:, None] != UNKNOWN)
+    """Where codes are equal and known: `(Q,)` and `(G,)` or `(Q, G)` -> `(Q, G)` bool. `UNKNOWN` equals nothing."""
+    return (query[:, None] == gallery) & (query[:, None] != UNKNOWN)
 
 
 def ranking_masks(query: Labels, gallery: Labels, protocol: Protocol) -> tuple[Tensor, Tensor]:
     """Which gallery items are right for each query and which it must not see.
+
+    Args:
+        query: `(Q,)` each.
+        gallery: `(G,)` each, or `(Q, G)` where every query has its own items.
+        protocol: the rule.
 
     Returns:
         matches `(Q, G)` bool: same identity and not excluded; excluded `(Q, G)` bool: the item itself, and the same
@@ -56,6 +62,37 @@ def ranking_masks(query: Labels, gallery: Labels, protocol: Protocol) -> tuple[T
     elif protocol.exclude == "cross_camera":
         excluded |= equal_known(query.camera, gallery.camera)
     return same_identity & ~excluded, excluded
+
+
+@dataclass(frozen=True)
+class Bearers:
+    """Which gallery items bear the code of each query, found without comparing all pairs.
+
+    Attributes:
+        order: `(G,)` int64 gallery items sorted by code, ties by position.
+        start, length: `(Q,)` int64, the query's part of `order`; nothing for `UNKNOWN`.
+        width: the longest part, at least 1.
+    """
+
+    order: Tensor
+    start: Tensor
+    length: Tensor
+    width: int
+
+    def of(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Gallery items of some queries and which of them are real, the rest filling up: `(Q, width)` int64, bool."""
+        offset = torch.arange(self.width, device=self.order.device)
+        is_real = offset < self.length[rows, None]
+        place = (self.start[rows, None] + offset).masked_fill_(~is_real, 0)
+        return self.order[place], is_real
+
+
+def bearers(query: Tensor, gallery: Tensor) -> Bearers:
+    """The gallery items that bear each query's code: `(Q,)`, `(G,)` int64."""
+    ordered, order = gallery.sort(stable=True)
+    start = torch.searchsorted(ordered, query)
+    length = (torch.searchsorted(ordered, query, right=True) - start).masked_fill_(query == UNKNOWN, 0)
+    return Bearers(order=order, start=start, length=length, width=max(1, int(length.max())))
 
 
 def take(labels: Labels, index: Tensor | slice) -> Labels:

@@ -1,0 +1,106 @@
+"""Search in a gallery that need not fit into memory: its features are read once, some items at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from trireid.errors import InputError
+from trireid.evaluation.distance import centre_of, centred, euclidean
+from trireid.evaluation.metrics import RankedList
+from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
+from trireid.evaluation.protocols import equal_known, labels_to, ranking_masks, take
+from trireid.types import Labels, Protocol
+
+Features = Tensor | NDArray[Any]
+"""`(n, D)` floats; a `numpy.memmap` or a tensor of `torch.from_file` stays on the disk."""
+
+
+def search(
+    query: Tensor,
+    gallery: Features,
+    query_labels: Labels,
+    gallery_labels: Labels,
+    protocol: Protocol,
+    *,
+    top: int = 10,
+    normalise: bool = True,
+    chunk_size: int = 16384,
+    query_chunk_size: int = 256,
+) -> RankedList:
+    """The first `top` gallery items of each query by Euclidean distance, as `ranked_list` gives them.
+
+    Excluded items are not shown, equal distances keep the order of the gallery, and neither chunk size changes that.
+    Work and result are on the queries' device.
+
+    Args:
+        query: `(Q, D)` features.
+        gallery: `(G, D)` features, also of half precision, on any device or memory-mapped.
+        query_labels, gallery_labels: `(Q,)` and `(G,)`.
+        protocol: which items a query must not see.
+        top: places of each list, at most G of them.
+        normalise: L2-normalise query and gallery first.
+        chunk_size: gallery items that are read at a time.
+        query_chunk_size: queries that are compared with them at a time, at most. Beside features and labels, the
+            memory is about 40 bytes x chunk_size x query_chunk_size + 30 bytes x chunk_size x D.
+
+    Raises:
+        InputError: shapes or settings do not fit, or a feature is NaN or infinite.
+    """
+    _check(query, gallery, query_labels, gallery_labels, (top, chunk_size, query_chunk_size))
+    device = query.device
+    query_labels, gallery_labels = labels_to(query_labels, device), labels_to(gallery_labels, device)
+    asked = _read(query, slice(0, len(query)), device, normalise, "query")
+    centre = centre_of(asked)  # of the queries, so that distances do not depend on what is read with an item
+    first = centred(asked, centre)
+    key = torch.full((len(query), min(top, len(gallery))), LAST, device=device)
+    for columns in row_slices(len(gallery), chunk_size):
+        second = centred(_read(gallery, columns, device, normalise, "gallery"), centre)
+        labels = take(gallery_labels, columns)
+        for rows in row_slices(len(query), rows_at_a_time(query_chunk_size, len(second), device)):
+            _, excluded = ranking_masks(take(query_labels, rows), labels, protocol)
+            distance = euclidean(first[rows], second).masked_fill_(excluded, torch.inf)
+            key[rows] = merge_nearest(key[rows], distance, columns.start, hidden=excluded)
+    hidden = key == LAST
+    index = key_position(key).masked_fill_(hidden, 0)
+    return RankedList(
+        index=index.masked_fill(hidden, -1),
+        matches=equal_known(query_labels.identity, gallery_labels.identity[index]) & ~hidden,
+        distance=key_distance(key).masked_fill_(hidden, torch.inf),
+    )
+
+
+def _read(features: Features, rows: slice, device: torch.device, normalise: bool, side: str) -> Tensor:
+    """Some features as float32 on a device, at unit length if wanted."""
+    part = features[rows]
+    # A copy of its own: torch cannot hold on to arrays that must not be written.
+    part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+    part = part.to(device).float()
+    broken = ~part.isfinite().all(dim=1)
+    if bool(broken.any()):
+        item = rows.start + int(broken.nonzero()[0])
+        raise InputError(f"the {side} feature of item {item} is NaN or infinite; leave it out or extract it again")
+    return functional.normalize(part, dim=1) if normalise else part
+
+
+def _check(
+    query: Tensor, gallery: Features, query_labels: Labels, gallery_labels: Labels, sizes: tuple[int, ...]
+) -> None:
+    """Raise InputError unless the arguments of a search fit together."""
+    shapes = tuple(query.shape), tuple(gallery.shape)
+    if query.ndim != 2 or gallery.ndim != 2 or shapes[0][1] != shapes[1][1] or 0 in (*shapes[0], *shapes[1]):
+        raise InputError(
+            f"search got features {shapes[0]} and {shapes[1]}; allowed are (Q, D) and (G, D), none of them 0"
+        )
+    if (len(query_labels), len(gallery_labels)) != (shapes[0][0], shapes[1][0]):
+        raise InputError(
+            f"search got {len(query_labels)} query and {len(gallery_labels)} gallery labels for features "
+            f"{shapes[0]} and {shapes[1]}; there must be one for each row"
+        )
+    if min(sizes) < 1:
+        raise InputError(f"search got top, chunk_size and query_chunk_size {sizes}; each must be at least 1")
