@@ -102,7 +102,7 @@ def reid_loss(
     label_smoothing: float = 0.1,
     margin: float | None = None,
 ) -> dict[str, Tensor]:
-    """Sum over all (logits, feature) pairs of an output, every pair with the same weight.
+    """Sum over all (logits, feature) pairs of an output, every pair with the same weight, and its auxiliary losses.
 
     Args:
         output: of a model in training; every key of `logits` is a key of `features`.
@@ -114,7 +114,7 @@ def reid_loss(
 
     Returns:
         `"total"` with its gradient, and, detached and before weighting, `"<name>/id"` and `"<name>/triplet"`
-        of each pair.
+        of each pair and every auxiliary loss under its own name.
 
     Raises:
         InputError: The output has no logits, or logits without a feature of that name.
@@ -130,6 +130,9 @@ def reid_loss(
         totals.append(id_weight * identity + triplet_weight * triplet)
         terms[f"{name}/id"] = identity.detach()
         terms[f"{name}/triplet"] = triplet.detach()
+    for name, auxiliary in output.auxiliary.items():
+        totals.append(auxiliary)
+        terms[name] = auxiliary.detach()
     return {"total": torch.stack(totals).sum(), **terms}
 
 

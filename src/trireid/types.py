@@ -99,12 +99,14 @@ class ReIDOutput:
             Empty where the model has no classifiers or is in evaluation.
         selection: by stage name (`"block4"` inside the ViT, `"sdtps"` in the head); empty where nothing is selected.
         present: `(B, M)` bool, the modalities that were used.
+        auxiliary: scalar losses that the model brings along in training, by name; empty in evaluation.
     """
 
     features: dict[str, Tensor]
     present: Tensor
     logits: dict[str, Tensor] = field(default_factory=dict)
     selection: dict[str, Selection] = field(default_factory=dict)
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def embedding(self) -> Tensor:

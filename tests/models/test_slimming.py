@@ -15,7 +15,7 @@ from trireid.types import modality_subsets
 
 SIZE = (32, 32)  # 4 x 4 patches
 TINY = BackboneConfig(name="tiny", pretrained="none", width=32, depth=4, num_heads=4)
-GUIDANCES = ["self", "cross", "both", "cls_attention", "random"]
+GUIDANCES = ["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random"]
 
 
 def build(*cuts, head="none", **options):
@@ -123,7 +123,7 @@ def test_the_fused_token_is_the_mass_weighted_mean_over_cuts():
     assert second.num_fused == 6
 
 
-@pytest.mark.parametrize("guidance", ["self", "both", "cls_attention"])
+@pytest.mark.parametrize("guidance", ["self", "both", "consensus", "cls_attention"])
 @pytest.mark.parametrize("subset", modality_subsets())
 def test_content_of_absent_modalities_is_ignored(guidance, subset):
     model = build((2, 0.5, guidance), head="sdtps").eval()

@@ -166,9 +166,10 @@ class SlimmingConfig(Section):
 
     after_block: Positive
     keep_ratio: Ratio
-    guidance: Literal["self", "cross", "both", "learned", "consensus", "cls_attention", "random", "none"] = "both"
+    guidance: Literal[
+        "self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"
+    ] = "both"
     dropped: Literal["fuse", "merge"] = "fuse"
-    noise: bool = False  # choose by noisy scores in training
 
 
 class ModelConfig(Section):
@@ -188,6 +189,7 @@ class TrainConfig(Section):
     """Losses, optimiser, schedule and where it runs."""
 
     epochs: Positive = 50
+    dense_epochs: NonNegative = 0  # of them the first, in which model.slimming drops nothing yet but learns
     seed: NonNegative = 1111
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Rate = 3.5e-4
@@ -245,6 +247,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> Config:
+        self._check_dense_epochs()
         used, withheld = self.data.modalities, self.evaluate.missing
         unused = [name for name in withheld if name not in used]
         if unused:
@@ -259,3 +262,17 @@ class Config(Section):
                 "or train.triplet_weight=0"
             )
         return self
+
+    def _check_dense_epochs(self) -> None:
+        """Refuse a dense start that nothing follows, or that the head cannot take part in."""
+        dense = self.train.dense_epochs
+        if dense and dense >= self.train.epochs:
+            raise ValueError(
+                f"train.dense_epochs={dense} leaves no epoch of train.epochs={self.train.epochs} with the cuts of "
+                "model.slimming: lower it"
+            )
+        if dense and self.model.slimming and self.model.head == "sdtps":
+            raise ValueError(
+                f"train.dense_epochs={dense} changes the number of patches, for which an sdtps head is built once: "
+                "use train.dense_epochs=0, or model.head=none, hdm or hdm_atmoe"
+            )

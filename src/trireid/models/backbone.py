@@ -39,12 +39,14 @@ class BackboneOutput(NamedTuple):
         patches: `(B, M, N, D)`, after slimming the kept ones in grid order; zeros for absent modalities.
         fused: `(B, M, 1, D)`, the token of all patches dropped inside the ViT; None without slimming.
         selection: what was kept inside the ViT, by stage (`block4`); empty without slimming.
+        auxiliary: scalar losses of the learned stages in training, by name; empty else.
     """
 
     cls: Tensor
     patches: Tensor
     fused: Tensor | None
     selection: dict[str, Selection]
+    auxiliary: dict[str, Tensor]
 
 
 class CameraEmbedding(nn.Module):
@@ -102,6 +104,11 @@ class Backbone(nn.Module):
         self.num_patches: int = counts[-1] if counts else num_patches  # that leave the backbone
         self.dim: int = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.embed_dim
         self.sie_coefficient = sie_coefficient
+        self.evaluates_compiled = False
+        # Learned stages foresee the attention of the last quarter of the blocks, as far as it follows the last cut.
+        depth, last_cut = len(vit.blocks), max((stage.after_block for stage in stages), default=0)
+        self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
+        self.cuts_in_training = True  # False: train dense, while learned stages learn from all patches
         wanted = num_cameras > 0 and sie_coefficient > 0
         self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
 
@@ -131,7 +138,7 @@ class Backbone(nn.Module):
         if rows is not None:
             flat = flat[rows]
             shift = shift[rows] if shift is not None else None
-        tokens, chosen = self._blocks(self._embed(flat, shift), present=shown, rows=rows)
+        tokens, chosen, auxiliary = self._blocks(self._embed(flat, shift), present=shown, rows=rows)
         sequence = self._spread(self._finish(tokens.sequence()), shown, rows)  # (B, M, 1 + N (+ 1), D)
         selection = {
             name: Selection(
@@ -142,12 +149,18 @@ class Backbone(nn.Module):
             )
             for name, each in chosen.items()
         }
-        end = 1 + self.num_patches
+        end = 1 + tokens.patches.shape[1]
         fused = sequence[:, :, end:] if tokens.fused is not None else None
-        return BackboneOutput(cls=sequence[:, :, 0], patches=sequence[:, :, 1:end], fused=fused, selection=selection)
+        cls, patches = sequence[:, :, 0], sequence[:, :, 1:end]
+        return BackboneOutput(cls=cls, patches=patches, fused=fused, selection=selection, auxiliary=auxiliary)
 
-    def compile_blocks(self) -> None:
-        """Compile the blocks of the ViT for training: all share one compiled kernel a token count."""
+    def compile_blocks(self, *, evaluation: bool = False) -> None:
+        """Compile the blocks of the ViT, in the shapes that come: one kernel a batch size and token count.
+
+        Args:
+            evaluation: outside of training too, where every batch size costs a compilation of its own.
+        """
+        self.evaluates_compiled = evaluation
         for block in self.vit.blocks:
             block.compile(dynamic=False)
 
@@ -163,13 +176,18 @@ class Backbone(nn.Module):
 
     def _blocks(
         self, sequence: Tensor, *, present: Tensor, rows: Tensor | None
-    ) -> tuple[RowTokens, dict[str, Selection]]:
+    ) -> tuple[RowTokens, dict[str, Selection], dict[str, Tensor]]:
         positions = torch.arange(sequence.shape[1] - 1, device=sequence.device).expand(len(sequence), -1)
         tokens = RowTokens(sequence[:, :1], sequence[:, 1:], None, positions, 0)
         selection: dict[str, Selection] = {}
+        learning: dict[str, tuple[Tensor, Tensor]] = {}  # scores and places of the learned stages
+        foreseen: list[Tensor] = []  # attention of late blocks
         for number, block in enumerate(self.vit.blocks, start=1):
-            # compile_blocks() compiles the call of a block, not its forward: evaluation meets many shapes.
-            before, sequence = sequence, block(sequence) if self.training else block.forward(sequence)
+            # compile_blocks() compiles the call of a block and leaves its forward as it is.
+            run = block if self.training or self.evaluates_compiled else block.forward
+            before, sequence = sequence, run(sequence)
+            if learning and number >= self.first_foreseen:
+                foreseen.append(slimming.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
             stage = self.stages.get(number)
             if stage is not None and stage.guidance != "none":
                 tokens = tokens.with_sequence(sequence)
@@ -183,10 +201,18 @@ class Backbone(nn.Module):
                     predictor=self.predictors[f"block{number}"] if stage.is_learned else None,
                     num_places=self.grid[0] * self.grid[1],
                 )
-                tokens, chosen = slimming.cut(tokens, stage, scores=scores, grid=self.grid, training=self.training)
+                if stage.is_learned and self.training:
+                    learning[f"block{number}/foresight"] = scores, tokens.positions
+                if self.training and not self.cuts_in_training:
+                    continue
+                tokens, chosen = slimming.cut(tokens, stage, scores=scores, grid=self.grid)
                 selection[f"block{number}"] = chosen
                 sequence = tokens.sequence()
-        return tokens.with_sequence(sequence), selection
+        auxiliary = {
+            name: slimming.foresight_loss(scores, places, torch.stack(foreseen).mean(dim=0), tokens.positions)
+            for name, (scores, places) in learning.items()
+        }
+        return tokens.with_sequence(sequence), selection, auxiliary
 
     @staticmethod
     def _spread(values: Tensor, present: Tensor, rows: Tensor | None) -> Tensor:

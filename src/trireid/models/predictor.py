@@ -13,8 +13,8 @@ from torch.nn import functional
 class PatchPredictor(nn.Module):
     """MLP D -> D / 4 -> 1 with GELU over [patch ; own CLS ; mean of the other CLS tokens], shared by the modalities.
 
-    It reads and does not write: no gradient reaches the tokens through it. Its own teachers are the fused token and
-    the kept patches, see `trireid.models.slimming.cut`.
+    It reads and does not write: no gradient reaches the tokens through it. Its own teachers are the attention of the
+    late blocks (`trireid.models.slimming.foresight_loss`) and the fused token.
 
     Args:
         dim: D.

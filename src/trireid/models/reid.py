@@ -102,7 +102,9 @@ class ReIDModel(nn.Module):
         if self.training:
             logits = {name: self._classify(name, features[name], present) for name in self.classifiers}
         used = present if present is not None else images.new_ones(images.shape[:2]).bool()
-        return ReIDOutput(features=features, present=used, logits=logits, selection=selection)
+        return ReIDOutput(
+            features=features, present=used, logits=logits, selection=selection, auxiliary=tokens.auxiliary
+        )
 
     def _guides(self, tokens: BackboneOutput, global_features: Tensor) -> Tensor:
         if self.guide == "cls":

@@ -17,7 +17,7 @@ from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.types import Selection
 
-Guidance = Literal["self", "cross", "both", "learned", "consensus", "cls_attention", "random", "none"]
+Guidance = Literal["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"]
 Dropped = Literal["fuse", "merge"]
 
 _GUIDE_SHARE: dict[str, tuple[float, float]] = {"self": (1.0, 0.0), "cross": (0.0, 1.0), "both": (2.0, 1.0)}
@@ -31,19 +31,18 @@ class SlimmingStage:
     Attributes:
         after_block: blocks that saw all patches of before, counted from 1.
         keep_ratio: share of the patches still there that goes on, in (0, 1].
-        guidance: `self`, `cross` or `both` (cosine with CLS tokens), `learned` (a predictor that sees them),
-            `consensus` (the same, summed with the mean over the modalities at that place of the grid), `cls_attention`
-            (as EViT), `random`, or `none`, which drops nothing and is the control.
+        guidance: `self`, `cross` or `both` (cosine with CLS tokens), `distinct` (unlike the mean patch of its image,
+            summed with the mean of that over the modalities at its place of the grid), `learned` (a predictor that
+            sees the CLS tokens), `consensus` (the same, summed with the mean over the modalities at its place),
+            `cls_attention` (as EViT), `random`, or `none`, which drops nothing and is the control.
         dropped: `fuse` makes one token of all dropped patches; `merge` also averages each into the kept patch that it
             resembles most, weighted by the patches that each stands for.
-        noise: in training, choose by the scores plus Gumbel noise, which samples K patches without replacement.
     """
 
     after_block: int
     keep_ratio: float
     guidance: Guidance = "both"
     dropped: Dropped = "fuse"
-    noise: bool = False
 
     @property
     def is_learned(self) -> bool:
@@ -114,30 +113,24 @@ def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patc
 
 
 def cut(
-    tokens: RowTokens, stage: SlimmingStage, *, scores: Tensor, grid: tuple[int, int], training: bool = False
+    tokens: RowTokens, stage: SlimmingStage, *, scores: Tensor, grid: tuple[int, int]
 ) -> tuple[RowTokens, Selection]:
     """Keep the best patches of every row and fuse the others into the one fused token.
 
-    Scores with a gradient have two teachers. The fused token weighs the dropped patches by them. And every kept patch
-    is told what it would cost to be replaced by the fused token: forward nothing changes, backward its score gets
-    the gradient along (patch - fused).
+    Scores with a gradient are taught by the fused token, which weighs the dropped patches by them.
 
     Args:
         tokens: rows before the cut.
         stage: what to keep.
         scores: `(R, N)` float32.
         grid: the original patch grid.
-        training: whether the noise of the stage is drawn.
 
     Returns:
         rows after the cut (patches stay in grid order), and the selection with indices `(R, K)` in the original grid.
     """
     num_patches = tokens.patches.shape[1]
     num_kept = select.keep_count(num_patches, stage.keep_ratio)
-    chooser = scores.detach()
-    if stage.noise and training:
-        chooser = chooser + select.gumbel_noise(chooser)
-    indices, mask = select.select_top(chooser, num_kept)  # (R, K), (R, N)
+    indices, mask = select.select_top(scores.detach(), num_kept)  # (R, K), (R, N)
     positions = tokens.positions.gather(1, indices)
     chosen = selection_in_grid(positions, mask, tokens.positions, scores, grid)
     if num_kept == num_patches:
@@ -149,9 +142,6 @@ def cut(
         kept, mass = merge_dropped(tokens.patches, mass, indices, mask)  # (R, K, D), (R, K)
     elif mass is not None:
         mass = mass.gather(1, indices)
-    if scores.requires_grad:
-        worth = scores.gather(1, indices).sigmoid().unsqueeze(-1)  # (R, K, 1)
-        kept = kept + ((worth - worth.detach()) * (kept - fused).detach()).to(kept.dtype)
     num_dropped = num_patches - num_kept
     total = tokens.num_fused + num_dropped
     if tokens.fused is not None:
@@ -225,7 +215,7 @@ def stage_scores(
         tokens: rows after the block.
         block: the block that was just run; before: its input `(R, T, D)`.
         present: `(B, M)` bool; rows: `(R,)` places of the rows in its flat form, None where all are present.
-        predictor: of a learned guidance; num_places: patches of the original grid, for `consensus`.
+        predictor: of a learned guidance; num_places: patches of the original grid.
 
     Raises:
         InputError: `cross` guidance for an item with a single modality: nothing is there to guide.
@@ -245,11 +235,24 @@ def stage_scores(
             scores = scores + mean_by_place(scores, tokens.positions, present, rows, num_places)
         return scores
     with torch.no_grad():
+        if stage.guidance == "distinct":
+            apart = select.min_max_normalise(-cosine_with_mean(tokens.patches))
+            return apart + mean_by_place(apart, tokens.positions, present, rows, num_places)
         if stage.guidance == "cls_attention":
             return attention_scores(block, before, num_patches=tokens.patches.shape[1])
         own, other = _GUIDE_SHARE[stage.guidance]
         guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other)
         return guided_scores(tokens.patches, guides, weights)
+
+
+def cosine_with_mean(patches: Tensor) -> Tensor:
+    """Cosine of every patch with the mean of the unit patches of its image: `(R, N, D)` -> `(R, N)` float32.
+
+    That is the mean cosine with all patches, up to a factor: what is like many others can be spared.
+    """
+    unit = nn.functional.normalize(patches.float(), dim=-1)
+    mean = nn.functional.normalize(unit.mean(dim=1, keepdim=True), dim=-1)
+    return (unit * mean).sum(dim=-1)
 
 
 def mean_by_place(scores: Tensor, positions: Tensor, present: Tensor, rows: Tensor | None, num_places: int) -> Tensor:
@@ -275,6 +278,28 @@ def mean_by_place(scores: Tensor, positions: Tensor, present: Tensor, rows: Tens
     return (total[0] / total[1].clamp(min=1))[owner].gather(1, positions)
 
 
+def foresight_loss(scores: Tensor, positions: Tensor, attention: Tensor, reached: Tensor) -> Tensor:
+    """How badly the scores of a cut foresee what the CLS token attends to in the late blocks.
+
+    Divergence between that attention and the softmax of the scores, both over the patches that got there.
+
+    Args:
+        scores: `(R, N)` with a gradient; positions: `(R, N)` int64, their places in the original grid.
+        attention: `(R, K)` without a gradient; reached: `(R, K)` int64, its places.
+
+    Returns:
+        Scalar, the mean over the rows of the Kullback-Leibler divergence: 0 is perfect.
+
+    Source: ours. Attention at the depth of an early cut says little; that of the late blocks, which a cut cannot see,
+        says what the features are made of. Training knows it at the end of the same forward pass.
+    """
+    # Both lists of places ascend, and the second is a part of the first.
+    place = torch.searchsorted(positions.contiguous(), reached.contiguous())  # (R, K)
+    foreseen = scores.gather(1, place).log_softmax(dim=-1)
+    wanted = attention.float() / attention.float().sum(dim=-1, keepdim=True)
+    return nn.functional.kl_div(foreseen, wanted, reduction="batchmean")
+
+
 def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
     """Cosines with the guides, each min-max normalised over the patches, weighted and summed: `(R, N)` float32.
 
@@ -290,8 +315,11 @@ def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
     return (select.min_max_normalise(cosines) * weights.unsqueeze(-1)).sum(dim=1)
 
 
+@torch.no_grad()
 def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> Tensor:
-    """Attention of the CLS token to the patches in this block, mean over heads. Source: EViT (ICLR 2022), section 3.2.
+    """Attention of the CLS token to the patches in this block, mean over heads; no gradient passes.
+
+    Source: EViT (ICLR 2022), section 3.2.
 
     Args:
         block: the timm block that was just run.

@@ -142,6 +142,7 @@ def _train(
         start = perf_counter()
         seed_epoch(settings.seed, epoch, process=accelerator.process_index)
         set_epoch(loader, epoch)
+        model.backbone.cuts_in_training = epoch > settings.dense_epochs
         entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, _factor(epoch, settings))}
         with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
             entry |= run_epoch(trained, loader, stepper, transform=inputs.transform, epoch=epoch, bar=bar)
