@@ -168,7 +168,7 @@ class SlimmingConfig(Section):
     keep_ratio: Ratio
     guidance: Literal[
         "self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"
-    ] = "both"
+    ] = "consensus"
     dropped: Literal["fuse", "merge"] = "fuse"
 
 

@@ -41,7 +41,7 @@ class SlimmingStage:
 
     after_block: int
     keep_ratio: float
-    guidance: Guidance = "both"
+    guidance: Guidance = "consensus"
     dropped: Dropped = "fuse"
 
     @property
