@@ -271,3 +271,17 @@ def test_a_callable_that_is_not_there_is_named(tmp_path, spec):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert spec in result.stderr
+
+
+def test_cells_of_a_file_are_compared_by_their_names(tmp_path):
+    (tmp_path / "run.yaml").write_text(dump_config(tiny_config(tmp_path, tmp_path / "unused")))
+    (tmp_path / "cells.yaml").write_text("plain: [model.head=none]\nwith a head: [model.head=sdtps]\n")
+    arguments = ["bench", "-c", str(tmp_path / "run.yaml"), "--cells", str(tmp_path / "cells.yaml"), "--repeats", "1"]
+    arguments += ["--mode", "inference", "--batch-size", "2", "--out", str(tmp_path / "cost.json")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "cost.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["run: plain", "run: with a head"]
+    both = CliRunner().invoke(app, [*arguments, "--vary", "model.head=none"])
+    assert both.exit_code == 2
+    assert "--vary key=v1,v2 or --cells FILE, not both" in both.stderr

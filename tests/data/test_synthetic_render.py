@@ -18,7 +18,7 @@ from trireid.data.synthetic.nuisances import (
     noise,
     occlusion,
 )
-from trireid.data.synthetic.render import HEAT_TABLE, Shot, draw_labels, render_triplet, shot_nuisance
+from trireid.data.synthetic.render import HEAT_TABLE, Shot, draw_labels, object_mask, render_triplet, shot_nuisance
 from trireid.data.synthetic.shapes import COLD, NUM_BUILDS, NUM_PARTS, PART_AREAS, PART_NAMES, object_shapes
 
 APPEARANCE = draw_identities(["a", "b", "c"], kind="person", difficulty=EASY, seed=0, split="train")["a"]
@@ -128,3 +128,17 @@ def test_distractors_use_the_colours_of_parts():
     assert 0.3 < same.mean() < 0.95  # clutter and background belong to the shot, the object to the identity
     border = np.r_[same[0], same[:, 0], same[:, -1]]
     assert border.mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["person", "vehicle"])
+def test_another_look_changes_the_object_alone(kind):
+    others = draw_identities(list("abcdef"), kind=kind, difficulty=EASY, seed=1, split="test").values()
+    first, second = (look for look in list(others)[:2])
+    options = {"kind": kind, "size": (128, 64), "difficulty": HARD, "seed": 0}
+    assert first.build == second.build
+    mask = object_mask(first, shot_of(3), **options)
+    one, other = (render_triplet(look, shot_of(3), nuisances=False, **options) for look in (first, second))
+    changed = (one != other).any(axis=(0, 3))
+    assert changed.any()
+    assert not (changed & ~mask).any()
+    assert 0.1 < mask.mean() < 0.9

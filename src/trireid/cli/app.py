@@ -199,6 +199,9 @@ def bench(
     config: Annotated[list[Path], typer.Option("--config", "-c", help="A YAML file; repeat to compare.")],
     settings: Overrides = None,
     vary: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Compare settings of each file.")] = None,
+    cells: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file of cells, name: [KEY=VALUE, ...], as for ablate.")
+    ] = None,
     mode: Annotated[list[str] | None, typer.Option(help="inference, training, or both by repeating.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets a batch (those of the settings).")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed batches of each.")] = 10,
@@ -220,6 +223,7 @@ def bench(
         config,
         overrides=settings or [],
         vary=vary or [],
+        cells_file=cells,
         modes=modes,
         batch_size=batch_size,
         repeats=repeats,

@@ -31,6 +31,7 @@ def run(
     *,
     overrides: Sequence[str],
     vary: Sequence[str],
+    cells_file: Path | None,
     modes: Sequence[str],
     batch_size: int | None,
     repeats: int,
@@ -44,9 +45,11 @@ def run(
     Raises:
         ConfigError: a setting is wrong, or a callable cannot be found.
     """
-    from trireid.ablation import vary_cells
+    from trireid.ablation import file_cells, vary_cells
 
-    cells = vary_cells(vary) if vary else []
+    if vary and cells_file is not None:
+        raise ConfigError("give --vary key=v1,v2 or --cells FILE, not both")
+    cells = vary_cells(vary) if vary else file_cells(cells_file) if cells_file is not None else []
     named: dict[str, Config] = {}
     stems = [path.stem for path in configs]
     for path in configs:

@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         if rows is not None:
             flat = flat[rows]
             shift = shift[rows] if shift is not None else None
-        tokens, chosen, auxiliary = self._blocks(self._embed(flat, shift), present=shown, rows=rows)
+        tokens, chosen, auxiliary = self._blocks(self.embed(flat, shift), present=shown, rows=rows)
         sequence = self._spread(self._finish(tokens.sequence()), shown, rows)  # (B, M, 1 + N (+ 1), D)
         selection = {
             name: Selection(
@@ -164,7 +164,8 @@ class Backbone(nn.Module):
         for block in self.vit.blocks:
             block.compile(dynamic=False)
 
-    def _embed(self, images: Tensor, shift: Tensor | None) -> Tensor:
+    def embed(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Tokens `(R, 1 + N, D)` before the first block, of images `(R, 3, H, W)` and a shift `(R, D)` of their CLS."""
         patches = self.vit.patch_embed(images)  # (R, N, D)
         assert self.vit.cls_token is not None
         assert self.vit.pos_embed is not None

@@ -198,6 +198,15 @@ def render_triplet(
     return _to_pixels(signals)
 
 
+def object_mask(
+    appearance: Appearance, shot: Shot, *, kind: Kind, size: tuple[int, int], difficulty: Difficulty, seed: int
+) -> NDArray[np.bool_]:
+    """Where `render_triplet` shows the object itself, neither background nor distractors: `(h, w)`."""
+    labels, _, _ = _scene(appearance, shot, kind, size, difficulty, seed)
+    mask: NDArray[np.bool_] = (labels > 0) & (labels <= COLD)
+    return mask
+
+
 def shot_nuisance(shot: Shot, *, difficulty: Difficulty, seed: int) -> Nuisance | None:
     """What strikes one shot, or None where it is spared."""
     return draw_nuisance(difficulty, generator(seed, "nuisance", shot.identity, shot.view, shot.light, shot.name))
