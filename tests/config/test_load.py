@@ -232,3 +232,21 @@ def test_advice_is_given_on_settings_that_are_probably_not_meant(overrides, part
 
 def test_no_advice_on_the_defaults():
     assert advice(Config()) == ()
+
+
+def test_a_wrong_override_is_blamed_and_not_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {epochs: 3}\nmodel: {head: none}\n")
+
+    def message(*overrides):
+        with pytest.raises(ConfigError) as caught:
+            load_config(file, overrides)
+        return str(caught.value)
+
+    assert message("train.epochs=0").startswith("override 'train.epochs=0': train.epochs: given 0")
+    assert message("model.slimming=[{after_block: 2, keep_ratio: 7}]").startswith("override 'model.slimming=[{")
+    assert message("evaluate.rerank_k1=2").startswith(f"{file} with evaluate.rerank_k1=2: evaluate.rerank_k2=6 is")
+    file.write_text("train: {epochs: 0}\n")
+    assert message("train.lr=0.1").startswith(f"{file}: train.epochs: given 0")
+    with pytest.raises(ConfigError, match=r"^override 'train.epochs=0': train.epochs"):
+        override_config(Config(), ["train.epochs=0"])

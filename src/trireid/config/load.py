@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -48,8 +49,8 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     if path is not None:
         tree = read_mapping(Path(path))
         _refuse_upstream_sections(tree, path)
-    _apply_overrides(tree, overrides)
-    return validate(tree, source="" if path is None else f"{path}: ")
+    given = _apply_overrides(tree, overrides)
+    return validate(tree, source="" if path is None else f"{path}: ", overridden=given)
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
@@ -59,21 +60,43 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
         ConfigError: as `load_config`.
     """
     tree: Tree = config.model_dump()
-    _apply_overrides(tree, overrides)
-    return validate(tree)
+    return validate(tree, overridden=_apply_overrides(tree, overrides))
 
 
-def validate(tree: Mapping[str, object], *, source: str = "") -> Config:
+def validate(
+    tree: Mapping[str, object], *, source: str = "", overridden: Mapping[str, str] = MappingProxyType({})
+) -> Config:
     """Check a nested mapping of settings and return it as a `Config`.
 
+    Args:
+        tree: settings by section.
+        source: where they come from, for messages.
+        overridden: the override of each dotted path that has one, which is then to blame instead of the source.
+
     Raises:
-        ConfigError: one line a fault, each starting with `source`.
+        ConfigError: one line a fault, each starting with where it comes from.
     """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        faults = dict.fromkeys(describe_fault(fault) for fault in error.errors())
-        raise ConfigError("\n".join(source + fault for fault in faults)) from None
+        lines = [_blamed(fault, source, overridden) + describe_fault(fault) for fault in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _blamed(fault: ErrorDetails, source: str, overridden: Mapping[str, str]) -> str:
+    """Where a fault comes from: an override, the source, or the source as the overrides left it."""
+    place = _fault_path(fault)
+    for path, override in overridden.items():
+        if place == path or place.startswith(f"{path}."):
+            return f"override {override!r}: "
+    touched = [override for path, override in overridden.items() if path.startswith(f"{place}." if place else "")]
+    if source and touched:  # a check of several settings, of which some were overridden
+        return f"{source.removesuffix(': ')} with {', '.join(touched)}: "
+    return source
+
+
+def _fault_path(fault: ErrorDetails) -> str:
+    return ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
 
 
 def dump_config(config: Config) -> str:
@@ -110,8 +133,7 @@ def nearest_setting(path: str, known: Sequence[str]) -> str | None:
 
 def describe_fault(fault: ErrorDetails) -> str:
     """One line for one fault that pydantic found: the setting, what was given, what is allowed."""
-    path = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
-    given = fault["input"]
+    path, given = _fault_path(fault), fault["input"]
     if fault["type"] == "extra_forbidden":
         return _unknown(path)
     if fault["type"] in ("model_type", "model_attributes_type"):
@@ -151,7 +173,9 @@ def advice(config: Config) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
+def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> dict[str, str]:
+    """Put the overrides into the tree, and return them by the path they set."""
+    given: dict[str, str] = {}
     known = list(setting_paths())
     sections = {path.rpartition(".")[0] for path in known} - {""}
     for override in overrides:
@@ -164,6 +188,8 @@ def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> None:
         if path not in known:
             raise ConfigError(_unknown(path))
         _put(tree, path, parse_yaml(text, source=f"override {override!r}"))
+        given[path] = override
+    return given
 
 
 def _put(tree: Tree, path: str, value: object) -> None:
