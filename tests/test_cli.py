@@ -239,6 +239,14 @@ def test_test_changes_the_configuration_of_the_checkpoint(evaluated):
     assert "note: one thing" in result.stderr
 
 
+def test_test_writes_its_figures_and_leaves_the_settings_out_of_the_output(evaluated, tmp_path):
+    result = call("test", "runs/a", "--out", tmp_path / "figures.json", "evaluate.batch_size=7")
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert written["feature"] == FIGURES
+    assert written["config"]["evaluate"]["batch_size"] == 7
+    assert "batch_size" not in result.stdout
+
+
 def test_test_without_options_keeps_the_configuration(evaluated):
     call("test", "runs/a")
     assert evaluated[0][1] == Config()

@@ -101,6 +101,7 @@ def evaluate(
         bool | None, typer.Option("--rerank/--no-rerank", help="Re-ranked figures as well (k-reciprocal).")
     ] = None,
     missing: Annotated[str | None, typer.Option(help="Modalities to withhold: r, n, t, rn, ... or rgb,nir.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Evaluate a trained model on the query and gallery of its configuration."""
@@ -111,7 +112,7 @@ def evaluate(
         overrides.append(f"evaluate.rerank={str(rerank).lower()}")
     if missing is not None:
         overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
-    run_checkpoint(run, overrides=overrides)
+    run_checkpoint(run, overrides=overrides, out=out)
 
 
 @app.command()

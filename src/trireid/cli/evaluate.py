@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,36 @@ from trireid.cli.console import is_main_process, note, say, show_figures, show_r
 from trireid.config.load import dump_config, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
+from trireid.files import write_json
+
+_log = logging.getLogger(__name__)
 
 LETTERS = {"r": "rgb", "n": "nir", "t": "tir"}
 
 
-def run_checkpoint(path: Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run_checkpoint(path: Path, *, overrides: Sequence[str] = (), out: Path | None = None) -> dict[str, Any]:
     """Evaluate a checkpoint with the configuration it carries, some settings changed.
+
+    Args:
+        path: a checkpoint, or a run folder, whose last checkpoint is taken.
+        overrides: `section.setting=value`.
+        out: JSON file for the figures and the settings they were measured with.
 
     Raises:
         TrireidError: a setting, the checkpoint or the data set is wrong.
     """
     from trireid.train.checkpoint import load_checkpoint
 
-    return run(path, override_config(load_checkpoint(path).config, overrides))
+    config = override_config(load_checkpoint(path).config, overrides)
+    figures = run(path, config)
+    if out is not None:
+        write_json(out, {**figures, "config": config.model_dump(mode="json")})
+        say(f"written: {out}")
+    return figures
 
 
 def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate a checkpoint with a resolved configuration; print the settings and the figures.
+    """Evaluate a checkpoint with a resolved configuration; log the settings and print the figures.
 
     Args:
         path: a checkpoint, or a run folder, whose last checkpoint is taken.
@@ -38,7 +52,7 @@ def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, A
     """
     from trireid.train.testing import test_checkpoint
 
-    say(dump_config(config).rstrip())
+    _log.info("settings:\n%s", dump_config(config).rstrip())
     for line in notes:
         note(line)
     figures = test_checkpoint(path, config=config, progress=is_main_process())
