@@ -22,7 +22,7 @@ from trireid.data.synthetic.difficulty import HARD
 from trireid.data.synthetic.identities import draw_identities
 from trireid.data.synthetic.render import Shot, object_mask, render_triplet
 from trireid.data.transforms import TestTransform
-from trireid.models import slimming
+from trireid.models import guidance
 from trireid.models.build import build_model
 from trireid.models.selection import select_top
 from trireid.models.slimming import Guidance, RowTokens, SlimmingStage
@@ -76,16 +76,16 @@ def main() -> None:
         context = {"block": block, "before": before, "present": present, "rows": None, "num_places": num_places}
         if number in BLOCKS:
             scores = {
-                name: slimming.stage_scores(SlimmingStage(number, 0.5, name), tokens, **context) for name in GUIDANCES
+                name: guidance.stage_scores(SlimmingStage(number, 0.5, name), tokens, **context) for name in GUIDANCES
             }
             print(
                 f"{number:11d}  "
                 + "  ".join(f"{recall(each, objects):{len(name)}.2f}" for name, each in scores.items())
             )
         if number >= backbone.first_foreseen:
-            late.append(slimming.attention_scores(block, before, num_patches=num_places))
+            late.append(guidance.attention_scores(block, before, num_patches=num_places))
     foresight = torch.stack(late).mean(dim=0)
-    agreed = foresight + slimming.mean_by_place(foresight, places, present, None, num_places)
+    agreed = foresight + guidance.mean_by_place(foresight, places, present, None, num_places)
     print(f"foresight {recall(foresight, objects):.2f}, its consensus {recall(agreed, objects):.2f}")
 
 

@@ -173,3 +173,31 @@ def test_visible_devices_are_those_of_the_environment(monkeypatch):
     assert ablation.visible_devices() == ["3", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert ablation.visible_devices() == []
+
+
+def test_costs_that_cannot_be_measured_do_not_lose_the_table(tmp_path, monkeypatch):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    (job,) = ablation.plan(tmp_path / "c.yaml", [Cell("a", ())], overrides=[], seeds=1, out=tmp_path / "grid")
+    finished(job.folder, 0.5)
+    (job.folder / "config.yaml").write_text(
+        dump_config(load_config(tmp_path / "c.yaml", ablation.job_settings(job, [])))
+    )
+    (tmp_path / "cells.yaml").write_text("a: []\n")
+
+    def out_of_memory(*_args, **_options):
+        raise RunError("out of memory")
+
+    monkeypatch.setattr("trireid.cli.bench.measure", out_of_memory)
+    arguments = [
+        "ablate",
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--cells",
+        str(tmp_path / "cells.yaml"),
+        "--seeds",
+        "1",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "grid")])
+    assert result.exit_code == 0, result.output
+    assert "costs are left out of the table: out of memory" in result.stderr
+    assert "| a | 1 | last |" in (tmp_path / "grid/table.md").read_text()

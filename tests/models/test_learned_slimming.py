@@ -7,6 +7,7 @@ from trireid.config.load import override_config
 from trireid.config.schema import BackboneConfig, Config, ModelConfig, SlimmingConfig
 from trireid.errors import ConfigError
 from trireid.losses import reid_loss
+from trireid.models import guidance as guiding
 from trireid.models import slimming
 from trireid.models.build import build_model
 from trireid.models.predictor import PatchPredictor
@@ -53,7 +54,7 @@ def test_the_guides_of_the_others_are_the_mean_of_their_cls_tokens():
     tokens = slimming.RowTokens(cls, patches, None, torch.arange(3).expand(6, -1), 0)
     stage = slimming.SlimmingStage(1, 0.5, "learned")
     present = torch.ones(2, 3, dtype=torch.bool)
-    slimming.stage_scores(stage, tokens, block=None, before=None, present=present, rows=None, predictor=Listener())
+    guiding.stage_scores(stage, tokens, block=None, before=None, present=present, rows=None, predictor=Listener())
     assert torch.equal(seen["own"], cls[:, 0])
     for item in range(2):
         for own in range(3):
@@ -72,7 +73,7 @@ def test_mean_by_place_equals_loops(absent):
     flat = list(range(6)) if rows is None else rows.tolist()
     positions = torch.stack([torch.randperm(8)[:5].sort().values for _ in flat])
     scores = torch.randn(len(flat), 5)
-    result = slimming.mean_by_place(scores, positions, present, rows, 8)
+    result = guiding.mean_by_place(scores, positions, present, rows, 8)
     for row, number in enumerate(flat):
         for column in range(5):
             place = positions[row, column]
@@ -87,7 +88,7 @@ def test_mean_by_place_equals_loops(absent):
 def test_cosine_with_the_mean_equals_loops():
     torch.manual_seed(0)
     patches = torch.randn(2, 5, 4)
-    result = slimming.cosine_with_mean(patches)
+    result = guiding.cosine_with_mean(patches)
     for row in range(2):
         unit = [patch / patch.norm() for patch in patches[row]]
         for place in range(5):
@@ -140,10 +141,10 @@ def test_foresight_is_the_divergence_and_zero_where_perfect():
     scores = torch.tensor([[9.0, 1.0, 9.0, 0.0]], requires_grad=True)
     wanted = torch.tensor([0.75, 0.25])
     foreseen = torch.tensor([1.0, 0.0]).softmax(0)
-    loss = slimming.foresight_loss(scores, positions, attention, reached)
+    loss = guiding.foresight_loss(scores, positions, attention, reached)
     assert torch.allclose(loss, (wanted * (wanted / foreseen).log()).sum(), atol=1e-6)
     perfect = torch.tensor([[9.0, 0.75, 9.0, 0.25]]).log()
-    assert abs(float(slimming.foresight_loss(perfect, positions, attention, reached))) < 1e-6
+    assert abs(float(guiding.foresight_loss(perfect, positions, attention, reached))) < 1e-6
     loss.backward()
     assert torch.equal(scores.grad[0, [0, 2]], torch.zeros(2))  # what did not get there is not judged
 

@@ -8,6 +8,7 @@ import torch
 
 from trireid.config.schema import BackboneConfig, ModelConfig, SlimmingConfig
 from trireid.errors import InputError
+from trireid.models import guidance as guiding
 from trireid.models import slimming
 from trireid.models.build import build_model
 from trireid.models.slimming import RowTokens, SlimmingStage
@@ -77,7 +78,7 @@ def test_cosine_scores_equal_loops(guidance):
     tokens = RowTokens(cls, patches, None, torch.arange(count).expand(6, -1), 0)
     present = torch.ones(batch, modalities, dtype=torch.bool)
     stage = SlimmingStage(after_block=1, keep_ratio=0.5, guidance=guidance)
-    scores = slimming.stage_scores(stage, tokens, block=None, before=None, present=present, rows=None)
+    scores = guiding.stage_scores(stage, tokens, block=None, before=None, present=present, rows=None)
     own, other = {"self": (1, 0), "cross": (0, 1), "both": (2, 1)}[guidance]
     for b in range(batch):
         for m in range(modalities):
@@ -94,7 +95,7 @@ def test_cls_attention_equals_attention_by_hand():
     model = build()
     block = model.backbone.vit.blocks[1].eval()
     before = torch.randn(2, 1 + 16 + 1, 32)  # CLS, patches, fused token: all share the attention
-    scores = slimming.attention_scores(block, before, num_patches=16)
+    scores = guiding.attention_scores(block, before, num_patches=16)
     qkv = block.attn.qkv(block.norm1(before)).view(2, 18, 3, 4, 8)
     heads = [((qkv[0, 0, 0, h] * qkv[0, :, 1, h]).sum(-1) / math.sqrt(8)).softmax(0)[1:17] for h in range(4)]
     assert torch.allclose(scores[0], sum(heads) / 4, atol=1e-6)

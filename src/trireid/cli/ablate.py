@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trireid.cli.console import note, progress, say
-from trireid.errors import ConfigError
+from trireid.errors import ConfigError, TrireidError
 
 
 def run(
@@ -55,7 +55,11 @@ def run(
         )
     for job, reason in failed:
         note(f"{job.cell.name}, seed {job.seed} failed: {reason} ({job.folder.with_suffix('.log')})")
-    measured = _costs(config, cells, overrides) if costs else {}
+    measured: Mapping[str, Mapping[str, float]] = {}
+    try:
+        measured = _costs(config, cells, overrides) if costs else {}
+    except TrireidError as error:  # the figures took far longer than the costs will
+        note(f"costs are left out of the table: {error}")
     table = collect(jobs, costs=measured)
     files = write_table(table, out)
     say(markdown(table))

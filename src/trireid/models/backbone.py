@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from trireid.errors import InputError
-from trireid.models import slimming
+from trireid.models import guidance, slimming
 from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.types import Selection
@@ -188,11 +188,11 @@ class Backbone(nn.Module):
             run = block if self.training or self.evaluates_compiled else block.forward
             before, sequence = sequence, run(sequence)
             if learning and number >= self.first_foreseen:
-                foreseen.append(slimming.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
+                foreseen.append(guidance.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
             stage = self.stages.get(number)
             if stage is not None and stage.guidance != "none":
                 tokens = tokens.with_sequence(sequence)
-                scores = slimming.stage_scores(
+                scores = guidance.stage_scores(
                     stage,
                     tokens,
                     block=block,
@@ -210,7 +210,7 @@ class Backbone(nn.Module):
                 selection[f"block{number}"] = chosen
                 sequence = tokens.sequence()
         auxiliary = {
-            name: slimming.foresight_loss(scores, places, torch.stack(foreseen).mean(dim=0), tokens.positions)
+            name: guidance.foresight_loss(scores, places, torch.stack(foreseen).mean(dim=0), tokens.positions)
             for name, (scores, places) in learning.items()
         }
         return tokens.with_sequence(sequence), selection, auxiliary

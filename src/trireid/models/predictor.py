@@ -14,7 +14,7 @@ class PatchPredictor(nn.Module):
     """MLP D -> D / 4 -> 1 with GELU over [patch ; own CLS ; mean of the other CLS tokens], shared by the modalities.
 
     It reads and does not write: no gradient reaches the tokens through it. Its own teachers are the attention of the
-    late blocks (`trireid.models.slimming.foresight_loss`) and the fused token.
+    late blocks (`trireid.models.guidance.foresight_loss`) and the fused token.
 
     Args:
         dim: D.

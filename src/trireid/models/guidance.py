@@ -1,0 +1,186 @@
+"""Guidance: what a patch is worth at the depth of a cut inside the ViT.
+
+The score uses what is there at that depth: the CLS tokens of the three modalities, which run as one batch of 3B
+through the shared ViT. Everything works on rows: R of the B * M images, those whose modality is present.
+Shapes: R rows, G guides (modalities), N patches still there, K patches that reached the end, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trireid.errors import InputError
+from trireid.models import selection as select
+from trireid.models.slimming import RowTokens, SlimmingStage
+
+_GUIDE_SHARE: dict[str, tuple[float, float]] = {"self": (1.0, 0.0), "cross": (0.0, 1.0), "both": (2.0, 1.0)}
+"""Weight of the own CLS token and of each other modality's, for the three cosine guidances."""
+
+
+def stage_scores(
+    stage: SlimmingStage,
+    tokens: RowTokens,
+    *,
+    block: nn.Module,
+    before: Tensor,
+    present: Tensor,
+    rows: Tensor | None,
+    predictor: nn.Module | None = None,
+    num_places: int = 0,
+) -> Tensor:
+    """Scores `(R, N)` float32 of the patches still there, by the guidance of the stage.
+
+    A gradient passes only to the predictor of `learned` and `consensus`.
+
+    Args:
+        stage: one with a guidance other than `none`.
+        tokens: rows after the block.
+        block: the block that was just run; before: its input `(R, T, D)`.
+        present: `(B, M)` bool; rows: `(R,)` places of the rows in its flat form, None where all are present.
+        predictor: of a learned guidance; num_places: patches of the original grid.
+
+    Raises:
+        InputError: `cross` guidance for an item with a single modality: nothing is there to guide.
+    """
+    if stage.guidance == "cross" and rows is not None and bool((present.sum(dim=1) < 2).any()):
+        raise InputError(
+            "model.slimming guidance is cross, and an item has one modality only, which leaves no other to "
+            "guide it: use guidance both or self"
+        )
+    if stage.guidance == "random":
+        return select.random_scores(tokens.patches[..., 0], training=block.training)
+    if predictor is not None:
+        guides, weights = row_guides(tokens.cls, present, rows, own=0.0, other=1.0)
+        others = (weights.unsqueeze(1) @ guides.float())[:, 0] / max(1, present.shape[1] - 1)  # (R, D), their mean
+        scores: Tensor = predictor(tokens.patches, tokens.cls[:, 0], others)
+        if stage.guidance == "consensus":
+            scores = scores + mean_by_place(scores, tokens.positions, present, rows, num_places)
+        return scores
+    with torch.no_grad():
+        if stage.guidance == "distinct":
+            apart = select.min_max_normalise(-cosine_with_mean(tokens.patches))
+            return apart + mean_by_place(apart, tokens.positions, present, rows, num_places)
+        if stage.guidance == "cls_attention":
+            return attention_scores(block, before, num_patches=tokens.patches.shape[1])
+        own, other = _GUIDE_SHARE[stage.guidance]
+        guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other)
+        return guided_scores(tokens.patches, guides, weights)
+
+
+def cosine_with_mean(patches: Tensor) -> Tensor:
+    """Cosine of every patch with the mean of the unit patches of its image: `(R, N, D)` -> `(R, N)` float32.
+
+    That is the mean cosine with all patches, up to a factor: what is like many others can be spared.
+    """
+    unit = nn.functional.normalize(patches.float(), dim=-1)
+    mean = nn.functional.normalize(unit.mean(dim=1, keepdim=True), dim=-1)
+    return (unit * mean).sum(dim=-1)
+
+
+def mean_by_place(scores: Tensor, positions: Tensor, present: Tensor, rows: Tensor | None, num_places: int) -> Tensor:
+    """Mean of the scores of all modalities of an item that still have a patch at the same place of the grid.
+
+    Args:
+        scores: `(R, N)`; positions: `(R, N)` int64 places, below num_places.
+        present: `(B, M)` bool; rows: as in `stage_scores`.
+        num_places: patches of the original grid.
+
+    Returns:
+        `(R, N)`.
+    """
+    batch, modalities = present.shape
+    table = torch.stack([scores, torch.ones_like(scores)])  # (2, R, N): sums and counts
+    spread = table.new_zeros(2, len(scores), num_places).scatter(2, positions.expand_as(table), table)
+    if rows is None:
+        total = spread.view(2, batch, modalities, num_places).sum(dim=2)  # (2, B, places)
+        owner = torch.arange(batch, device=scores.device).repeat_interleave(modalities)
+    else:
+        owner = rows // modalities
+        total = spread.new_zeros(2, batch, num_places).index_add(1, owner, spread)
+    return (total[0] / total[1].clamp(min=1))[owner].gather(1, positions)
+
+
+def foresight_loss(scores: Tensor, positions: Tensor, attention: Tensor, reached: Tensor) -> Tensor:
+    """How badly the scores of a cut foresee what the CLS token attends to in the late blocks.
+
+    Divergence between that attention and the softmax of the scores, both over the patches that got there.
+
+    Args:
+        scores: `(R, N)` with a gradient; positions: `(R, N)` int64, their places in the original grid.
+        attention: `(R, K)` without a gradient; reached: `(R, K)` int64, its places.
+
+    Returns:
+        Scalar, the mean over the rows of the Kullback-Leibler divergence: 0 is perfect.
+
+    Source: ours. Attention at the depth of an early cut says little; that of the late blocks, which a cut cannot see,
+        says what the features are made of. Training knows it at the end of the same forward pass.
+    """
+    # Both lists of places ascend, and the second is a part of the first.
+    place = torch.searchsorted(positions.contiguous(), reached.contiguous())  # (R, K)
+    foreseen = scores.gather(1, place).log_softmax(dim=-1)
+    wanted = attention.float() / attention.float().sum(dim=-1, keepdim=True)
+    return nn.functional.kl_div(foreseen, wanted, reduction="batchmean")
+
+
+def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
+    """Cosines with the guides, each min-max normalised over the patches, weighted and summed: `(R, N)` float32.
+
+    Args:
+        patches: `(R, N, D)`.
+        guides: `(R, G, D)`, the CLS tokens of all modalities of the row's item.
+        weights: `(R, G)`, 0 for guides that have no say.
+    """
+    unit_patches = nn.functional.normalize(patches.float(), dim=-1)
+    unit_guides = nn.functional.normalize(guides.float(), dim=-1)
+    with torch.autocast(patches.device.type, enabled=False):
+        cosines = unit_guides @ unit_patches.transpose(1, 2)  # (R, G, N)
+    return (select.min_max_normalise(cosines) * weights.unsqueeze(-1)).sum(dim=1)
+
+
+def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> Tensor:
+    """Attention of the CLS token to the patches in this block, mean over heads; no gradient passes.
+
+    Source: EViT (ICLR 2022), section 3.2.
+
+    Args:
+        block: the timm block that was just run.
+        before: `(R, T, D)`, its input: CLS, patches, and the fused token where there is one.
+        num_patches: N.
+
+    Returns:
+        `(R, N)` float32.
+    """
+    attention: Any = block.attn
+    normed = block.norm1(before)  # type: ignore[operator]
+    weight, bias = attention.qkv.weight.chunk(3), (None, None, None)
+    if attention.qkv.bias is not None:
+        bias = attention.qkv.bias.chunk(3)
+    query = nn.functional.linear(normed[:, :1], weight[0], bias[0]).unflatten(-1, (attention.num_heads, -1))
+    key = nn.functional.linear(normed, weight[1], bias[1]).unflatten(-1, (attention.num_heads, -1))
+    query, key = attention.q_norm(query), attention.k_norm(key)  # (R, 1, H, d), (R, N, H, d)
+    logits = torch.einsum("rqhd,rnhd->rhn", query, key).float() * attention.scale
+    scores: Tensor = logits.softmax(dim=-1)[..., 1 : 1 + num_patches].mean(dim=1)
+    return scores
+
+
+def row_guides(cls: Tensor, present: Tensor, rows: Tensor | None, *, own: float, other: float) -> tuple[Tensor, Tensor]:
+    """Guides and their weights for every row.
+
+    Args:
+        cls: `(R, 1, D)`, rows in the order of `present.flatten()`.
+        present: `(B, M)` bool.
+        rows: `(R,)` as in `stage_scores`.
+        own, other: weight of the own CLS token and of each other modality's.
+
+    Returns:
+        guides `(R, G, D)` and weights `(R, G)`.
+    """
+    batch, modalities = present.shape
+    weights = select.guide_weights(present, own=own, other=other).flatten(0, 1)  # (B * M, G)
+    if rows is None:
+        return cls.view(batch, modalities, -1).repeat_interleave(modalities, dim=0), weights
+    spread = cls.new_zeros(batch * modalities, cls.shape[-1]).index_copy(0, rows, cls[:, 0])
+    return spread.view(batch, modalities, -1)[rows // modalities], weights[rows]
