@@ -197,7 +197,7 @@ def test_costs_that_cannot_be_measured_do_not_lose_the_table(tmp_path, monkeypat
         "--seeds",
         "1",
     ]
-    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "grid")])
+    result = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--out", str(tmp_path / "grid")])
     assert result.exit_code == 0, result.output
     assert "costs are left out of the table: out of memory" in result.stderr
     assert "| a | 1 | last |" in (tmp_path / "grid/table.md").read_text()

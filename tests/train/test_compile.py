@@ -1,0 +1,40 @@
+"""`train.compile`: compiled blocks learn what plain ones learn, with and without cuts inside the ViT."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_run import tiny_config, write_tree
+from trireid.train.loop import train
+from trireid.train.runs import read_epochs
+
+DEVICES = [
+    pytest.param(
+        "cpu",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here"),
+        ],
+    ),
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")],
+    ),
+]
+CUTS = "model.slimming=[{after_block: 1, keep_ratio: 0.5}]"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_compiled_run_has_the_losses_of_a_plain_one(tmp_path: Path, device: str) -> None:
+    root = write_tree(tmp_path / "data")
+    settings = (f"train.device={device}", "train.precision=fp32", "model.backbone.depth=2", "model.head=none", CUTS)
+    losses = {}
+    for compiled in ("false", "true"):
+        config = tiny_config(root, tmp_path / compiled, *settings, "train.dense_epochs=1", f"train.compile={compiled}")
+        train(config, progress=False)
+        losses[compiled] = [entry["loss"]["total"] for entry in read_epochs(config.output)]
+    assert losses["true"] == pytest.approx(losses["false"], rel=2e-2)
