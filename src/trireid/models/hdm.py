@@ -62,18 +62,18 @@ class HDM(nn.Module):
 
     def subset_present(self, present: Tensor) -> Tensor:
         """Which subsets have at least one modality present: `(B, M)` bool -> `(B, E)` bool."""
-        return torch.stack([present[:, list(subset)].any(dim=1) for subset in self.subsets], dim=1)
+        return torch.stack([_of(present, subset).any(dim=1) for subset in self.subsets], dim=1)
 
     def _attend(self, index: int, tokens: Tensor, present: Tensor | None) -> Tensor:
-        subset = list(self.subsets[index])
+        subset = self.subsets[index]
         batch, _, length, dim = tokens.shape
-        seen = tokens[:, subset].flatten(1, 2)  # (B, S * (1 + N), D)
+        seen = _of(tokens, subset).flatten(1, 2)  # (B, S * (1 + N), D)
         weight, bias = self.in_weight[index], self.in_bias[index]
         query = functional.linear(self.query[index].to(seen.dtype), weight[0], bias[0]).expand(batch, 1, dim)
         key, value = functional.linear(seen, weight[1:].flatten(0, 1), bias[1:].flatten()).chunk(2, dim=-1)
         mask = None
         if present is not None:
-            visible = present[:, subset]  # (B, S)
+            visible = _of(present, subset)  # (B, S)
             # A row that sees nothing would give NaN: let it see everything, and put zeros in its place below.
             visible = visible | ~visible.any(dim=1, keepdim=True)
             mask = visible.repeat_interleave(length, dim=1)[:, None, None, :]  # (B, 1, 1, S * (1 + N))
@@ -87,9 +87,17 @@ class HDM(nn.Module):
         attended = attended.transpose(1, 2).reshape(batch, dim)  # (B, D)
         feature = functional.linear(attended, self.out_weight[index], self.out_bias[index])
         if present is not None:
-            feature = feature * present[:, subset].any(dim=1, keepdim=True).to(feature.dtype)
+            feature = feature * _of(present, subset).any(dim=1, keepdim=True).to(feature.dtype)
         return feature
 
     def _split(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D / H)
         return heads
+
+
+def _of(x: Tensor, subset: tuple[int, ...]) -> Tensor:
+    """What belongs to the modalities of a subset: `(B, M, ...)` -> `(B, S, ...)`.
+
+    Slices and no index: a list of numbers would be copied to the device at every call, and waited for.
+    """
+    return torch.stack([x[:, modality] for modality in subset], dim=1)
