@@ -32,9 +32,8 @@ class Draw:
             self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
 
-def clip_visual(
-    draw, prefix="BACKBONE.base.", *, width=WIDTH, depth=DEPTH, dim=DIM, patch=PATCH, positions=NUM_PATCHES
-):
+def clip_visual(draw, prefix="BACKBONE.base.", *, positions=NUM_PATCHES):
+    width, depth, dim, patch = WIDTH, DEPTH, DIM, PATCH
     draw.normal(f"{prefix}class_embedding", width, scale=0.5)
     draw.normal(f"{prefix}positional_embedding", positions + 1, width, scale=0.5)
     draw.normal(f"{prefix}proj", width, dim, scale=width**-0.5)
