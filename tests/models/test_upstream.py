@@ -189,6 +189,12 @@ def test_a_failed_import_carries_its_report(tmp_path):
     assert len(report.used) == len(state) - 1
 
 
+def test_keys_are_left_out_only_when_asked(tmp_path):
+    path = saved(tmp_path, {**upstream_state(), "extra.a": torch.zeros(1)})
+    report = read_upstream(path, image_size=IMAGE, ignore=("extra.*",)).report
+    assert report.ignored == {"extra.a": "left out as asked"}
+
+
 class Hostile:
     def __reduce__(self):
         return (open, ("hostile_was_here", "w"))

@@ -246,6 +246,9 @@ def import_(
     sie_coefficient: Annotated[float, typer.Option(help="SIE_COE of the checkpoint.")] = 1.0,
     sparse_ratio: Annotated[float, typer.Option(help="SDTPS_SPARSE_RATIO of the checkpoint.")] = 0.5,
     beta: Annotated[float, typer.Option(help="SDTPS_BETA of the checkpoint.")] = 0.25,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Unknown keys to leave out, e.g. 'extra.*'; repeat.")
+    ] = None,
     format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863 or csv.")] = "rgbnt201",
     backbone: Annotated[
         str | None, typer.Option(help="Name of the ViT, where the keys of timm weights do not tell.")
@@ -263,6 +266,7 @@ def import_(
         sie_coefficient=sie_coefficient,
         sparse_ratio=sparse_ratio,
         beta=beta,
+        ignore=tuple(ignore or ()),
         data_format=format,
         backbone=backbone,
     )

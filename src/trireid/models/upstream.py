@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -215,6 +216,7 @@ def convert_upstream(
     *,
     wanted: Mapping[str, torch.Size],
     notes: tuple[str, ...] = (),
+    ignore: tuple[str, ...] = (),
 ) -> tuple[dict[str, Tensor], ImportReport]:
     """Our state, complete, and the report.
 
@@ -223,6 +225,7 @@ def convert_upstream(
         rules: `upstream_rules`, with those of resized tables changed.
         wanted: shape of every tensor of the model that is to be filled.
         notes: for the report.
+        ignore: patterns (`*` for anything) of further keys that the caller knows to be without use.
 
     Raises:
         UpstreamMismatchError: keys are missing, unknown or of another shape; its report tells of every key.
@@ -243,9 +246,8 @@ def convert_upstream(
         if name in made and made[name].shape != shape:
             sources = next(rule.sources for rule in rules if rule.target == name)
             report.misfits[name] = f"{_some(sources)} give {tuple(made[name].shape)}, not {tuple(shape)}"
-    reasons = {key: next((why for known, why in IGNORED if known.fullmatch(key)), None) for key in state}
     rest = sorted(key for key in state if key not in report.used)
-    report.ignored.update({key: why for key in rest if (why := reasons[key]) is not None})
+    report.ignored.update({key: why for key in rest if (why := _why_ignored(key, ignore)) is not None})
     report = ImportReport(
         used=report.used,
         ignored=report.ignored,
@@ -258,6 +260,12 @@ def convert_upstream(
         raise UpstreamMismatchError(f"the file does not fit upstream's model: {report.describe()}", report)
     assert made.keys() == wanted.keys(), f"rules and model differ: {sorted(made.keys() ^ wanted.keys())[:5]}"
     return made, report
+
+
+def _why_ignored(key: str, ignore: tuple[str, ...]) -> str | None:
+    if any(fnmatchcase(key, pattern) for pattern in ignore):
+        return "left out as asked"
+    return next((why for known, why in IGNORED if known.fullmatch(key)), None)
 
 
 def resize_positions(table: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:

@@ -49,6 +49,7 @@ def import_file(
     sie_coefficient: float = 1.0,
     sparse_ratio: float = 0.5,
     beta: float = 0.25,
+    ignore: tuple[str, ...] = (),
     data_format: str = "rgbnt201",
     backbone: str | None = None,
 ) -> Imported:
@@ -58,8 +59,8 @@ def import_file(
         source: an upstream state_dict, OpenAI's CLIP file in either form, or timm weights.
         target: a .safetensors file; the report goes beside it.
         backbone: name of the ViT that start weights are for; None tells CLIP ViT-B/16 and ImageNet ViT-B/16 by keys.
-        image_size, checkpoint_image_size, num_cameras, sie_coefficient, sparse_ratio, beta, data_format: of upstream's
-            checkpoints, see `read_upstream`.
+        image_size, checkpoint_image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: of
+            upstream's checkpoints, see `read_upstream`.
 
     Raises:
         CheckpointError: the source is damaged, hostile or does not fit; the target is no .safetensors name.
@@ -80,6 +81,7 @@ def import_file(
             sie_coefficient=sie_coefficient,
             sparse_ratio=sparse_ratio,
             beta=beta,
+            ignore=ignore,
             data_format=data_format,
         )
         name, report = imported.config.model.backbone.name, imported.report

@@ -66,6 +66,7 @@ def load_upstream(
     sie_coefficient: float = 1.0,
     sparse_ratio: float = 0.5,
     beta: float = 0.25,
+    ignore: tuple[str, ...] = (),
 ) -> ReIDModel:
     """The model of an upstream checkpoint, in evaluation mode; the report goes to the log, see `read_upstream`."""
     imported = read_upstream(
@@ -76,6 +77,7 @@ def load_upstream(
         sie_coefficient=sie_coefficient,
         sparse_ratio=sparse_ratio,
         beta=beta,
+        ignore=ignore,
     )
     for line in (imported.report.describe(), *imported.report.notes):
         _log.info("%s: %s", Path(path).name, line)
@@ -91,6 +93,7 @@ def read_upstream(
     sie_coefficient: float = 1.0,
     sparse_ratio: float = 0.5,
     beta: float = 0.25,
+    ignore: tuple[str, ...] = (),
     data_format: str = "rgbnt201",
 ) -> ImportedModel:
     """Read a state_dict of upstream; classes, cameras, heads, slots and kind of head are read off its shapes.
@@ -102,6 +105,7 @@ def read_upstream(
         num_cameras: rows of the camera embedding; None keeps those of the file. Further ones get the mean.
         sie_coefficient: upstream's SIE_COE, which no shape tells; 1.0 in the published configurations.
         sparse_ratio, beta: of SDTPS, which no shape tells either; 0.5 and 0.25 in the published configuration.
+        ignore: patterns such as `extra.*` of keys that no rule knows and that may be left out; none by default.
         data_format: whose names of cameras the label map takes, and the format of the configuration.
 
     Raises:
@@ -139,7 +143,7 @@ def read_upstream(
             load_pretrained=False,
         )
         wanted = {name: value.shape for name, value in model.state_dict().items()}
-        made, report = convert_upstream(state, rules, wanted=wanted, notes=(*notes, *assumed))
+        made, report = convert_upstream(state, rules, wanted=wanted, notes=(*notes, *assumed), ignore=ignore)
     except UpstreamMismatchError as error:
         raise UpstreamMismatchError(f"{path}: {error}", error.report) from error
     except ValidationError as error:
