@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trireid.train.checkpoint import load_checkpoint as load_checkpoint
     from trireid.train.checkpoint import load_model as load_model
     from trireid.train.testing import test_checkpoint as test_checkpoint
+    from trireid.train.upstream import load_upstream as load_upstream
     from trireid.types import MODALITIES as MODALITIES
     from trireid.types import Batch as Batch
     from trireid.types import Labels as Labels
@@ -42,6 +43,7 @@ _HOMES = {
     "load_checkpoint": "train.checkpoint",
     "load_config": "config.load",
     "load_model": "train.checkpoint",
+    "load_upstream": "train.upstream",
     "pairwise_distance": "evaluation.metrics",
     "rank_metrics": "evaluation.metrics",
     "scan": "data.readers",

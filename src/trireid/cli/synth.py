@@ -46,7 +46,7 @@ def run(
     say(f"check:   trireid check-data --format {layout} --root {out}")
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str, *, option: str = "--size") -> tuple[int, int]:
     """`64x32` -> (64, 32), height first.
 
     Raises:
@@ -54,5 +54,5 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"([1-9]\d*)[xX,]([1-9]\d*)", text)
     if not found:
-        raise ConfigError(f"--size: given {text}, should be height x width in pixels, e.g. 64x32")
+        raise ConfigError(f"{option}: given {text}, should be height x width in pixels, e.g. 64x32")
     return int(found[1]), int(found[2])

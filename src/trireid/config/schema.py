@@ -120,7 +120,8 @@ class BackboneConfig(Section):
     """The shared ViT. `name` is `tiny`, an alias of models/backbone.py or any timm ViT name.
 
     `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file.
-    The four sizes are for `tiny` and other scratch models; None keeps what the name says.
+    The five sizes are for `tiny` and other scratch models; None keeps what the name says. `projection` is the width of
+    the map that ends CLIP's tower.
     """
 
     name: str = "clip_vit_b16"
@@ -129,6 +130,7 @@ class BackboneConfig(Section):
     width: Positive | None = None
     depth: Positive | None = None
     num_heads: Positive | None = None
+    projection: Positive | None = None
     drop_path: Probability = 0.0
 
     @model_validator(mode="after")

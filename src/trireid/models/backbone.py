@@ -237,6 +237,7 @@ def create_vit(
     width: int | None = None,
     depth: int | None = None,
     num_heads: int | None = None,
+    projection: int | None = None,
     drop_path: float = 0.0,
 ) -> VisionTransformer:
     """A timm ViT of this name for this image size, with fresh weights (models/weights.py loads others).
@@ -245,22 +246,31 @@ def create_vit(
         name: `tiny`, a key of `ALIASES` or a timm name of the ViT family.
         image_size: (height, width) in pixels, multiples of the patch size.
         patch_size, width, depth, num_heads: replace what the name says; None keeps it.
+        projection: width of the map that ends CLIP's tower; None keeps what the name says.
         drop_path: stochastic depth rate in [0, 1).
 
     Raises:
-        InputError: for an unknown name, a model that is no plain ViT, or sizes that do not divide.
+        InputError: for an unknown name, a model that is no plain ViT, sizes that do not divide, or a projection of a
+            tower that has none.
     """
     sizes = {"patch_size": patch_size, "embed_dim": width, "depth": depth, "num_heads": num_heads}
     options: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
     options |= {"img_size": image_size, "drop_path_rate": drop_path}
+    projects = name != "tiny" and projects_features(timm_model_name(name))
+    if projection is not None and not projects:
+        raise InputError(
+            f"projection is {projection}, but backbone {name!r} ends without one: only CLIP's towers have it"
+        )
     if name == "tiny":
         options = {"num_classes": 0, "global_pool": "token", **TINY, **options}
         vit: nn.Module = _construct(VisionTransformer, options)
     else:
         timm_name = timm_model_name(name)
         # Only CLIP's head is a projection of features; every other head would be an ImageNet classifier.
-        if not projects_features(timm_name):
+        if not projects:
             options["num_classes"] = 0
+        elif projection is not None:
+            options["num_classes"] = projection
         vit = _construct(partial(timm.create_model, timm_name, pretrained=False), options)
     if not isinstance(vit, VisionTransformer):
         raise InputError(f"backbone {name!r} is a {type(vit).__name__}; only plain vision transformers are supported")

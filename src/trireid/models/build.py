@@ -50,6 +50,7 @@ def build_model(
         width=settings.width,
         depth=settings.depth,
         num_heads=settings.num_heads,
+        projection=settings.projection,
         drop_path=settings.drop_path,
     )
     if load_pretrained:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from trireid.errors import CheckpointError
 from trireid.models.backbone import projects_features, timm_model_name
+from trireid.models.torchscript import is_torchscript, read_torchscript
+from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
 
@@ -26,7 +28,7 @@ def load_backbone_weights(vit: VisionTransformer, *, name: str, pretrained: str)
         vit: the model to fill; its position table is resized (bicubic) from the file's.
         name: backbone name, as in `create_vit`.
         pretrained: `none` keeps the fresh weights, `timm` takes those of the name, anything else is a local file
-            (.safetensors, or a torch file that holds tensors only).
+            (.safetensors, a torch file that holds tensors only, or OpenAI's CLIP file in either form).
 
     Returns:
         One line that says what was loaded, for the log.
@@ -42,14 +44,41 @@ def load_backbone_weights(vit: VisionTransformer, *, name: str, pretrained: str)
         path = fetch_timm_weights(timm_model_name(name))
     else:
         path = Path(pretrained)
-    state = {key: value.float() for key, value in read_state(path).items()}
+    state, num_others = visual_tower(read_state(path), source=path)
     ignored = _fill(vit, state, source=path, keep_head=name != "tiny" and projects_features(timm_model_name(name)))
     note = f", {len(ignored)} classifier tensors not used" if ignored else ""
+    note += f", {num_others} tensors outside CLIP's visual tower not used" if num_others else ""
     return f"backbone {name}: {path.name} loaded, every key of the ViT{note}"
 
 
+def visual_tower(state: dict[str, Tensor], *, source: Path) -> tuple[dict[str, Tensor], int]:
+    """A start file in float32 and timm's names: OpenAI's names of CLIP are translated, others stay.
+
+    Returns:
+        The tensors, and how many were left out because they are not of CLIP's visual tower.
+
+    Raises:
+        CheckpointError: a tensor of the visual tower is missing, or one is not known.
+    """
+    prefix = clip_prefix(state)
+    if prefix is None:
+        return {key: value.float() for key, value in state.items()}, 0
+    tower = {key: value for key, value in state.items() if key.startswith(prefix)}
+    if f"{prefix}proj" not in tower or tower[f"{prefix}proj"].dim() != 2:
+        raise CheckpointError(f"weight file {source} has CLIP's names, but no projection {prefix}proj (width, dim)")
+    depth = count_blocks(tower, f"{prefix}transformer.resblocks.")
+    rules = clip_rules(depth=depth, dim=tower[f"{prefix}proj"].shape[1], prefix=prefix)
+    wanted = {name for rule in rules for name in rule.sources}
+    for what, names in (("lacks", wanted - tower.keys()), ("has unknown", tower.keys() - wanted)):
+        if names:
+            shown = ", ".join(sorted(names)[:3])
+            raise CheckpointError(f"weight file {source} {what} {len(names)} tensors of CLIP's visual tower ({shown})")
+    made = {rule.target: rule.make([tower[name].float() for name in rule.sources]) for rule in rules}
+    return made, len(state) - len(tower)
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors file or a torch file; never runs code from the file.
+    """Tensors by name from a .safetensors file, a torch file or a TorchScript archive; never runs code from the file.
 
     Raises:
         CheckpointError: if the file is absent, damaged or holds anything but tensors.
@@ -61,6 +90,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        if is_torchscript(path):
+            return read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -210,8 +210,8 @@ def checkpoint_path(path: Path) -> Path:
         raise CheckpointError(f"{where}: give a checkpoint (.safetensors), or the folder of a run that saved one")
     if file.suffix in (".pt", ".pth", ".pkl", ".bin"):
         raise CheckpointError(
-            f"{file} is a pickle, which is not read here (whole upstream checkpoints cannot be loaded yet): give the "
-            ".safetensors checkpoint of a trireid run"
+            f"{file} is a pickle, which is not read here: give the .safetensors checkpoint of a trireid run, or turn a "
+            "checkpoint of upstream into one with `trireid import`"
         )
     return file
 

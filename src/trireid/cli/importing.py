@@ -1,0 +1,63 @@
+"""`trireid import`: a file of upstream, CLIP or timm in the form that is used here."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from trireid.cli.console import note, say, show_table, working
+from trireid.cli.synth import parse_size
+
+
+def run(source: Path, target: Path, *, image_size: str, checkpoint_image_size: str | None, **options: Any) -> None:
+    """Import and print the report; options as `trireid.train.importing.import_file`.
+
+    Raises:
+        TrireidError: the file is damaged or does not fit; the report was printed where there is one.
+    """
+    size = parse_size(image_size, option="--image-size")
+    its_own = parse_size(checkpoint_image_size, option="--checkpoint-image-size") if checkpoint_image_size else None
+    with working(f"reading {source}"):
+        from trireid.models.upstream import UpstreamMismatchError
+        from trireid.train.importing import import_file
+    try:
+        with working(f"reading {source}"):
+            done = import_file(source, target, image_size=size, checkpoint_image_size=its_own, **options)
+    except UpstreamMismatchError as error:
+        show_report(source, error.report)
+        raise
+    show_report(source, done.report)
+    say(f"report:  {done.report_path} (every key)")
+    if done.is_model:
+        say(f"written: {done.path}, a checkpoint with backbone {done.backbone}")
+        say(f"test:    trireid test {done.path} data.root=...")
+    else:
+        say(f"written: {done.path}, start weights")
+        say(f"use:     model.backbone.name={done.backbone} model.backbone.pretrained={done.path}")
+
+
+def show_report(source: Path, report: Any) -> None:
+    """The report as a table, alike keys in one row; the notes below it."""
+    rows: Counter[tuple[str, str, str]] = Counter()
+    for key, ours in report.used.items():
+        rows["used", _alike(key), _alike(ours)] += 1
+    for key, why in report.ignored.items():
+        rows["ignored", _alike(key), why] += 1
+    for ours, keys in report.missing.items():
+        for key in keys:
+            rows["missing", key, f"needed for {ours}"] += 1
+    for key in report.unknown:
+        rows["unknown", key, "no rule knows it"] += 1
+    for ours, what in report.misfits.items():
+        rows["wrong shape", what, ours] += 1
+    table = [[fate, f"{number}", key, where] for (fate, key, where), number in rows.items()]
+    show_table(f"{source}: {report.describe()}", ["fate", "keys", "in the file", "here, or why"], table)
+    for line in report.notes:
+        note(line)
+
+
+def _alike(name: str) -> str:
+    """The name with its numbers left out."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)

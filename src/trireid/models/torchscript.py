@@ -1,0 +1,154 @@
+"""Tensors of a TorchScript archive, such as OpenAI's CLIP files, without running the code or any pickle of it."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from trireid.errors import CheckpointError
+
+_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_DAMAGE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    ArithmeticError,
+)
+_MAX_DEPTH = 64
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip file that holds constants beside its data."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except _DAMAGE:
+        return False
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers by dotted name.
+
+    The description of the module is read by an unpickler that knows tensors, containers and plain attributes and
+    refuses every other name; the archive's code is not looked at.
+
+    Raises:
+        CheckpointError: if the archive is damaged, or asks for anything else than tensors.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (description,) = [
+                name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")
+            ]
+            with archive.open(_member(archive, description)) as file:
+                module = _TensorUnpickler(file, archive, prefix=description.removesuffix("data.pkl")).load()
+        tensors: dict[str, Tensor] = {}
+        _collect(module, "", tensors, depth=0)
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"weight file {path} is a TorchScript archive that cannot be read ({reason}): it is damaged, or holds more "
+            "than tensors; fetch it again or give a plain state_dict"
+        ) from error
+    if not tensors:
+        raise CheckpointError(f"weight file {path} is a TorchScript archive without any tensor")
+    return tensors
+
+
+class _Attributes:
+    """What stands for a module of the archive: its attributes, no behaviour."""
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Rebuilds tensors from the archive's own storages. What it hands out is its own, so a file can spoil nothing else.
+
+    Args:
+        file: the pickled description.
+        archive: where the storages are.
+        prefix: folder of the archive, with a slash.
+    """
+
+    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, *, prefix: str) -> None:
+        super().__init__(file)
+        self._archive, self._prefix = archive, prefix
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Stand-ins for the few names that a module of tensors needs."""
+        if module.split(".")[0] == "__torch__":
+            return type("Module", (_Attributes,), {})
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: _view(storage, offset, tuple(size), tuple(stride))
+        if (module, name) == ("collections", "OrderedDict"):
+            return lambda *items: dict(*items)
+        if module == "torch.jit._pickle" and name.startswith(("build_", "restore_type_tag")):
+            return lambda value, *_: value
+        if module == "torch" and name in _DTYPES:
+            return type(name, (_Attributes,), {"dtype": _DTYPES[name]})
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not opened")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """A storage as a flat tensor."""
+        kind, storage_type, key, _device, count = pid
+        if kind != "storage" or not isinstance(key, str):
+            raise pickle.UnpicklingError("it refers to something that is no storage")
+        if key not in self._storages:
+            member = _member(self._archive, f"{self._prefix}data/{key}")
+            dtype: torch.dtype = storage_type.dtype
+            if member.file_size != count * dtype.itemsize:
+                raise ValueError(f"storage {key} has {member.file_size} bytes for {count} values")
+            content = bytearray(self._archive.read(member))
+            self._storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        return self._storages[key]
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """An entry as the writer leaves it, not compressed: its size is bounded by that of the file."""
+    info = archive.getinfo(name)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return info
+
+
+def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    if math.prod(size) > storage.numel():
+        raise ValueError(f"a tensor {size} is larger than its storage")
+    return storage.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
+
+
+def _collect(value: Any, name: str, tensors: dict[str, Tensor], *, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise ValueError("its modules are nested without end")
+    if isinstance(value, Tensor):
+        tensors[name] = value
+    elif isinstance(value, _Attributes):
+        for key, child in vars(value).items():
+            _collect(child, f"{name}.{key}" if name else key, tensors, depth=depth + 1)

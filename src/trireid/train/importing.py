@@ -1,0 +1,167 @@
+"""Bring a file of others into the form that is used here: a checkpoint, or start weights of the backbone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trireid.errors import CheckpointError, RunError
+from trireid.files import replacing, write_json
+from trireid.models.backbone import create_vit
+from trireid.models.towers import clip_prefix, clip_rules, count_blocks
+from trireid.models.upstream import HEAD_WIDTH, ImportReport, is_upstream
+from trireid.models.weights import load_backbone_weights, read_state, visual_tower
+from trireid.train.checkpoint import save_checkpoint
+from trireid.train.upstream import read_upstream
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written.
+
+    Attributes:
+        path: a .safetensors file.
+        report_path: the whole report, as JSON.
+        is_model: a checkpoint of a whole model, else start weights of a backbone.
+        backbone: name of the backbone.
+        report: what became of every key.
+    """
+
+    path: Path
+    report_path: Path
+    is_model: bool
+    backbone: str
+    report: ImportReport
+
+
+def import_file(
+    source: Path,
+    target: Path,
+    *,
+    image_size: tuple[int, int] = (256, 128),
+    checkpoint_image_size: tuple[int, int] | None = None,
+    num_cameras: int | None = None,
+    sie_coefficient: float = 1.0,
+    sparse_ratio: float = 0.5,
+    beta: float = 0.25,
+    ignore: tuple[str, ...] = (),
+    data_format: str = "rgbnt201",
+    backbone: str | None = None,
+) -> Imported:
+    """Write upstream's checkpoint as one of ours, or CLIP's and timm's weights as a start file.
+
+    Args:
+        source: an upstream state_dict, OpenAI's CLIP file in either form, or timm weights.
+        target: a .safetensors file; the report goes beside it.
+        backbone: name of the ViT that start weights are for; None tells CLIP ViT-B/16 and ImageNet ViT-B/16 by keys.
+        image_size, checkpoint_image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: of
+            upstream's checkpoints, see `read_upstream`.
+
+    Raises:
+        CheckpointError: the source is damaged, hostile or does not fit; the target is no .safetensors name.
+        RunError: the target cannot be written.
+    """
+    if target.suffix != ".safetensors":
+        raise CheckpointError(f"the target {target} must end in .safetensors, the one format that is written here")
+    if target.resolve() == source.resolve():
+        raise CheckpointError(f"the target {target} is the source itself: choose another name")
+    state = read_state(source)
+    report_path = target.with_suffix(".report.json")
+    if is_upstream(state):
+        imported = read_upstream(
+            source,
+            image_size=image_size,
+            checkpoint_image_size=checkpoint_image_size,
+            num_cameras=num_cameras,
+            sie_coefficient=sie_coefficient,
+            sparse_ratio=sparse_ratio,
+            beta=beta,
+            ignore=ignore,
+            data_format=data_format,
+        )
+        name, report = imported.config.model.backbone.name, imported.report
+        save_checkpoint(
+            target,
+            imported.model,
+            config=imported.config,
+            label_map=imported.label_map,
+            epoch=0,
+            note=f"imported from {source.name}",
+        )
+    else:
+        name, report = _write_backbone(source, state, target, backbone=backbone)
+    write_json(report_path, asdict(report))
+    return Imported(target, report_path, is_upstream(state), name, report)
+
+
+def _write_backbone(
+    source: Path, state: dict[str, Tensor], target: Path, *, backbone: str | None
+) -> tuple[str, ImportReport]:
+    if any(key.startswith("backbone.vit.") for key in state):
+        raise CheckpointError(f"{source} is a checkpoint of trireid already: use it as it is")
+    tower, _ = visual_tower(state, source=source)
+    name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
+    vit = create_vit(name, image_size=_pretrained_size(source, tower), **sizes)
+    note = load_backbone_weights(vit, name=name, pretrained=str(source))
+    own, prefix = vit.state_dict(), clip_prefix(state)
+    if prefix is None:
+        used = {key: key for key in state if key in own}
+        reason = "the ImageNet classifier, which no feature passes"
+    else:
+        depth = count_blocks(tower, "blocks.")
+        rules = clip_rules(depth=depth, dim=tower["head.bias"].shape[0], prefix=prefix)
+        used = {key: rule.target for rule in rules for key in rule.sources}
+        reason = "not of CLIP's visual tower"
+    ignored = {key: reason for key in state if key not in used}
+    with replacing(target) as temporary:
+        try:
+            save_file({key: value.detach().contiguous() for key, value in own.items()}, temporary)
+        except SafetensorError as error:
+            raise RunError(f"cannot write {target}: {error}; free some space or choose another name") from error
+    return name, ImportReport(used=used, ignored=ignored, notes=(note,))
+
+
+def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
+    """The backbone of a start file by its keys, and its sizes.
+
+    Raises:
+        CheckpointError: it is neither CLIP's tower nor a plain ViT with a CLS token in timm's names.
+    """
+    filters = tower.get("patch_embed.proj.weight")
+    if filters is None or filters.dim() != 4 or "cls_token" not in tower:
+        raise CheckpointError(
+            f"{source} is neither a checkpoint of upstream, nor CLIP's file, nor weights of a plain ViT of timm "
+            f"({len(tower)} keys, such as {', '.join(sorted(tower)[:3])})"
+        )
+    sizes = {
+        "patch_size": filters.shape[2],
+        "width": filters.shape[0],
+        "depth": count_blocks(tower, "blocks."),
+        "num_heads": max(1, filters.shape[0] // HEAD_WIDTH),
+    }
+    if "norm_pre.weight" in tower and "head.weight" in tower:
+        return "clip_vit_b16", {**sizes, "projection": tower["head.weight"].shape[0]}
+    if filters.shape[:1] != (768,) or filters.shape[2] != 16:
+        raise CheckpointError(
+            f"{source} holds a ViT of width {filters.shape[0]} with patches of {filters.shape[2]} pixels, whose name "
+            "its keys do not tell: give --backbone"
+        )
+    return "vit_b16", sizes
+
+
+def _pretrained_size(source: Path, tower: dict[str, Tensor]) -> tuple[int, int]:
+    """Image size of the position table, square as those of all published start weights."""
+    table, filters = tower.get("pos_embed"), tower.get("patch_embed.proj.weight")
+    if table is None or filters is None or table.dim() != 3 or filters.dim() != 4:
+        raise CheckpointError(f"{source} lacks the position table or the patch filters of a ViT")
+    side = math.isqrt(table.shape[1] - 1)
+    if side < 1 or side * side != table.shape[1] - 1:
+        raise CheckpointError(
+            f"{source} has a position table of {table.shape[1]} rows: start weights have a square one"
+        )
+    return side * filters.shape[2], side * filters.shape[3]
