@@ -1,6 +1,7 @@
 """TorchScript archives: tensors are read, code is not; CLIP's file as start weights in both forms."""
 
 import pickle
+import random
 import zipfile
 
 import pytest
@@ -178,3 +179,24 @@ def test_a_file_cannot_spoil_the_next_one(tmp_path):
     with pytest.raises(CheckpointError):
         read_torchscript(path)
     assert torch.equal(read_state(archive(tmp_path, {"visual.a": torch.ones(2)}))["visual.a"], torch.ones(2))
+
+
+def test_flipped_bytes_give_tensors_or_the_one_error(tmp_path):
+    path = archive(tmp_path, {"visual.a.weight": torch.ones(4, 3), "visual.b": torch.ones(2)})
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    failures = 0
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(generator.choice((1, 3, 20))):
+            content[generator.randrange(len(content))] = generator.randrange(256)
+        path.write_bytes(content)
+        try:
+            read_state(path)
+        except CheckpointError:
+            failures += 1
+    assert failures > 50
+
+
+def test_an_empty_tensor_is_read(tmp_path):
+    assert read_state(archive(tmp_path, {"a": torch.zeros(0, 3), "b": torch.ones(1)}))["a"].shape == (0, 3)

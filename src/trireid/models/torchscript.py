@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ _DTYPES = {
 _DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
+    struct.error,
     NotImplementedError,
     OSError,
     EOFError,
@@ -40,14 +43,14 @@ _DAMAGE = (
     OverflowError,
     ArithmeticError,
 )
-_MAX_DEPTH = 64
+_MAX_MODULES, _MAX_NAME = 100_000, 10_000
 
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive: a zip file that holds constants beside its data."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except _DAMAGE:
@@ -70,8 +73,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             ]
             with archive.open(_member(archive, description)) as file:
                 module = _TensorUnpickler(file, archive, prefix=description.removesuffix("data.pkl")).load()
-        tensors: dict[str, Tensor] = {}
-        _collect(module, "", tensors, depth=0)
+        tensors = _collect(module)
     except _DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -125,8 +127,8 @@ class _TensorUnpickler(pickle.Unpickler):
             dtype: torch.dtype = storage_type.dtype
             if member.file_size != count * dtype.itemsize:
                 raise ValueError(f"storage {key} has {member.file_size} bytes for {count} values")
-            content = bytearray(self._archive.read(member))
-            self._storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+            content = np.frombuffer(self._archive.read(member), dtype=np.uint8).copy()  # torch wants to own it
+            self._storages[key] = torch.from_numpy(content).view(dtype) if count else torch.empty(0, dtype=dtype)
         return self._storages[key]
 
 
@@ -141,14 +143,27 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     if math.prod(size) > storage.numel():
         raise ValueError(f"a tensor {size} is larger than its storage")
-    return storage.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
+    return storage.as_strided(size, stride, offset)
 
 
-def _collect(value: Any, name: str, tensors: dict[str, Tensor], *, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise ValueError("its modules are nested without end")
-    if isinstance(value, Tensor):
-        tensors[name] = value
-    elif isinstance(value, _Attributes):
-        for key, child in vars(value).items():
-            _collect(child, f"{name}.{key}" if name else key, tensors, depth=depth + 1)
+def _collect(module: Any) -> dict[str, Tensor]:
+    """Tensors by dotted name, module by module.
+
+    Raises:
+        ValueError: there are too many modules: they hold each other.
+    """
+    tensors: dict[str, Tensor] = {}
+    waiting, seen = [("", module)], 0
+    while waiting:
+        prefix, holder = waiting.pop()
+        seen += 1
+        if seen > _MAX_MODULES or len(prefix) > _MAX_NAME:
+            raise ValueError("its modules hold each other without end")
+        for key, child in vars(holder).items() if isinstance(holder, _Attributes) else ():
+            if not isinstance(key, str):
+                raise TypeError("an attribute has no name")
+            if isinstance(child, Tensor):
+                tensors[f"{prefix}{key}"] = child
+            elif isinstance(child, _Attributes):
+                waiting.append((f"{prefix}{key}.", child))
+    return tensors
