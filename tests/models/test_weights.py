@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ class Hostile:
         return (open, ("hostile_was_here", "w"))
 
 
-@pytest.mark.parametrize("kind", ["truncated", "garbage", "hostile", "table_of_numbers"])
+@pytest.mark.parametrize("kind", ["truncated", "garbage", "opcodes", "hostile", "table_of_numbers"])
 def test_damaged_and_hostile_files_give_one_clear_error(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "w.pth"
@@ -68,6 +69,8 @@ def test_damaged_and_hostile_files_give_one_clear_error(tmp_path, monkeypatch, k
         path.write_bytes(path.read_bytes()[:-100])
     elif kind == "garbage":
         path.write_bytes(b"not a checkpoint at all")
+    elif kind == "opcodes":
+        path.write_bytes(b"junk")  # begins as a pickle that wants four more bytes
     elif kind == "hostile":
         path.write_bytes(pickle.dumps(Hostile()))
     else:
@@ -105,3 +108,20 @@ def test_the_small_pretrained_vit_loads_strictly():
     assert vit.pos_embed.shape == (1, 9, 384)
     state = read_state(SHARED_WEIGHTS)
     assert torch.equal(vit.blocks[3].attn.qkv.weight, state["blocks.3.attn.qkv.weight"].float())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_mutilation_of_a_file_escapes_the_one_error(tmp_path):
+    path, random = tmp_path / "w.pth", Random(0)
+    torch.save(tiny().state_dict(), path)
+    whole = path.read_bytes()
+    for round_number in range(60):
+        content = bytearray(whole[: random.randrange(len(whole))] if round_number % 2 else whole)
+        for _ in range(random.randrange(1, 8)):
+            if content:
+                content[random.randrange(min(len(content), 3000))] = random.randrange(256)
+        path.write_bytes(bytes(content))
+        try:
+            read_state(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error)

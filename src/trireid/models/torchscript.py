@@ -27,7 +27,7 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_DAMAGE = (
+DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     struct.error,
@@ -42,7 +42,9 @@ _DAMAGE = (
     MemoryError,
     OverflowError,
     ArithmeticError,
+    AssertionError,
 )
+"""What readers of pickles and archives raise at a damaged or hostile file; torch's own lets all of them through."""
 _MAX_MODULES, _MAX_NAME = 100_000, 10_000
 
 
@@ -53,7 +55,7 @@ def is_torchscript(path: Path) -> bool:
             return False
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except _DAMAGE:
+    except DAMAGE:
         return False
 
 
@@ -74,7 +76,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             with archive.open(_member(archive, description)) as file:
                 module = _TensorUnpickler(file, archive, prefix=description.removesuffix("data.pkl")).load()
         tensors = _collect(module)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"weight file {path} is a TorchScript archive that cannot be read ({reason}): it is damaged, or holds more "

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trireid.errors import CheckpointError
 from trireid.models.backbone import projects_features, timm_model_name
-from trireid.models.torchscript import is_torchscript, read_torchscript
+from trireid.models.torchscript import DAMAGE, is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
@@ -98,7 +98,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"weight file {path} holds more than tensors, or is no weight file: it was not opened; "
             "give a .safetensors file or a plain state_dict"
         ) from error
-    except (safetensors.SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
+    except (safetensors.SafetensorError, *DAMAGE) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"weight file {path} cannot be read ({reason}): it is damaged or no weight file; "

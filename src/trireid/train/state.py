@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from trireid.data.labels import LabelMap
 from trireid.errors import RunError
 from trireid.files import replacing
+from trireid.models.torchscript import DAMAGE
 
 FORMAT_VERSION = 1
 
@@ -76,7 +76,7 @@ def load_state(path: Path) -> TrainingState:
         if version != FORMAT_VERSION:
             raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}: train again")
         return TrainingState(**content)
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+    except DAMAGE as error:
         raise RunError(
             f"{path} is damaged ({' '.join(str(error).split())[:200]}): delete the folder {path.parent} and resume; "
             "training then starts from the first epoch"
