@@ -1,6 +1,7 @@
 """Start weights: strict local files, resized position tables, harmless treatment of damaged or hostile files."""
 
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -121,7 +122,6 @@ def test_no_mutilation_of_a_file_escapes_the_one_error(tmp_path):
             if content:
                 content[random.randrange(min(len(content), 3000))] = random.randrange(256)
         path.write_bytes(bytes(content))
-        try:
-            read_state(path)
-        except CheckpointError as error:
-            assert "\n" not in str(error)
+        # Where it still is a table of tensors, reading it is right.
+        with suppress(CheckpointError):
+            assert all(isinstance(value, torch.Tensor) for value in read_state(path).values())
