@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from torch.utils.data import DataLoader
 
 from trireid.data.dataset import TripletDataset
@@ -61,10 +62,21 @@ def test_loader(
     batch_size: int,
     workers: int = 0,
     pin_memory: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Batch]:
-    """All records in their order as uint8 pixels; the last batch may be smaller."""
+    """All records in their order as uint8 pixels; the last batch may be smaller.
+
+    Args:
+        records, pixels, label_map: see `TripletDataset`.
+        batch_size: triplets in a batch.
+        workers, pin_memory: see torch's loader.
+        share: (number of this process, number of processes). Whole batches are dealt out in turn, so that each is the
+            batch that one process alone would see; there may be none for the last processes.
+    """
     dataset = TripletDataset(records, pixels=pixels, label_map=label_map)
-    return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_size=batch_size)
+    batches = torch.arange(len(dataset)).split(batch_size) if len(dataset) else ()
+    own = [batch.tolist() for batch in batches[share[0] :: share[1]]]
+    return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=own)
 
 
 test_loader.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant

@@ -92,7 +92,7 @@ def extract_features(
                 progress(len(part))
     if not parts:
         raise InputError("the loader gave no batch; features need at least one item, check the split")
-    return _in_order(parts)
+    return join_features(parts)
 
 
 def _to_cpu(output: ReIDOutput) -> dict[str, Tensor]:
@@ -101,8 +101,12 @@ def _to_cpu(output: ReIDOutput) -> dict[str, Tensor]:
     return {name: value.float().cpu() for name, value in features.items()}
 
 
-def _in_order(parts: list[FeatureSet]) -> FeatureSet:
-    """One set out of its batches, by item number."""
+def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """One set out of its parts, by item number.
+
+    Raises:
+        InputError: an item is there twice.
+    """
     item, order = torch.cat([part.item for part in parts]).sort(stable=True)
     repeated = item[1:][item[1:] == item[:-1]]
     if len(repeated):

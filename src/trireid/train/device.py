@@ -63,7 +63,8 @@ def make_accelerator(*, device: torch.device, precision: Precision) -> Accelerat
         AcceleratorState._reset_state(reset_partial_state=True)
     mixed = "no" if precision == "fp32" else precision
     # Batches come in page-locked memory, so that copies to the device need not be waited for.
-    loading = DataLoaderConfiguration(non_blocking=True)
+    # Of several processes each takes its part of every batch, instead of every n-th batch.
+    loading = DataLoaderConfiguration(split_batches=True, non_blocking=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, dataloader_config=loading)
     if accelerator.num_processes > 1:
         # A process that ends with its group open may be aborted by the threads of the group ("terminate called").

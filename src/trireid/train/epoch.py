@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import TrainConfig
 from trireid.errors import RunError
 from trireid.losses import reid_loss
+from trireid.train.gathering import gather_output, gather_rows
 from trireid.train.progress import Bar
 from trireid.types import Batch, ReIDOutput
 
@@ -94,7 +95,7 @@ def train_epoch(
         complete: no triplet lacks a modality; the model is then not asked to look, which would wait for the device.
 
     Returns:
-        `loss`: mean of each term; `num_steps`; `num_triplets`, seen by this process; `data_seconds`, waited for
+        `loss`: mean of each term; `num_steps`; `num_triplets`, seen by all processes; `data_seconds`, waited for
         batches; `step_seconds`, all else (what a device does meanwhile shows in the step that waits for it).
 
     Raises:
@@ -107,14 +108,17 @@ def train_epoch(
         data_seconds += perf_counter() - asked
         images = transform(batch.images, batch.seed, batch.present)
         output = model(images, present=None if complete else batch.present, camera=batch.camera)
-        terms = loss_terms(output, batch, settings)
+        label = batch.label
+        if accelerator.num_processes > 1:  # the loss is of the whole batch, in every process the same
+            output, label = gather_output(output), gather_rows(label)
+        terms = loss_terms(output, label, settings)
         accelerator.backward(terms["total"])
         if settings.clip_grad_norm > 0:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         log.add(terms)
-        num_triplets += batch.label.shape[0]
+        num_triplets += label.shape[0]
         if step % settings.log_every == 0:
             log.look()
             bar.say(f"loss {log.means()['total']:.3f}")
@@ -134,11 +138,11 @@ def train_epoch(
     }
 
 
-def loss_terms(output: ReIDOutput, batch: Batch, settings: TrainConfig) -> dict[str, Tensor]:
+def loss_terms(output: ReIDOutput, label: Tensor, settings: TrainConfig) -> dict[str, Tensor]:
     """The losses of one batch under the settings of a run, see `reid_loss`."""
     return reid_loss(
         output,
-        batch.label,
+        label,
         id_weight=settings.id_weight,
         triplet_weight=settings.triplet_weight,
         label_smoothing=settings.label_smoothing,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from trireid.config.schema import EvaluateConfig
-from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_features, evaluate_model
+from trireid.data.records import Record
+from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_features
+from trireid.evaluation.features import FeatureSet, extract_features
 from trireid.evaluation.saved import SavedFeatures, SavedSide
 from trireid.train.checkpoint import Figures
-from trireid.train.inputs import EvaluationSplit
+from trireid.train.gathering import gather_features
+from trireid.train.inputs import EvaluationSplit, count_items
 from trireid.train.progress import progress_bar
+from trireid.types import Batch
 
 SELECTION_FEATURES = ("joint", "global")
 """What `best` is chosen by: the mAP of the first of these that the model has."""
@@ -27,8 +34,10 @@ def evaluate_split(
     device: torch.device,
     dtype: torch.dtype | None,
     progress: bool,
-) -> EvaluationResult:
+) -> EvaluationResult | None:
     """Features of query and gallery once, every pattern ranked; re-ranking is `describe_reranked`.
+
+    Where the split is shared, all its processes must call this: each extracts its part, the main process ranks.
 
     Args:
         model: on `device`, not wrapped.
@@ -38,26 +47,45 @@ def evaluate_split(
         dtype: autocast type, None for none.
         progress: show a bar.
 
+    Returns:
+        None on all processes but the main one.
+
     Raises:
         InputError: A feature is not finite.
+        RunError: Another process met an error.
     """
-    with progress_bar(f"evaluating {split.name}", enabled=progress, total=split.num_items, transient=True) as bar:
-        return evaluate_model(
+
+    def extract(loader: DataLoader[Batch], records: Sequence[Record]) -> FeatureSet | None:
+        own = partial(
+            extract_features,
             model,
-            split.query_loader,
-            split.gallery_loader,
-            query_labels=split.query_labels,
-            gallery_labels=split.gallery_labels,
-            protocol=split.protocol,
+            loader,
             device=device,
             dtype=dtype,
             transform=split.transform,
-            normalise=settings.normalise,
-            missing=settings.missing,
-            query_names=[record.name for record in split.query_records],
-            gallery_names=[record.name for record in split.gallery_records],
+            withheld=settings.missing,
+            names=[record.name for record in records],
             progress=bar.advance,
         )
+        if split.num_shares == 1:
+            return own()
+        return gather_features(lambda: own() if count_items(loader) else None, device=device)
+
+    with progress_bar(f"evaluating {split.name}", enabled=progress, total=split.num_items, transient=True) as bar:
+        query = extract(split.query_loader, split.query_records)
+        gallery = None if split.gallery_loader is None else extract(split.gallery_loader, split.gallery_records)
+    if query is None:
+        return None
+    return evaluate_features(
+        query,
+        gallery,
+        query_labels=split.query_labels,
+        gallery_labels=split.gallery_labels,
+        protocol=split.protocol,
+        device=device,
+        normalise=settings.normalise,
+        missing=settings.missing,
+    )
 
 
 def describe_reranked(

@@ -41,6 +41,7 @@ class EvaluationSplit:
         query_records, gallery_records: the same tuple where the queries are the gallery.
         protocol: what a query must not see.
         transform: makes what the model takes of the loaders' pixels, on the device.
+        num_shares: processes that the batches were dealt to; the loaders hold the part of this one.
     """
 
     name: str
@@ -52,11 +53,12 @@ class EvaluationSplit:
     gallery_records: tuple[Record, ...]
     protocol: Protocol
     transform: Normalise
+    num_shares: int = 1
 
     @property
     def num_items(self) -> int:
-        """How many triplets go through the model."""
-        return len(self.query_records) + (0 if self.gallery_loader is None else len(self.gallery_records))
+        """How many triplets go through the model in this process."""
+        return count_items(self.query_loader) + (0 if self.gallery_loader is None else count_items(self.gallery_loader))
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,20 @@ class TrainingInputs:
         return self.test if self.validation is None else self.validation
 
 
+def count_items(loader: DataLoader[Batch]) -> int:
+    """How many triplets a loader of `test_loader` gives."""
+    return sum(map(len, loader.batch_sampler or ()))
+
+
 def open_inputs(
-    config: Config, *, device: torch.device | str = "cpu", num_processes: int = 1, progress: bool = False
+    config: Config, *, device: torch.device | str = "cpu", share: tuple[int, int] = (0, 1), progress: bool = False
 ) -> TrainingInputs:
     """Read the data set and make the loaders of a run.
 
     Args:
         config: the whole configuration.
         device: where training runs; for CUDA, batches come in page-locked memory.
-        num_processes: of this run on this host, each of which fills a cache of its own.
+        share: (number of this process, number of processes): each fills a cache of its own and evaluates a part.
         progress: show bars while images are checked (`data.skip_bad`) and decoded.
 
     Raises:
@@ -120,7 +127,7 @@ def open_inputs(
             f"{data.root}: the training set has {len(label_map.identities)} identity, which leaves nothing to tell "
             "apart; give one with at least 2"
         )
-    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=num_processes, progress=progress)
+    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=share[1], progress=progress)
     records = restrict(records, data.modalities)
     loader = train_loader(
         records,
@@ -133,7 +140,7 @@ def open_inputs(
         workers=data.workers,
         pin_memory=device.type == "cuda",
     )
-    split_of = partial(_open_split, label_map=label_map, config=config, device=device, pixels_of=pixels_of)
+    split_of = partial(_open_split, label_map=label_map, config=config, device=device, pixels_of=pixels_of, share=share)
     validation = split_of("validation", held_out, held_out, index.protocol) if held_out else None
     test = split_of("test", index.query, index.gallery, index.protocol)
     transform = TrainTransform(mean=data.mean, std=data.std, **augmentation)
@@ -141,10 +148,16 @@ def open_inputs(
 
 
 def open_test(
-    config: Config, index: DatasetIndex, label_map: LabelMap, *, device: torch.device, progress: bool = False
+    config: Config,
+    index: DatasetIndex,
+    label_map: LabelMap,
+    *,
+    device: torch.device,
+    share: tuple[int, int] = (0, 1),
+    progress: bool = False,
 ) -> EvaluationSplit:
     """The data set's own query and gallery, for the cameras of a label map."""
-    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=1, progress=progress)
+    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=share[1], progress=progress)
     return _open_split(
         "test",
         index.query,
@@ -154,6 +167,7 @@ def open_test(
         config=config,
         device=device,
         pixels_of=pixels_of,
+        share=share,
     )
 
 
@@ -192,6 +206,7 @@ def _open_split(
     config: Config,
     device: torch.device,
     pixels_of: Callable[[str, Sequence[Record], Interpolation], FilePixels | CachedPixels],
+    share: tuple[int, int],
 ) -> EvaluationSplit:
     """Loaders and labels of one query and gallery; the same tuple twice is computed once."""
     data = config.data
@@ -205,6 +220,7 @@ def _open_split(
             batch_size=config.evaluate.batch_size,
             workers=data.workers,
             pin_memory=device.type == "cuda",
+            share=share,
         )
 
     query_labels, gallery_labels = rank_labels(query, gallery)
@@ -219,6 +235,7 @@ def _open_split(
         gallery_records=gallery,
         protocol=protocol,
         transform=Normalise(data.mean, data.std),
+        num_shares=share[1],
     )
 
 

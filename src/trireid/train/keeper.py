@@ -1,4 +1,4 @@
-"""What a run keeps: its state, its best and last checkpoint, its figures. Only the main process has one."""
+"""What a run keeps: its state, its best and last checkpoint, its figures. The main process writes it."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ def check_finite(model: nn.Module, epoch: int) -> None:
 class RunKeeper:
     """Evaluates, chooses and saves one run.
 
+    All processes call the same methods: they share the evaluations, and the main process alone ranks and writes.
+
     Args:
         config: resolved configuration.
         inputs: splits and label map.
@@ -70,6 +72,7 @@ class RunKeeper:
         dtype: their autocast type, None for none.
         progress: show bars.
         restored: the state that the run goes on from, None for a fresh one.
+        is_main: this is the main process.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class RunKeeper:
         dtype: torch.dtype | None,
         progress: bool,
         restored: TrainingState | None,
+        is_main: bool = True,
     ) -> None:
         self.config, self.inputs, self.folder = config, inputs, config.output
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
@@ -93,27 +97,33 @@ class RunKeeper:
         # The file knows its own figures, also where the run was cut off between a new best and its next state.
         best = self.folder / BEST_FILE
         self.best_score: float | None = None
-        if restored is not None and best.exists():
+        if is_main and restored is not None and best.exists():
             self.best_score = selection_score(load_checkpoint(best).figures)
         self._said: set[str] = set()
-        self.last_test: tuple[int, EvaluationResult] | None = None
-        self.epochs = EpochLog(self.folder, last_epoch=0 if restored is None else restored.epoch)
+        self.last_test: tuple[int, EvaluationResult | None] | None = None  # the result is on the main process
+        last_epoch = 0 if restored is None else restored.epoch
+        self.epochs = EpochLog(self.folder, last_epoch=last_epoch) if is_main else None
 
     def measure_untrained(self) -> None:
         """Evaluate the model as it is on the test split, to be set beside the final figures."""
-        self.untrained = self._evaluate(self.inputs.test).metrics
+        result = self._evaluate(self.inputs.test)
+        if result is None:
+            return
+        self.untrained = result.metrics
         _log.info("untrained: %s", describe_figures(self.untrained))
 
     def evaluate(self, epoch: int) -> dict[str, Figures]:
         """Evaluate on the split that chooses, and keep the weights where they are the best so far.
 
         Returns:
-            The figures by split, for the log of the epoch.
+            The figures by split, for the log of the epoch; empty on all processes but the main one.
         """
         split = self.inputs.selection_split
         result = self._evaluate(split)
         if split.name == "test":
             self.last_test = (epoch, result)
+        if result is None:
+            return {}
         score = selection_score(result.metrics)
         _log.info("epoch %d, %s: %s", epoch, split.name, describe_figures(result.metrics))
         if self.best_score is None or score > self.best_score:
@@ -124,11 +134,14 @@ class RunKeeper:
     def log(self, entry: Mapping[str, Any], *, seconds: float) -> None:
         """Write the line of an epoch."""
         self.seconds += seconds
-        self.epochs.append({**entry, "seconds": seconds})
+        if self.epochs is not None:
+            self.epochs.append({**entry, "seconds": seconds})
 
     def save(self, epoch: int) -> None:
         """Save the last checkpoint and the state to resume from."""
         self._save_checkpoint(LAST_FILE, epoch, note="last", figures=None)
+        if self.epochs is None:
+            return
         state = TrainingState(
             epoch=epoch,
             model=self.model.state_dict(),
@@ -144,20 +157,23 @@ class RunKeeper:
         """Evaluate `last` and `best` on the test split and write the features and final figures.
 
         Returns:
-            The content of `metrics.json`.
+            The content of `metrics.json`; empty on all processes but the main one.
         """
         epoch, test = self.config.train.epochs, self.inputs.test
         if self.last_test is not None and self.last_test[0] == epoch:
             result = self.last_test[1]
         else:
             result = self._evaluate(test)
+        best = self._describe_best(result)
+        if result is None or self.epochs is None:
+            return {}
         save_features(self.folder, saved_features(result, test, self.config.evaluate))
         metrics = {
             **describe_result(result),
             **describe_reranked(result, test, settings=self.config.evaluate, device=self.device),
             **describe_data(self.inputs.index),
             "epoch": epoch,
-            "best": self._describe_best(result),
+            "best": best,
             **({"untrained": {"feature": self.untrained}} if self.untrained else {}),
             "num_train": len(self.inputs.train_records),
             "num_train_identities": len(self.inputs.label_map.identities),
@@ -169,7 +185,7 @@ class RunKeeper:
         _log.info("last, test: %s", describe_figures(result.metrics))
         return metrics
 
-    def _describe_best(self, last: EvaluationResult) -> dict[str, Any]:
+    def _describe_best(self, last: EvaluationResult | None) -> dict[str, Any]:
         """The best checkpoint: which, chosen by what, and its figures on the test split."""
         best = load_checkpoint(self.folder / BEST_FILE)
         split = self.inputs.selection_split
@@ -180,13 +196,11 @@ class RunKeeper:
         }
         if split.name == "test":
             return {**described, "feature": best.figures}
-        if best.epoch == self.config.train.epochs:
-            figures = last.metrics
-        else:
-            figures = self._evaluate(self.inputs.test, build_for(best, self.config).to(self.device)).metrics
-        return {**described, "feature": figures, split.name: best.figures}
+        if best.epoch != self.config.train.epochs:
+            last = self._evaluate(self.inputs.test, build_for(best, self.config).to(self.device))
+        return {**described, "feature": {} if last is None else last.metrics, split.name: best.figures}
 
-    def _evaluate(self, split: EvaluationSplit, model: nn.Module | None = None) -> EvaluationResult:
+    def _evaluate(self, split: EvaluationSplit, model: nn.Module | None = None) -> EvaluationResult | None:
         result = evaluate_split(
             self.model if model is None else model,
             split,
@@ -195,7 +209,7 @@ class RunKeeper:
             dtype=self.dtype,
             progress=self.progress,
         )
-        for message in result.messages:
+        for message in () if result is None else result.messages:
             if message not in self._said:
                 self._said.add(message)
                 _log.warning("%s: %s", split.name, message)
@@ -203,6 +217,8 @@ class RunKeeper:
 
     def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:
         check_finite(self.model, epoch)
+        if self.epochs is None:
+            return
         save_checkpoint(
             self.folder / name,
             self.model,

@@ -27,6 +27,7 @@ from trireid.train.device import (
 )
 from trireid.train.environment import describe_environment
 from trireid.train.epoch import train_epoch
+from trireid.train.gathering import check_batch_size, synchronise_statistics
 from trireid.train.inputs import open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, lr_factor, parameter_groups, set_lr
@@ -58,6 +59,7 @@ def train(
         split), `untrained` where measured, counts, protocol, seconds.
 
     Raises:
+        ConfigError: A batch cannot be shared by that many processes.
         RunError: The folder cannot be used, the disk is full, or the loss is not finite.
         TrireidError: Other mistakes in the data, the settings or the start weights.
     """
@@ -65,6 +67,7 @@ def train(
     precision = resolve_precision(config.train.precision, device)
     accelerator = make_accelerator(device=device, precision=precision)
     main = accelerator.is_main_process
+    check_batch_size(config.data.batch_size, accelerator.num_processes)
     if main:
         claim_run_folder(config.output, config, resume=resume)
     accelerator.wait_for_everyone()
@@ -102,7 +105,8 @@ def _train(
 ) -> dict[str, Any]:
     """From a claimed run folder to the final figures."""
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
-    inputs = open_inputs(config, device=device, num_processes=accelerator.num_processes, progress=progress)
+    share = (accelerator.process_index, accelerator.num_processes)
+    inputs = open_inputs(config, device=device, share=share, progress=progress)
     seed_epoch(settings.seed, 0)
     state = find_state(config.output / STATE_FILE)
     model = build_model(
@@ -115,22 +119,24 @@ def _train(
     optimizer = _make_optimizer(model.parameter_groups(), settings)
     if state is not None:
         restore(state, model=model, optimizer=optimizer, scaler=accelerator.scaler, label_map=inputs.label_map)
-    keeper = None
     if main:
         _start_folder(config, model, accelerator=accelerator, precision=precision)
-        keeper = RunKeeper(
-            config,
-            inputs,
-            model=model,
-            optimizer=optimizer,
-            scaler=accelerator.scaler,
-            device=device,
-            dtype=autocast_dtype(precision),
-            progress=progress,
-            restored=state,
-        )
-        if measure_untrained and state is None:
-            keeper.measure_untrained()
+    keeper = RunKeeper(
+        config,
+        inputs,
+        model=model,
+        optimizer=optimizer,
+        scaler=accelerator.scaler,
+        device=device,
+        dtype=autocast_dtype(precision),
+        progress=progress,
+        restored=state,
+        is_main=main,
+    )
+    if measure_untrained and state is None:
+        keeper.measure_untrained()
+    if share[1] > 1:
+        synchronise_statistics(model)
     if settings.compile:
         model.backbone.compile_blocks()
     trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
@@ -146,15 +152,14 @@ def _train(
         entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, _factor(epoch, settings))}
         with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
             entry |= run_epoch(trained, loader, stepper, transform=inputs.transform, epoch=epoch, bar=bar)
-        if keeper is not None:
-            final = epoch == settings.epochs
-            if final or epoch % settings.evaluate_every == 0:
-                entry["metrics"] = keeper.evaluate(epoch)
-            keeper.log(entry, seconds=perf_counter() - start)
-            if final or epoch % settings.checkpoint_every == 0:
-                keeper.save(epoch)
+        final = epoch == settings.epochs
+        if final or epoch % settings.evaluate_every == 0:
+            entry["metrics"] = keeper.evaluate(epoch)
+        keeper.log(entry, seconds=perf_counter() - start)
+        if final or epoch % settings.checkpoint_every == 0:
+            keeper.save(epoch)
         accelerator.wait_for_everyone()
-    metrics = keeper.finish() if keeper is not None else {}
+    metrics = keeper.finish()
     accelerator.wait_for_everyone()
     return metrics
 

@@ -44,6 +44,7 @@ def test_checkpoint(
     index = scan_index(config, progress=progress)
     split = open_test(config, index, checkpoint.label_map, device=device, progress=progress)
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
+    assert result is not None  # the split is not shared with other processes
     return {
         "checkpoint": str(checkpoint.path),
         "epoch": checkpoint.epoch,

@@ -1,0 +1,184 @@
+"""Several processes as one: the rows of a batch, batch statistics and features are brought together.
+
+Why a run of n processes equals that of one. Each process holds B / n rows of every batch. The forward pass is each
+row's own affair, but for two things: batch normalisation, and the loss. Both are computed on gathered rows, all B of
+them, in the order of the one process. So every process r has the same loss L_r = L. The backward pass of a gather adds
+up what all processes send back: process r gets the gradient of L_1 + ... + L_n = n L with respect to its own copy of
+the weights, that is, n times what its own rows add to the gradient. DistributedDataParallel takes the mean of that
+over the processes, (1 / n) * sum over r of n * (share of r): the gradient of one process, up to the rounding of sums
+in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from trireid.errors import ConfigError, RunError, TrireidError
+from trireid.evaluation.features import FeatureSet, join_features
+from trireid.models.heads import BNNeckClassifier
+from trireid.types import ReIDOutput
+
+
+def check_batch_size(batch_size: int, num_processes: int) -> None:
+    """Refuse a batch that cannot be dealt to the processes in equal shares.
+
+    Raises:
+        ConfigError: `batch_size` is not a multiple of `num_processes`.
+    """
+    if batch_size % num_processes:
+        raise ConfigError(
+            f"data.batch_size {batch_size} is not a multiple of the {num_processes} processes, which share each batch "
+            "in equal parts: set another data.batch_size or start another number of processes"
+        )
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows `(b, ...)` of every process, `(n * b, ...)` in the order of the processes, with their gradient.
+
+    All processes must call it with the same shape and, with a gradient, all must go back through it.
+    """
+    return cast(Tensor, _GatherRows.apply(rows))
+
+
+def gather_output(output: ReIDOutput) -> ReIDOutput:
+    """What the losses read of an output, of the rows of all processes.
+
+    Features and logits `(b, F)` become `(n * b, F)`; features without logits and selections are left out. Auxiliary
+    losses are means over the rows of a process, and become the mean of all processes (which is the mean over all rows
+    where the processes have equally many; a loss over present modalities alone weighs each process the same).
+    """
+    return replace(
+        output,
+        features={name: gather_rows(value) for name, value in output.features.items() if name in output.logits},
+        logits={name: gather_rows(value) for name, value in output.logits.items()},
+        present=gather_rows(output.present),
+        auxiliary={name: gather_rows(value.reshape(1)).mean() for name, value in output.auxiliary.items()},
+        selection={},
+    )
+
+
+def synchronise_statistics(model: nn.Module) -> None:
+    """Let every batch normalisation of a model see the rows of all processes in training.
+
+    A hook gathers the rows before the module, another one takes the own rows of its result. So the module itself
+    computes what it would in one process, and its running statistics are the same in all processes. A
+    `BNNeckClassifier` is gathered as a whole, because it chooses the rows that it normalises. torch's SyncBatchNorm
+    would run on CUDA only, and would not know of that choice. The rows are few and the modules small (one vector an
+    item), so that every process can afford to compute them all.
+    """
+    necks = [module for module in model.modules() if isinstance(module, BNNeckClassifier)]
+    inside = {part for neck in necks for part in neck.modules()} - set(necks)
+    for module in model.modules():
+        if isinstance(module, BNNeckClassifier | _BatchNorm) and module not in inside:
+            module.register_forward_pre_hook(_gather_inputs, with_kwargs=True)
+            module.register_forward_hook(_take_own_rows)
+
+
+def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.device) -> FeatureSet | None:
+    """Features of a set of which every process extracts a part.
+
+    Args:
+        extract: gives the features of the own part, of any size, None for none; run here, so that all processes learn
+            of an error of one and none waits for it for ever.
+        device: one that the processes can send tensors from.
+
+    Returns:
+        All features by item on the main process, None on the others.
+
+    Raises:
+        TrireidError: that of the own part.
+        RunError: the part of another process had an error.
+        InputError: an item was extracted more than once.
+    """
+    own, fault = None, None
+    try:
+        own = extract()
+    except TrireidError as error:
+        fault = error
+    faults = [message for message in _gather_objects(None if fault is None else str(fault)) if message is not None]
+    if fault is not None:
+        raise fault
+    if faults:
+        raise RunError(f"the evaluation failed in another process: {faults[0]}")
+    tables = {} if own is None else {**own.features, _PRESENT: own.present, _ITEM: own.item}
+    sizes: list[int] = _gather_objects(0 if own is None else len(own))
+    layouts = _gather_objects({name: (tuple(table.shape[1:]), table.dtype) for name, table in tables.items()})
+    layout = next(each for each, size in zip(layouts, sizes, strict=True) if size)  # a split has items
+    parts: list[dict[str, Tensor]] = [{} for _ in sizes]
+    for name, (shape, dtype) in layout.items():
+        gathered = _gather_table(tables.get(name), shape=shape, dtype=dtype, sizes=sizes, device=device)
+        for part, table in zip(parts, gathered, strict=False):
+            part[name] = table
+    if distributed.get_rank() != 0:
+        return None
+    return join_features([FeatureSet(part, part.pop(_PRESENT), part.pop(_ITEM)) for part in parts])
+
+
+_PRESENT, _ITEM = "(present)", "(item)"  # no names of features
+
+
+class _GatherRows(torch.autograd.Function):
+    """See `gather_rows`; the backward pass is the adjoint, a sum over the processes of what concerns the own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        rows = rows.contiguous()
+        ctx.num_rows, ctx.dtype = len(rows), rows.dtype
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # A copy, because it is summed in place; in half precision the sum would lose digits.
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        total = gradient.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total[_own(ctx.num_rows)].to(ctx.dtype)
+
+
+def _own(num_rows: int) -> slice:
+    """Where the own rows are among those of all processes."""
+    first = distributed.get_rank() * num_rows
+    return slice(first, first + num_rows)
+
+
+def _gather_inputs(
+    module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if not module.training:
+        return positional, named
+    return tuple(map(_gathered, positional)), {name: _gathered(value) for name, value in named.items()}
+
+
+def _gathered(value: Any) -> Any:
+    return gather_rows(value) if isinstance(value, Tensor) else value
+
+
+def _take_own_rows(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    return output[_own(len(output) // distributed.get_world_size())] if module.training else output
+
+
+def _gather_objects(value: Any) -> list[Any]:
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def _gather_table(
+    own: Tensor | None, *, shape: tuple[int, ...], dtype: torch.dtype, sizes: list[int], device: torch.device
+) -> list[Tensor]:
+    """Tables `(size, *shape)` of all processes, on the CPU of the main process; none on the others."""
+    # Messages must be of one size: shorter tables are filled up, and cut again where they arrive.
+    filled = torch.zeros(max(sizes), *shape, dtype=dtype, device=device)
+    if own is not None:
+        filled[: len(own)] = own.to(device)
+    arrived = [torch.empty_like(filled) for _ in sizes] if distributed.get_rank() == 0 else None
+    distributed.gather(filled, arrived)
+    return [] if arrived is None else [table[:size].cpu() for table, size in zip(arrived, sizes, strict=True)]
