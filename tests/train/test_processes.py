@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-
 from processes import run_processes
+
 from tiny_run import tiny_config, write_tree
 from trireid.config.load import dump_config
 from trireid.config.schema import Config
-from trireid.evaluation.saved import load_features
-from trireid.train.checkpoint import BEST_FILE, load_checkpoint
+from trireid.train.checkpoint import load_checkpoint
 from trireid.train.runs import read_epochs, read_metrics
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
@@ -34,7 +33,7 @@ TOLERANCE = 1e-4
 
 HEADS = {
     "none": ["model.head=none"],
-    "by modality": ["model.head=none", "model.global_classifier=per_modality"],
+    "by modality": ["model.head=none", "model.global_classifier=separate"],
     "sdtps": ["model.head=sdtps", "model.sdtps.noise=none"],
     "hdm_atmoe": ["model.head=hdm_atmoe"],
 }

@@ -33,7 +33,7 @@ def run_checkpoint(path: Path, *, overrides: Sequence[str] = (), out: Path | Non
 
     config = override_config(load_checkpoint(path).config, overrides)
     figures = run(path, config)
-    if out is not None:
+    if out is not None and figures:
         write_json(out, {**figures, "config": config.model_dump(mode="json")})
         say(f"written: {out}")
     return figures
@@ -56,6 +56,8 @@ def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, A
     for line in notes:
         note(line)
     figures = test_checkpoint(path, config=config, progress=is_main_process())
+    if not figures:  # of several processes, the main one has them
+        return figures
     for line in figures["messages"]:
         note(line)
     saved = f"epoch {figures['epoch']}" + (f", {figures['note']}" if figures["note"] else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -111,6 +112,22 @@ class RunKeeper:
             return
         self.untrained = result.metrics
         _log.info("untrained: %s", describe_figures(self.untrained))
+
+    def end_epoch(self, epoch: int, entry: dict[str, Any], *, start: float) -> None:
+        """Evaluate and save where the settings say so, and log the epoch.
+
+        Args:
+            epoch: that was trained.
+            entry: what is known of it; gets the figures.
+            start: `perf_counter()` at its beginning.
+        """
+        settings = self.config.train
+        final = epoch == settings.epochs
+        if final or epoch % settings.evaluate_every == 0:
+            entry["metrics"] = self.evaluate(epoch)
+        self.log(entry, seconds=perf_counter() - start)
+        if final or epoch % settings.checkpoint_every == 0:
+            self.save(epoch)
 
     def evaluate(self, epoch: int) -> dict[str, Figures]:
         """Evaluate on the split that chooses, and keep the weights where they are the best so far.

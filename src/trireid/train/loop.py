@@ -152,12 +152,7 @@ def _train(
         entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, _factor(epoch, settings))}
         with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
             entry |= run_epoch(trained, loader, stepper, transform=inputs.transform, epoch=epoch, bar=bar)
-        final = epoch == settings.epochs
-        if final or epoch % settings.evaluate_every == 0:
-            entry["metrics"] = keeper.evaluate(epoch)
-        keeper.log(entry, seconds=perf_counter() - start)
-        if final or epoch % settings.checkpoint_every == 0:
-            keeper.save(epoch)
+        keeper.end_epoch(epoch, entry, start=start)
         accelerator.wait_for_everyone()
     metrics = keeper.finish()
     accelerator.wait_for_everyone()

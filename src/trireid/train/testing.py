@@ -9,7 +9,7 @@ from trireid.config.schema import Config
 from trireid.data.records import DatasetIndex
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.train.checkpoint import build_for, load_checkpoint
-from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
+from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split
 from trireid.train.inputs import open_test, scan_index
 
@@ -30,7 +30,8 @@ def test_checkpoint(
 
     Returns:
         `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, figures in [0, 1];
-        with `evaluate.rerank` also `reranked`, with the same figures after re-ranking.
+        with `evaluate.rerank` also `reranked`, with the same figures after re-ranking. Empty on all processes
+        of a launcher but the main one; they share the work.
 
     Raises:
         CheckpointError: The checkpoint is damaged or does not fit the configuration's model.
@@ -39,12 +40,16 @@ def test_checkpoint(
     checkpoint = load_checkpoint(path)
     config = checkpoint.config if config is None else config
     device = resolve_device(config.train.device)
-    dtype = autocast_dtype(resolve_precision(config.train.precision, device))
+    precision = resolve_precision(config.train.precision, device)
+    accelerator = make_accelerator(device=device, precision=precision)
+    device, dtype = accelerator.device, autocast_dtype(precision)
+    share = (accelerator.process_index, accelerator.num_processes)
     model = build_for(checkpoint, config).to(device)
     index = scan_index(config, progress=progress)
-    split = open_test(config, index, checkpoint.label_map, device=device, progress=progress)
+    split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
-    assert result is not None  # the split is not shared with other processes
+    if result is None:
+        return {}
     return {
         "checkpoint": str(checkpoint.path),
         "epoch": checkpoint.epoch,
