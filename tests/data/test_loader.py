@@ -103,6 +103,18 @@ def test_wrong_modalities(records: tuple[Record, ...]) -> None:
         restrict(records, ("nir",))
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 5])
+def test_processes_get_each_batch_of_a_test_loader_once(records: tuple[Record, ...], number: int) -> None:
+    settings = {"pixels": from_files(records), "label_map": LabelMap.from_records(records), "batch_size": 6}
+    whole = [batch.item.tolist() for batch in test_loader(records, **settings)]
+    parts = [
+        [batch.item.tolist() for batch in test_loader(records, share=(process, number), **settings)]
+        for process in range(number)
+    ]
+    assert [parts[place % number][place // number] for place in range(len(whole))] == whole
+    assert sum(map(len, parts)) == len(whole)
+
+
 def test_test_loader_keeps_the_order_and_the_rest(records: tuple[Record, ...]) -> None:
     loader = test_loader(records, pixels=from_files(records), label_map=LabelMap.from_records(records), batch_size=6)
     assert [batch.item.tolist() for batch in loader] == [[*range(6)], [*range(6, 12)], [*range(12, 16)]]

@@ -50,8 +50,10 @@ if figures:
 """
 
 TOLERANCE = 1e-5
-"""Of losses and weights after 3 epochs of SGD in fp32, absolute: the processes add up in another order. (Adam would hide
-a gradient that is twice too large, and makes steps of the bias of the keys, whose gradient is nothing but rounding.)"""
+"""Of losses and weights after 3 epochs of SGD in fp32, absolute: the processes add up in another order.
+
+Adam would hide a gradient that is twice too large, and moves the bias of the keys, whose gradient is rounding alone.
+"""
 
 SGD = ("train.optimizer=sgd", "train.lr=0.01", "train.backbone_lr=0.01", "train.epochs=3")
 CUT = "[{after_block: 1, keep_ratio: 0.5, guidance: learned}]"
