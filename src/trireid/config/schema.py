@@ -73,7 +73,7 @@ class DataConfig(Section):
     val_ids: NonNegative = 0  # training identities held out to choose `best` by
     skip_bad: bool = False  # leave out (and list) faulty triplets instead of stopping
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of the test images
-    batch_size: Positive = 64
+    batch_size: Positive = 64  # triplets in a whole batch, which several processes share in equal parts
     num_instances: Positive = 8  # images of one identity in a batch
     sampler: Literal["identity", "random"] = "identity"
     cache: Literal["auto", "none", "memory", "device", "disk"] = "auto"  # decoded pixels: data/pixels.py says where
