@@ -170,6 +170,15 @@ def test_the_predictor_learns_and_the_loss_says_so(guidance, dense):
         assert float(parameter.grad.abs().max()) > 0 or name.endswith("score.bias"), name
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_foresight_moves_the_predictors_alone(dense):
+    model = build((1, 0.5, "consensus"), (2, 0.5, "learned")).train()
+    model.backbone.cuts_in_training = not dense
+    sum(model(images()).auxiliary.values()).backward()
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert moved == {f"backbone.predictors.{name}" for name, _ in model.backbone.predictors.named_parameters()}
+
+
 def test_learning_to_foresee_lowers_the_loss():
     model = build((1, 0.5, "consensus")).train()
     model.backbone.cuts_in_training = False

@@ -140,6 +140,7 @@ def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
     return (select.min_max_normalise(cosines) * weights.unsqueeze(-1)).sum(dim=1)
 
 
+@torch.no_grad()
 def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> Tensor:
     """Attention of the CLS token to the patches in this block, mean over heads; no gradient passes.
 

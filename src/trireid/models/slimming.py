@@ -191,7 +191,6 @@ def selection_in_grid(
     return Selection(indices=kept, scores=full, mask=everywhere, grid=grid)
 
 
-@torch.no_grad()
 def in_original_grid(chosen: Selection, inside: Selection) -> Selection:
     """A selection made among kept patches, expressed in the grid of the selection that kept them.
 
