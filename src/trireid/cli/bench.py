@@ -45,7 +45,7 @@ def run(
     Raises:
         ConfigError: a setting is wrong, or a callable cannot be found.
     """
-    from trireid.ablation import file_cells, vary_cells
+    from trireid.ablation import cell_config, file_cells, vary_cells
 
     if vary and cells_file is not None:
         raise ConfigError("give --vary key=v1,v2 or --cells FILE, not both")
@@ -57,7 +57,7 @@ def run(
         if not cells:
             named[label] = load_config(path, overrides)
         for cell in cells:
-            named[f"{label}: {cell.name}"] = load_config(path, [*overrides, *cell.overrides])
+            named[f"{label}: {cell.name}"] = cell_config(path, cell, overrides)
     with progress("measuring") as report:
         rows = measure(
             named,

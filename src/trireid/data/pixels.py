@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -204,10 +205,7 @@ def open_pixels(
 
 
 def _map_file(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
-    size = 1
-    for side in shape:
-        size *= side
-    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8).view(shape)
+    return torch.from_file(str(path), shared=shared, size=math.prod(shape), dtype=torch.uint8).view(shape)
 
 
 def _decode_all(

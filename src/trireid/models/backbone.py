@@ -104,7 +104,6 @@ class Backbone(nn.Module):
         self.num_patches: int = counts[-1] if counts else num_patches  # that leave the backbone
         self.dim: int = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.embed_dim
         self.sie_coefficient = sie_coefficient
-        self.evaluates_compiled = False
         # Learned stages foresee the attention of the last quarter of the blocks, as far as it follows the last cut.
         depth, last_cut = len(vit.blocks), max((stage.after_block for stage in stages), default=0)
         self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
@@ -154,13 +153,8 @@ class Backbone(nn.Module):
         cls, patches = sequence[:, :, 0], sequence[:, :, 1:end]
         return BackboneOutput(cls=cls, patches=patches, fused=fused, selection=selection, auxiliary=auxiliary)
 
-    def compile_blocks(self, *, evaluation: bool = False) -> None:
-        """Compile the blocks of the ViT, in the shapes that come: one kernel a batch size and token count.
-
-        Args:
-            evaluation: outside of training too, where every batch size costs a compilation of its own.
-        """
-        self.evaluates_compiled = evaluation
+    def compile_blocks(self) -> None:
+        """Compile the blocks of the ViT for training, in the shapes that come: one kernel a token count."""
         for block in self.vit.blocks:
             block.compile(dynamic=False)
 
@@ -184,30 +178,28 @@ class Backbone(nn.Module):
         learning: dict[str, tuple[Tensor, Tensor]] = {}  # scores and places of the learned stages
         foreseen: list[Tensor] = []  # attention of late blocks
         for number, block in enumerate(self.vit.blocks, start=1):
-            # compile_blocks() compiles the call of a block and leaves its forward as it is.
-            run = block if self.training or self.evaluates_compiled else block.forward
-            before, sequence = sequence, run(sequence)
+            # compile_blocks() compiles the call of a block and leaves its forward, for evaluation, as it is.
+            before, sequence = sequence, block(sequence) if self.training else block.forward(sequence)
             if learning and number >= self.first_foreseen:
                 foreseen.append(guidance.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
-            stage = self.stages.get(number)
-            if stage is not None and stage.guidance != "none":
-                tokens = tokens.with_sequence(sequence)
-                scores = guidance.stage_scores(
-                    stage,
-                    tokens,
-                    block=block,
-                    before=before,
-                    present=present,
-                    rows=rows,
-                    predictor=self.predictors[f"block{number}"] if stage.is_learned else None,
-                    num_places=self.grid[0] * self.grid[1],
-                )
-                if stage.is_learned and self.training:
-                    learning[f"block{number}/foresight"] = scores, tokens.positions
-                if self.training and not self.cuts_in_training:
-                    continue
-                tokens, chosen = slimming.cut(tokens, stage, scores=scores, grid=self.grid)
-                selection[f"block{number}"] = chosen
+            stage, name = self.stages.get(number), f"block{number}"
+            if stage is None or stage.guidance == "none":
+                continue
+            tokens = tokens.with_sequence(sequence)
+            scores = guidance.stage_scores(
+                stage,
+                tokens,
+                block=block,
+                before=before,
+                present=present,
+                rows=rows,
+                predictor=self.predictors[name] if stage.is_learned else None,
+                num_places=self.grid[0] * self.grid[1],
+            )
+            if stage.is_learned and self.training:
+                learning[f"{name}/foresight"] = scores, tokens.positions
+            if self.cuts_in_training or not self.training:
+                tokens, selection[name] = slimming.cut(tokens, stage, scores=scores, grid=self.grid)
                 sequence = tokens.sequence()
         auxiliary = {
             name: guidance.foresight_loss(scores, places, torch.stack(foreseen).mean(dim=0), tokens.positions)

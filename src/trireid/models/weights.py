@@ -45,10 +45,29 @@ def load_backbone_weights(vit: VisionTransformer, *, name: str, pretrained: str)
     else:
         path = Path(pretrained)
     state, num_others = visual_tower(read_state(path), source=path)
-    ignored = _fill(vit, state, source=path, keep_head=name != "tiny" and projects_features(timm_model_name(name)))
+    return fill_backbone(vit, state, name=name, source=path, num_others=num_others)
+
+
+def fill_backbone(
+    vit: VisionTransformer, state: dict[str, Tensor], *, name: str, source: Path, num_others: int = 0
+) -> str:
+    """Load start weights that were read already.
+
+    Args:
+        vit, name: as in `load_backbone_weights`.
+        state, num_others: what `visual_tower` gives.
+        source: the file, for messages.
+
+    Returns:
+        One line that says what was loaded, for the log.
+
+    Raises:
+        CheckpointError: keys that do not fit.
+    """
+    ignored = _fill(vit, state, source=source, keep_head=name != "tiny" and projects_features(timm_model_name(name)))
     note = f", {len(ignored)} classifier tensors not used" if ignored else ""
     note += f", {num_others} tensors outside CLIP's visual tower not used" if num_others else ""
-    return f"backbone {name}: {path.name} loaded, every key of the ViT{note}"
+    return f"backbone {name}: {source.name} loaded, every key of the ViT{note}"
 
 
 def visual_tower(state: dict[str, Tensor], *, source: Path) -> tuple[dict[str, Tensor], int]:

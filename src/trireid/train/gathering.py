@@ -110,12 +110,13 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
     sizes: list[int] = _gather_objects(0 if own is None else len(own))
     layouts = _gather_objects({name: (tuple(table.shape[1:]), table.dtype) for name, table in tables.items()})
     layout = next(each for each, size in zip(layouts, sizes, strict=True) if size)  # a split has items
-    parts: list[dict[str, Tensor]] = [{} for _ in sizes]
+    is_main = distributed.get_rank() == 0
+    parts: list[dict[str, Tensor]] = [{} for _ in sizes] if is_main else []
     for name, (shape, dtype) in layout.items():
         gathered = _gather_table(tables.get(name), shape=shape, dtype=dtype, sizes=sizes, device=device)
-        for part, table in zip(parts, gathered, strict=False):
+        for part, table in zip(parts, gathered, strict=True):
             part[name] = table
-    if distributed.get_rank() != 0:
+    if not is_main:
         return None
     return join_features([FeatureSet(part, part.pop(_PRESENT), part.pop(_ITEM)) for part in parts])
 

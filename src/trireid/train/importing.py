@@ -15,7 +15,7 @@ from trireid.files import replacing, write_json
 from trireid.models.backbone import create_vit
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 from trireid.models.upstream import HEAD_WIDTH, ImportReport, is_upstream
-from trireid.models.weights import load_backbone_weights, read_state, visual_tower
+from trireid.models.weights import fill_backbone, read_state, visual_tower
 from trireid.train.checkpoint import save_checkpoint
 from trireid.train.upstream import read_upstream
 
@@ -75,6 +75,7 @@ def import_file(
     if is_upstream(state):
         imported = read_upstream(
             source,
+            state=state,
             image_size=image_size,
             checkpoint_image_size=checkpoint_image_size,
             num_cameras=num_cameras,
@@ -104,10 +105,10 @@ def _write_backbone(
 ) -> tuple[str, ImportReport]:
     if any(key.startswith("backbone.vit.") for key in state):
         raise CheckpointError(f"{source} is a checkpoint of trireid already: use it as it is")
-    tower, _ = visual_tower(state, source=source)
+    tower, num_others = visual_tower(state, source=source)
     name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
     vit = create_vit(name, image_size=_pretrained_size(source, tower), **sizes)
-    note = load_backbone_weights(vit, name=name, pretrained=str(source))
+    note = fill_backbone(vit, tower, name=name, source=source, num_others=num_others)
     own, prefix = vit.state_dict(), clip_prefix(state)
     if prefix is None:
         used = {key: key for key in state if key in own}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +87,7 @@ def load_upstream(
 def read_upstream(
     path: Path | str,
     *,
+    state: Mapping[str, Tensor] | None = None,
     image_size: tuple[int, int] = (256, 128),
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
@@ -100,6 +101,7 @@ def read_upstream(
 
     Args:
         path: a torch file of tensors (opened without running code) or .safetensors.
+        state: what the file holds, where it was read already (`models.weights.read_state`); None reads it.
         image_size: (height, width) of the images that the model will see.
         checkpoint_image_size: (height, width) it was trained at; None infers it from the position table.
         num_cameras: rows of the camera embedding; None keeps those of the file. Further ones get the mean.
@@ -114,8 +116,8 @@ def read_upstream(
     """
     path = Path(path)
     try:
-        state = strip_parallel(read_state(path))
-        facts = read_facts(state)
+        plain = strip_parallel(read_state(path) if state is None else state)
+        facts = read_facts(plain)
         rules, notes = upstream_rules(facts), []
         grid = (image_size[0] // facts.patch_size, image_size[1] // facts.patch_size)
         source, note = checkpoint_grid(facts, grid, checkpoint_image_size=checkpoint_image_size)
@@ -143,7 +145,7 @@ def read_upstream(
             load_pretrained=False,
         )
         wanted = {name: value.shape for name, value in model.state_dict().items()}
-        made, report = convert_upstream(state, rules, wanted=wanted, notes=(*notes, *assumed), ignore=ignore)
+        made, report = convert_upstream(plain, rules, wanted=wanted, notes=(*notes, *assumed), ignore=ignore)
     except UpstreamMismatchError as error:
         raise UpstreamMismatchError(f"{path}: {error}", error.report) from error
     except ValidationError as error:
