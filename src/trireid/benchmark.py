@@ -177,19 +177,6 @@ def naming_out_of_memory(name: str, mode: str, *, batch_size: int) -> Iterator[N
         ) from None
 
 
-@contextmanager
-def room_to_compile(num_models: int) -> Iterator[None]:
-    """Let this many models be compiled in one process.
-
-    torch compiles one piece of code 8 times, whatever the models it is of, and runs it plain from then on: later
-    models of a long comparison would be timed as they are while their rows say compiled.
-    """
-    import torch._dynamo.config as dynamo  # takes more than a second, which only compilation is worth
-
-    with dynamo.patch(recompile_limit=8 * max(1, num_models)):
-        yield
-
-
 def summarise(
     name: str,
     mode: str,

@@ -197,6 +197,7 @@ def test_compilation_does_not_recompile_each_step():
     import torch._dynamo as dynamo
 
     dynamo.reset()
+    dynamo.utils.counters.clear()
     model = build((1, 0.5, "both"), (3, 0.5, "both"), head="sdtps").eval()
     compiled = torch.compile(model, backend="aot_eager")
     with torch.no_grad():

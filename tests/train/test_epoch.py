@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from trireid.config.schema import TrainConfig
 from trireid.errors import RunError
 from trireid.losses import reid_loss
 from trireid.train.device import make_accelerator
-from trireid.train.epoch import LossLog, train_epoch
+from trireid.train.epoch import LossLog, make_gradients, train_epoch
 from trireid.train.progress import progress_bar
 from trireid.types import Batch, ReIDOutput
 
@@ -46,13 +47,21 @@ def accelerator() -> Accelerator:
 def run(model: nn.Module, batches: list[Batch], accelerator: Accelerator, **settings: object) -> dict[str, object]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with progress_bar("epoch", enabled=False) as bar:
+        prepared, chosen = accelerator.prepare_model(model), TrainConfig(**settings)  # type: ignore[arg-type]
+        gradients = partial(
+            make_gradients,
+            model=prepared,
+            accelerator=accelerator,
+            settings=chosen,
+            transform=lambda images, seed, present: images,
+        )
         return train_epoch(
-            accelerator.prepare_model(model),
+            prepared,
             batches,  # type: ignore[arg-type]
             accelerator.prepare_optimizer(optimizer),
+            gradients=gradients,
             accelerator=accelerator,
-            settings=TrainConfig(**settings),  # type: ignore[arg-type]
-            transform=lambda images, seed, present: images,
+            settings=chosen,
             epoch=7,
             bar=bar,
         )

@@ -20,7 +20,8 @@ from trireid.config.schema import Config
 from trireid.errors import ConfigError
 from trireid.files import write_json
 from trireid.models.build import build_model
-from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
+from trireid.models.reid import ReIDModel
+from trireid.train.device import autocast_dtype, resolve_device, resolve_precision, room_to_compile
 from trireid.types import NUM_MODALITIES
 
 NUM_CLASSES = 171  # RGBNT201's training identities; the classifier's share of the cost is negligible
@@ -96,7 +97,7 @@ def measure(
         modes: of `inference`, `training`.
         repeats, warmup: batches; compiled models need a warm-up of 1 at least, since the first batch compiles.
         batch_size: None takes evaluate.batch_size or data.batch_size of each configuration.
-        compile_models: time `torch.compile`d models.
+        compile_models: time models with compiled blocks, as `train.compile` makes them.
         callables: `package.module:factory`; the factory gets image_size and device and returns what takes images. On a
             GPU it is called twice, the first time to measure the memory of what it makes.
         progress: called with (done, all) rounds.
@@ -125,7 +126,7 @@ def measure(
     # Each is alone on the device here; from the first timed mode on, all models are there together.
     macs = {name: _macs(model, configs[name], device) for name, model in models.items()}
     costs = []
-    with benchmark.room_to_compile(len(candidates)) if compile_models else nullcontext():
+    with room_to_compile(len(candidates)) if compile_models else nullcontext():
         memory = [_memory_alone(candidate, device) for candidate in candidates]
         for mode in modes:
             chosen = [(each, peak) for each, peak in zip(candidates, memory, strict=True) if each.mode == mode]
@@ -160,7 +161,7 @@ class _Candidate:
 
 def _own(
     name: str,
-    model: nn.Module,
+    model: ReIDModel,
     config: Config,
     mode: str,
     *,
@@ -174,10 +175,11 @@ def _own(
     def make() -> benchmark.Step:
         model.to(device)
         images = torch.randn(size, NUM_MODALITIES, 3, *config.data.image_size, device=device)
-        runner: Any = torch.compile(model) if compiled else model
+        if compiled:
+            model.backbone.compile_blocks()
         if mode == "inference":
-            return benchmark.inference_step(_evaluating(runner, model), images, dtype=dtype)
-        return benchmark.training_step(runner, images, num_classes=NUM_CLASSES, dtype=dtype)
+            return benchmark.inference_step(_evaluating(model), images, dtype=dtype)
+        return benchmark.training_step(model, images, num_classes=NUM_CLASSES, dtype=dtype)
 
     return _Candidate(name, mode, size, make, model)
 
@@ -233,7 +235,7 @@ def _ready(candidate: _Candidate) -> benchmark.Step:
     return named
 
 
-def _model(config: Config) -> nn.Module:
+def _model(config: Config) -> ReIDModel:
     # Cost does not depend on the weights, so none are loaded.
     return build_model(
         config.model,
@@ -244,10 +246,10 @@ def _model(config: Config) -> nn.Module:
     )
 
 
-def _evaluating(runner: Any, model: nn.Module) -> Callable[[torch.Tensor], object]:
+def _evaluating(model: nn.Module) -> Callable[[torch.Tensor], object]:
     def call(images: torch.Tensor) -> object:
         model.eval()
-        return runner(images)
+        return model(images)
 
     return call
 

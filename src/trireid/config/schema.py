@@ -211,6 +211,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False  # torch.compile the blocks of the ViT for training; needs a C++ compiler, or Triton on CUDA
+    cuda_graph: bool = False  # record a training step once and replay it (train/recording.py)
     evaluate_every: Positive = 1  # epochs
     checkpoint_every: Positive = 10  # epochs between states to resume from
     log_every: Positive = 10  # steps

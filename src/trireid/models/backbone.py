@@ -107,6 +107,7 @@ class Backbone(nn.Module):
         # Learned stages foresee the attention of the last quarter of the blocks, as far as it follows the last cut.
         depth, last_cut = len(vit.blocks), max((stage.after_block for stage in stages), default=0)
         self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
+        self.is_compiled = False
         self.cuts_in_training = True  # False: train dense, while learned stages learn from all patches
         wanted = num_cameras > 0 and sie_coefficient > 0
         self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
@@ -137,7 +138,11 @@ class Backbone(nn.Module):
         if rows is not None:
             flat = flat[rows]
             shift = shift[rows] if shift is not None else None
-        tokens, chosen, auxiliary = self._blocks(self.embed(flat, shift), present=shown, rows=rows)
+        self._mark_rows(flat)
+        embedded = self.embed(flat, shift)
+        if not self.training and torch.is_autocast_enabled(embedded.device.type):
+            embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))  # halves the traffic of the residual
+        tokens, chosen, auxiliary = self._blocks(embedded, present=shown, rows=rows)
         sequence = self._spread(self._finish(tokens.sequence()), shown, rows)  # (B, M, 1 + N (+ 1), D)
         selection = {
             name: Selection(
@@ -154,13 +159,21 @@ class Backbone(nn.Module):
         return BackboneOutput(cls=cls, patches=patches, fused=fused, selection=selection, auxiliary=auxiliary)
 
     def compile_blocks(self) -> None:
-        """Compile the blocks of the ViT for training, in the shapes that come: one kernel a token count."""
+        """Compile the blocks of the ViT, once a token count for any number of rows, and what is before and between."""
+        self.is_compiled = True
+        self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
         for block in self.vit.blocks:
             block.compile(dynamic=False)
+        for predictor in self.predictors.values():
+            predictor.compile(dynamic=True)
+
+    def _mark_rows(self, values: Tensor) -> None:
+        if self.is_compiled:  # they come in every number: last batches, absent modalities
+            torch._dynamo.maybe_mark_dynamic(values, 0)
 
     def embed(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
         """Tokens `(R, 1 + N, D)` before the first block, of images `(R, 3, H, W)` and a shift `(R, D)` of their CLS."""
-        patches = self.vit.patch_embed(images)  # (R, N, D)
+        patches = self.vit.patch_embed.norm(embed_patches(images, self.vit.patch_embed.proj))  # (R, N, D)
         assert self.vit.cls_token is not None
         assert self.vit.pos_embed is not None
         cls = self.vit.cls_token.expand(len(patches), -1, -1)
@@ -178,8 +191,8 @@ class Backbone(nn.Module):
         learning: dict[str, tuple[Tensor, Tensor]] = {}  # scores and places of the learned stages
         foreseen: list[Tensor] = []  # attention of late blocks
         for number, block in enumerate(self.vit.blocks, start=1):
-            # compile_blocks() compiles the call of a block and leaves its forward, for evaluation, as it is.
-            before, sequence = sequence, block(sequence) if self.training else block.forward(sequence)
+            self._mark_rows(sequence)
+            before, sequence = sequence, block(sequence)
             if learning and number >= self.first_foreseen:
                 foreseen.append(guidance.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
             stage, name = self.stages.get(number), f"block{number}"
@@ -219,6 +232,18 @@ class Backbone(nn.Module):
     def _finish(self, tokens: Tensor) -> Tensor:
         # head is the identity unless it is CLIP's projection, which upstream applies to all tokens.
         return self.vit.head(self.vit.norm(tokens))  # type: ignore[no-any-return]
+
+
+def embed_patches(images: Tensor, projection: nn.Conv2d) -> Tensor:
+    """Patches `(R, N, D)` in grid order of images `(R, 3, H, W)` that its kernel tiles: the convolution as a product.
+
+    A convolution whose stride is its kernel is a linear map of each patch, and a matrix product is several times
+    faster there: convolutions change the memory layout on a GPU, and their libraries are made for small kernels.
+    """
+    height, width = projection.kernel_size
+    tiles = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # (R, 3, rows, height, columns, width)
+    flat = tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (R, N, 3 * height * width)
+    return nn.functional.linear(flat, projection.weight.flatten(1), projection.bias)
 
 
 def create_vit(

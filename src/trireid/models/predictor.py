@@ -33,10 +33,10 @@ class PatchPredictor(nn.Module):
 
     def forward(self, patches: Tensor, own: Tensor, other: Tensor) -> Tensor:
         """Scores `(R, N)` float32 of patches `(R, N, D)` beside CLS tokens `(R, D)`; other is 0 where none is there."""
+        seen, own, other = (self._normed(tokens) for tokens in (patches, own, other))
+        hidden = functional.gelu(self.patch(seen) + (self.own(own) + self.other(other)).unsqueeze(1))
         with torch.autocast(patches.device.type, enabled=False):  # low-precision scores tie
-            seen, own, other = (self._normed(tokens) for tokens in (patches, own, other))
-            hidden = functional.gelu(self.patch(seen) + (self.own(own) + self.other(other)).unsqueeze(1))
-            scores: Tensor = self.score(hidden)[..., 0]
+            scores: Tensor = self.score(hidden.to(self.score.weight.dtype))[..., 0]
         return scores
 
     def _normed(self, tokens: Tensor) -> Tensor:

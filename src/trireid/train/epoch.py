@@ -69,17 +69,51 @@ class LossLog:
         )
 
 
+Terms = dict[str, Tensor]
+
+
+def make_gradients(
+    batch: Batch,
+    *,
+    model: nn.Module,
+    accelerator: Accelerator,
+    settings: TrainConfig,
+    transform: Callable[[Tensor, Tensor, Tensor], Tensor],
+    complete: bool = False,
+) -> Terms:
+    """Augment a batch, run the model, and put the gradient of the loss on its parameters.
+
+    Args:
+        batch: on the device.
+        model: prepared by the accelerator, in training mode.
+        accelerator: gives autocast, backward and the gradient scaler.
+        settings: loss weights.
+        transform: makes images of (pixels, seed, present) of a batch, on the device.
+        complete: no triplet lacks a modality; the model is then not asked to look, which would wait for the device.
+
+    Returns:
+        The terms of the loss.
+    """
+    images = transform(batch.images, batch.seed, batch.present)
+    output = model(images, present=None if complete else batch.present, camera=batch.camera)
+    label = batch.label
+    if accelerator.num_processes > 1:  # the loss is of the whole batch, in every process the same
+        output, label = gather_output(output), gather_rows(label)
+    terms = loss_terms(output, label, settings)
+    accelerator.backward(terms["total"])
+    return terms
+
+
 def train_epoch(
     model: nn.Module,
     loader: DataLoader[Batch],
     optimizer: Any,
     *,
+    gradients: Callable[[Batch], Terms],
     accelerator: Accelerator,
     settings: TrainConfig,
-    transform: Callable[[Tensor, Tensor, Tensor], Tensor],
     epoch: int,
     bar: Bar,
-    complete: bool = False,
 ) -> dict[str, Any]:
     """Train on every batch of an epoch.
 
@@ -87,12 +121,11 @@ def train_epoch(
         model: prepared by the accelerator.
         loader: prepared by the accelerator, its epoch set.
         optimizer: prepared by the accelerator, its rates set.
-        accelerator: gives autocast, backward and the gradient scaler.
-        settings: loss weights, clipping, and how often to look at the loss.
-        transform: makes images of (pixels, seed, present) of a batch, on the device.
+        gradients: `make_gradients` of this model, or its recording.
+        accelerator: clips gradients.
+        settings: clipping, and how often to look at the loss.
         epoch: for messages.
         bar: advanced by one a step.
-        complete: no triplet lacks a modality; the model is then not asked to look, which would wait for the device.
 
     Returns:
         `loss`: mean of each term; `num_steps`; `num_triplets`, seen by all processes; `data_seconds`, waited for
@@ -106,19 +139,13 @@ def train_epoch(
     asked = start
     for step, batch in enumerate(loader, start=1):
         data_seconds += perf_counter() - asked
-        images = transform(batch.images, batch.seed, batch.present)
-        output = model(images, present=None if complete else batch.present, camera=batch.camera)
-        label = batch.label
-        if accelerator.num_processes > 1:  # the loss is of the whole batch, in every process the same
-            output, label = gather_output(output), gather_rows(label)
-        terms = loss_terms(output, label, settings)
-        accelerator.backward(terms["total"])
+        terms = gradients(batch)
         if settings.clip_grad_norm > 0:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         log.add(terms)
-        num_triplets += label.shape[0]
+        num_triplets += batch.label.shape[0] * accelerator.num_processes
         if step % settings.log_every == 0:
             log.look()
             bar.say(f"loss {log.means()['total']:.3f}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from trireid.config.load import advice, dump_config
 from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
 from trireid.data.loader import set_epoch
 from trireid.models.build import build_model
+from trireid.models.reid import ReIDModel
 from trireid.train.device import (
     Precision,
     autocast_dtype,
@@ -23,17 +27,20 @@ from trireid.train.device import (
     make_accelerator,
     resolve_device,
     resolve_precision,
+    room_to_compile,
     seed_epoch,
 )
 from trireid.train.environment import describe_environment
-from trireid.train.epoch import train_epoch
+from trireid.train.epoch import make_gradients, train_epoch
 from trireid.train.gathering import check_batch_size, synchronise_statistics
-from trireid.train.inputs import open_inputs
+from trireid.train.inputs import TrainingInputs, open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
+from trireid.train.recording import record_steps
 from trireid.train.runs import STATE_FILE, claim_run_folder, read_metrics, require_space, write_start
 from trireid.train.state import find_state, restore
+from trireid.types import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +91,7 @@ def train(
         if resume and not (config.output / STATE_FILE).exists():
             _log.warning("%s holds no state to resume from yet: the run starts from the first epoch", config.output)
     try:
-        with deterministic_algorithms(device):
+        with deterministic_algorithms(device), room_to_compile() if config.train.compile else nullcontext():
             return _train(
                 config,
                 accelerator,
@@ -135,13 +142,8 @@ def _train(
     )
     if measure_untrained and state is None:
         keeper.measure_untrained()
-    if share[1] > 1:
-        synchronise_statistics(model)
-    if settings.compile:
-        model.backbone.compile_blocks()
-    trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
     loader = accelerator.prepare_data_loader(inputs.loader)
-    run_epoch = partial(train_epoch, accelerator=accelerator, settings=settings, complete=inputs.complete)
+    run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings)
 
     first = 1 if state is None else state.epoch + 1
     for epoch in range(first, settings.epochs + 1):
@@ -151,12 +153,47 @@ def _train(
         model.backbone.cuts_in_training = epoch > settings.dense_epochs
         entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, _factor(epoch, settings))}
         with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
-            entry |= run_epoch(trained, loader, stepper, transform=inputs.transform, epoch=epoch, bar=bar)
+            entry |= run_epoch(epoch=epoch, bar=bar)
         keeper.end_epoch(epoch, entry, start=start)
         accelerator.wait_for_everyone()
     metrics = keeper.finish()
     accelerator.wait_for_everyone()
     return metrics
+
+
+def _prepare(
+    model: ReIDModel,
+    optimizer: Optimizer,
+    loader: DataLoader[Batch],
+    inputs: TrainingInputs,
+    *,
+    accelerator: Accelerator,
+    settings: TrainConfig,
+) -> Callable[..., dict[str, Any]]:
+    """`train_epoch` of a model, ready for its number of processes, compiled and recorded as the settings say."""
+    if accelerator.num_processes > 1:
+        synchronise_statistics(model)
+    if settings.compile:
+        model.backbone.compile_blocks()
+    trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
+    gradients = partial(
+        make_gradients,
+        model=trained,
+        accelerator=accelerator,
+        settings=settings,
+        transform=inputs.transform,
+        complete=inputs.complete,
+    )
+    possible = accelerator.device.type == "cuda" and inputs.complete and accelerator.num_processes == 1
+    return partial(
+        train_epoch,
+        trained,
+        loader,
+        stepper,
+        gradients=record_steps(gradients, model, wanted=settings.cuda_graph, possible=possible),
+        accelerator=accelerator,
+        settings=settings,
+    )
 
 
 def _make_optimizer(groups: ParameterGroups, settings: TrainConfig) -> Optimizer:

@@ -1,0 +1,101 @@
+"""A training step recorded once as a CUDA graph and replayed: one launch instead of about a thousand.
+
+Small models and small batches are limited by how fast Python can launch kernels; a replay has no Python in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from trireid.models.reid import ReIDModel
+from trireid.types import Batch
+
+Gradients = Callable[[Batch], dict[str, Tensor]]
+
+WARM_UP = 4
+"""Plain steps before a recording: libraries choose their kernels, compiled blocks compile, buffers are made."""
+
+_log = logging.getLogger(__name__)
+
+
+class RecordedGradients:
+    """Forward, loss and backward of a batch: run plainly a few times, recorded, and replayed from then on.
+
+    A recording is of one shape and of one way through the model. A batch of another shape is run plainly; where the
+    model starts to drop patches (`Backbone.cuts_in_training`) the recording is made again.
+
+    Args:
+        gradients: takes a batch on a CUDA device and puts gradients on the parameters of `model`; it may not wait for
+            the device, and nothing but the batch may differ between its calls.
+        model: whose `.grad` a replay writes; they may be set to None in between.
+    """
+
+    def __init__(self, gradients: Gradients, model: ReIDModel) -> None:
+        self._gradients, self._model = gradients, model
+        self._stream = torch.cuda.Stream()
+        self._forget()
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of the loss of this batch, new tensors."""
+        if self._model.backbone.cuts_in_training != self._cuts:
+            self._forget()
+        if self._graph is None and self._num_plain < WARM_UP:
+            self._num_plain += 1
+            return self._on_side_stream(batch)
+        if self._graph is None:
+            self._record(batch)
+        if batch.images.shape != self._batch.images.shape:
+            return self._on_side_stream(batch)
+        assert self._graph is not None
+        for field in fields(Batch):
+            getattr(self._batch, field.name).copy_(getattr(batch, field.name), non_blocking=True)
+        self._graph.replay()
+        for parameter, gradient in self._written:
+            parameter.grad = gradient
+        return dict(zip(self._names, self._values.clone().unbind(), strict=True))
+
+    def _forget(self) -> None:
+        """Let go of the recording and its memory."""
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._written: list[tuple[nn.Parameter, Tensor]] = []
+        self._values = torch.empty(0)
+        self._num_plain = 0
+        self._cuts = self._model.backbone.cuts_in_training
+
+    def _on_side_stream(self, batch: Batch) -> dict[str, Tensor]:
+        """A plain step where a recording may follow: nothing of it may be bound to the default stream."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            terms = self._gradients(batch)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _record(self, batch: Batch) -> None:
+        self._batch = replace(batch, **{field.name: getattr(batch, field.name).clone() for field in fields(Batch)})
+        for parameter in self._model.parameters():
+            parameter.grad = None
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            terms = self._gradients(self._batch)
+            self._names = list(terms)
+            self._values = torch.stack([value.detach().float() for value in terms.values()])
+        self._written = [(each, each.grad) for each in self._model.parameters() if each.grad is not None]
+        self._graph = graph
+
+
+def record_steps(gradients: Gradients, model: ReIDModel, *, wanted: bool, possible: bool) -> Gradients:
+    """The same function, as a recording where that is wanted and possible (one process, CUDA, complete triplets)."""
+    if not wanted:
+        return gradients
+    if not possible:
+        _log.warning(
+            "train.cuda_graph has no effect here: it needs a CUDA device, one process, and triplets none of which "
+            "lacks a modality"
+        )
+        return gradients
+    return RecordedGradients(gradients, model)
