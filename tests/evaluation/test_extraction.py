@@ -240,17 +240,15 @@ def mean_transform(pixels, present):
     return (pixels - 10.0) * present[:, :, None, None, None]
 
 
-def test_missing_as_zeros_shows_images_of_zeros_and_says_nothing():
-    model, batches = MeanModel(), make_batches(4, 4)
-    batches[0].present[0, 1] = False
-    found = extract_features(
-        model, batches, device="cpu", transform=mean_transform, withheld=("tir",), missing_as="zeros"
-    )
-    assert not model.calls[0]["asked"]
-    assert found.present.all()
-    assert torch.equal(found.features["tir"], torch.zeros(4, 3))
-    assert torch.equal(found.features["nir"][0], torch.zeros(3))
-    assert (found.features["rgb"] < -9).all()
+def test_withheld_as_zeros_shows_images_of_zeros_and_says_nothing():
+    model, batches = MeanModel(), make_batches(8, 4)
+    batches[1].present[0, 1] = False  # lacking in the data set: stays absent
+    arguments = {"device": "cpu", "transform": mean_transform, "withheld": ("tir",)}
+    found = extract_features(model, batches, missing_as="zeros", **arguments)
+    assert [call["asked"] for call in model.calls] == [False, True]
+    assert found.present.tolist() == [[True] * 3] * 4 + [[True, False, True]] + [[True] * 3] * 3
+    assert torch.equal(found.features["tir"], torch.zeros(8, 3))
+    assert (found.features["rgb"] < -7).all()
 
 
 def test_missing_as_absent_tells_the_model():

@@ -69,8 +69,8 @@ def extract_features(
         dtype: autocast to this type; None computes in the model's own.
         transform: makes images of (pixels, present) of a batch, on the device; None: the batches hold images.
         withheld: modalities taken away, see `missing.withhold`.
-        missing_as: what the model is told of withheld and lacking modalities: that they are `absent`, or nothing, so
-            that it sees their images as the `zeros` that they are (after normalisation), as upstream does.
+        missing_as: what the model is told of withheld modalities: that they are `absent`, or nothing, so that it sees
+            their images, which are `zeros` after normalisation, as upstream does. What an item lacks stays absent.
         names: name of each item by its number, for messages.
         progress: called after each batch with the number of its items.
 
@@ -83,7 +83,7 @@ def extract_features(
         for batch in loader:
             shown = withhold_batch(batch, withheld)
             # Known before the copy: a model that must look for absent modalities waits for the device.
-            given = torch.ones_like(shown.present) if missing_as == "zeros" else shown.present
+            given = batch.present if missing_as == "zeros" else shown.present
             present = None if bool(given.all()) else given.to(device, non_blocking=True)
             moved = shown.to(device, non_blocking=True)
             images = moved.images if transform is None else transform(moved.images, moved.present)

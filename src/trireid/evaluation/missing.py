@@ -13,7 +13,7 @@ from trireid.errors import InputError
 from trireid.types import MODALITIES, NUM_MODALITIES, Batch
 
 MissingAs = Literal["absent", "zeros"]
-"""A missing modality is left out by the model (`absent`), or seen by it as a normalised image of zeros (`zeros`)."""
+"""A withheld modality is left out by the model (`absent`), or seen by it as a normalised image of zeros (`zeros`)."""
 
 MISSING_CASES: dict[str, tuple[str, ...]] = {
     "".join(name[0] for name in withheld): withheld
