@@ -1,4 +1,4 @@
-"""The learning rates of the `parity` preset by epoch and group, against tables worked out from the description alone.
+"""The `parity` preset in training; its learning rates by epoch and group against tables worked out by the description.
 
 The description of upstream: base rate 3.5e-4, CLIP tower 5e-6, biases twice that of their group, camera embedding at
 the base rate; a cosine an epoch to 1e-3 of the base rate; the first warm-up epochs linear from 0.1 of the BASE rate for
@@ -13,16 +13,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from tiny_run import tiny_config, write_tree
 from trireid.config.load import load_config, override_config
 from trireid.config.schema import TrainConfig
+from trireid.data.sampler import IdentitySampler, UniformIdentitySampler
+from trireid.models.backbone import create_vit
+from trireid.models.build import build_model
+from trireid.models.upstream import resize_positions
 from trireid.train import loop
+from trireid.train.inputs import open_inputs
 from trireid.train.loop import _factor, _make_optimizer, train
 from trireid.train.optim import lr_factor, noise_factor, set_lr
 from trireid.train.runs import read_epochs
+from trireid.train.testing import test_checkpoint as evaluate
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OWN = {
@@ -172,6 +179,24 @@ def parity_config(tree: Path, output: Path) -> Any:
     return load_config(path, ["train.epochs=4", "train.warmup_epochs=2", "train.precision=fp32", "train.device=cpu"])
 
 
+def test_the_run_draws_its_batches_and_images_as_asked(tree: Path, tmp_path: Path) -> None:
+    inputs = open_inputs(parity_config(tree, tmp_path / "run"))
+    assert type(inputs.loader.batch_sampler) is UniformIdentitySampler
+    assert not inputs.transform.shared_geometry
+    assert type(open_inputs(tiny_config(tree, tmp_path / "run")).loader.batch_sampler) is IdentitySampler
+
+
+def test_start_weights_are_resized_as_asked(tree: Path, tmp_path: Path) -> None:
+    config = parity_config(tree, tmp_path / "run")
+    start = create_vit("tiny", image_size=(32, 32), patch_size=8, width=16, depth=1, num_heads=2)
+    nn.init.normal_(start.pos_embed)
+    save_file(start.state_dict(), tmp_path / "start.safetensors")
+    config = override_config(config, [f"model.backbone.pretrained={tmp_path / 'start.safetensors'}"])
+    model = build_model(config.model, image_size=(32, 16), num_classes=2, num_cameras=2)
+    expected = resize_positions(start.pos_embed, (4, 4), (4, 2))
+    assert torch.allclose(model.backbone.vit.pos_embed, expected, atol=1e-6)
+
+
 def test_a_run_has_these_rates_and_resumes(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = override_config(parity_config(tree, tmp_path / "run"), ["train.checkpoint_every=1"])
     assert (config.data.sampler, config.data.augmentation.shared_geometry) == ("uniform_identity", False)
@@ -184,6 +209,11 @@ def test_a_run_has_these_rates_and_resumes(tree: Path, tmp_path: Path, monkeypat
         }
         assert entry["lr"] == pytest.approx({name: expected[name] for name in entry["lr"]}, rel=1e-6)
         assert {"backbone", "backbone_bias", "camera", "classifier", "other", "other_bias"} == entry["lr"].keys()
+
+    plain = override_config(config, ["evaluate.missing=[nir, tir]", "evaluate.missing_as=absent"])
+    zeros = override_config(plain, ["evaluate.missing_as=zeros"])
+    absent, seen = (evaluate(config.output, config=each, progress=False)["feature"] for each in (plain, zeros))
+    assert absent != seen
 
     cut = override_config(config, [f"output={tmp_path / 'cut'}"])
     run_epoch, calls = loop.train_epoch, []
