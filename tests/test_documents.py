@@ -1,5 +1,6 @@
 """What the documents say is so: paths exist, commands parse, settings load, the Python code runs."""
 
+import functools
 import importlib.util
 import re
 import shlex
@@ -7,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 from PIL import Image
 
 from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.cli.demo import read_recipe
 from trireid.config.demo_yaml import load_demo_yaml
-from trireid.config.load import load_config, validate
+from trireid.config.load import load_config, setting_paths, validate
+from trireid.config.presets import PRESETS
 from trireid.train.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +34,10 @@ IN_A_TREE = re.compile(r"(?:configs|docs|tests|src)/[\w./-]+")
 
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
+
+
+def value_of(config, name):
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def blocks(path, language):
@@ -107,7 +114,8 @@ def test_every_command_shown_parses(path, line):
         assert door is not None, f"{line}: no test knows this command"
         assert (ROOT / words[door]).exists()
         assert words[door + 1] == "--config_file"
-        load_demo_yaml(ROOT / words[door + 2], words[door + 3 :])
+        overrides = [word for word in words[door + 3 :] if word != "--parity"]
+        load_demo_yaml(ROOT / words[door + 2], overrides, parity="--parity" in words)
 
 
 @pytest.mark.parametrize("code", INLINE)
@@ -140,6 +148,25 @@ def test_the_settings_of_the_demo_load():
     validate(recipe["run"])
     assert recipe["floors"]["joint_map"] >= 0.60
     assert recipe["floors"]["untrained_map"] <= 0.30
+
+
+def test_every_switch_of_the_parity_preset_is_in_the_table_of_differences():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    table = text.partition("## Differences to upstream")[2].partition("\n## ")[0]
+    parity, default = load_config(None, ["preset=parity"]), load_config(None)
+    switches = [name for name in setting_paths() if value_of(parity, name) != value_of(default, name)]
+    assert len(switches) >= 9
+    assert [name for name in switches if f"`{name}`" not in table] == []
+
+
+def test_the_page_of_the_parity_preset_lists_its_settings_and_values():
+    text = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\*\*)?`([a-z_.]+)`(?:\*\*)? \| `([^`]+)` \|", text, re.MULTILINE)
+    shown = {name: yaml.safe_load(value) for _, name, value in rows}
+    preset = {name: list(value) if isinstance(value, tuple) else value for name, value in PRESETS["parity"].items()}
+    assert {name: float(value) if name == "train.backbone_lr" else value for name, value in shown.items()} == preset
+    bold = {name for mark, name, _ in rows if mark}
+    assert bold == {name for name, value in PRESETS["parity"].items() if value != value_of(load_config(None), name)}
 
 
 @pytest.mark.parametrize("path", [*OURS, *UPSTREAM], ids=name_of)

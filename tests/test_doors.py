@@ -57,6 +57,15 @@ def test_s14_gumbel_is_switched_on_the_command_line(trained, value):
     assert trained[0][0].model.sdtps.use_gumbel is (value == "True")
 
 
+def test_parity_is_a_switch_of_both_doors(trained, evaluated, capsys):
+    train_door(["--config_file", SDTPS, "--parity", "--resume", "SOLVER.MAX_EPOCHS", "7"])
+    evaluate_door(["--config_file", SDTPS, "--parity", "TEST.WEIGHT", "a.safetensors", "TEST.MISS", "n"])
+    [(config, arguments)], [(_, tested)] = trained, evaluated
+    assert (config.train.lr_noise, config.train.epochs, arguments["resume"]) == (True, 7, True)
+    assert (tested.evaluate.missing, tested.evaluate.missing_as) == (("nir",), "zeros")
+    assert "--parity, as upstream's code" in capsys.readouterr().err
+
+
 def test_pairs_lists_and_resume_go_together(trained):
     sizes = ["INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]"]
     train_door(["--config_file", SDTPS, "--resume", *sizes, "OUTPUT_DIR", "runs/x"])

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from trireid.data.sampler import IdentitySampler, RandomBatchSampler, count_batches
+from trireid.data.sampler import IdentitySampler, RandomBatchSampler, UniformIdentitySampler, count_batches
 from trireid.errors import ConfigError, DataError
 
 COUNTS = {"a": 9, "b": 2, "c": 4, "d": 7, "e": 1, "f": 30, "g": 4}
@@ -128,3 +128,62 @@ def test_random_sampler() -> None:
     assert list(sampler) != batches
     with pytest.raises(ConfigError, match=r"data\.batch_size 11 is more than the 10 training triplets"):
         RandomBatchSampler(10, batch_size=11, seed=1)
+
+
+def make_uniform(seed: int = 3, *, epoch: int = 0, identities: list[str] = IDENTITIES) -> UniformIdentitySampler:
+    sampler = UniformIdentitySampler(identities, batch_size=12, num_instances=4, seed=seed)
+    sampler.set_epoch(epoch)
+    return sampler
+
+
+@pytest.mark.parametrize("epoch", range(5))
+def test_uniform_batches_hold_p_identities_times_k_items_and_are_counted(epoch: int) -> None:
+    sampler = make_uniform(epoch=epoch)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) >= 1
+    for batch in batches:
+        counts = Counter(IDENTITIES[index] for index, _ in batch)
+        assert len(counts) == 3
+        assert set(counts.values()) == {4}
+    left = Counter({name: max(1, number // 4) for name, number in COUNTS.items()})
+    for batch in batches:
+        left -= Counter({IDENTITIES[index] for index, _ in batch})
+    assert len(+left) < 3  # it ends only where no batch can be made any more
+
+
+def test_uniform_draws_leave_the_largest_identities_over() -> None:
+    identities = ["large"] * 40 + [name for name in "abcdefgh" for _ in range(4)]
+    uniform = [len(list(make_uniform(epoch=epoch, identities=identities))) for epoch in range(20)]
+    ours = IdentitySampler(identities, batch_size=12, num_instances=4, seed=3)
+    assert len(ours) == 4
+    assert min(uniform) < 4
+    assert max(uniform) <= 4
+    assert len(set(uniform)) > 1  # the number of batches differs by epoch
+
+
+def test_uniform_draws_take_every_identity_equally_often_while_all_are_left() -> None:
+    identities = ["large"] * 400 + [name for name in "abcd" for _ in range(40)]
+    firsts: Counter[str] = Counter()
+    for epoch in range(200):
+        firsts.update({identities[index] for index, _ in next(iter(make_uniform(epoch=epoch, identities=identities)))})
+    assert all(90 <= number <= 150 for number in firsts.values())  # 120 expected; ours draws `large` every time
+
+
+def test_a_small_identity_is_filled_by_drawing_again_so_that_images_may_be_missing() -> None:
+    identities = [name for name in "abc" for _ in range(3)]
+    seen = [
+        len({index for index, _ in batch if identities[index] == "a"})
+        for epoch in range(40)
+        for batch in make_uniform(epoch=epoch, identities=identities)
+    ]
+    assert len(seen) == 40
+    assert min(seen) < 3  # 4 draws among 3 images; ours shows all 3
+    assert max(seen) == 3
+
+
+def test_uniform_batches_repeat_by_seed_and_epoch() -> None:
+    first = list(make_uniform())
+    sampler = make_uniform()
+    assert list(sampler) == list(sampler) == first
+    assert list(make_uniform(epoch=1)) != first
+    assert list(make_uniform(seed=4)) != first

@@ -233,3 +233,26 @@ def test_named_protocols():
     assert named_protocol("cross-scene") is PROTOCOLS["cross-scene"]
     with pytest.raises(InputError, match="did you mean 'cross-camera'"):
         named_protocol("cross-camra")
+
+
+def mean_transform(pixels, present):
+    """As `Normalise`: what is absent is 0 after normalisation, not black pixels."""
+    return (pixels - 10.0) * present[:, :, None, None, None]
+
+
+def test_withheld_as_zeros_shows_images_of_zeros_and_says_nothing():
+    model, batches = MeanModel(), make_batches(8, 4)
+    batches[1].present[0, 1] = False  # lacking in the data set: stays absent
+    arguments = {"device": "cpu", "transform": mean_transform, "withheld": ("tir",)}
+    found = extract_features(model, batches, missing_as="zeros", **arguments)
+    assert [call["asked"] for call in model.calls] == [False, True]
+    assert found.present.tolist() == [[True] * 3] * 4 + [[True, False, True]] + [[True] * 3] * 3
+    assert torch.equal(found.features["tir"], torch.zeros(8, 3))
+    assert (found.features["rgb"] < -7).all()
+
+
+def test_missing_as_absent_tells_the_model():
+    model = MeanModel()
+    found = extract_features(model, make_batches(4, 4), device="cpu", transform=mean_transform, withheld=("tir",))
+    assert model.calls[0]["asked"]
+    assert found.present.tolist() == [[True, True, False]] * 4

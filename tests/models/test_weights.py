@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from trireid.errors import CheckpointError
 from trireid.models.backbone import create_vit
+from trireid.models.upstream import resize_positions
 from trireid.models.weights import fetch_timm_weights, load_backbone_weights, read_state
 
 SHARED_WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/weights/dinov2_vits14_fp16.safetensors"
@@ -29,6 +30,20 @@ def test_local_file_is_loaded_and_the_position_table_resized(tmp_path):
     assert torch.equal(target.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
     assert target.pos_embed.shape == (1, 9, 16)
     assert "every key" in note
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_the_position_table_is_resized_as_asked(tmp_path, interpolation):
+    source, target = tiny((32, 32)), tiny((32, 16))
+    torch.nn.init.normal_(source.pos_embed)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    path = str(tmp_path / "w.safetensors")
+    load_backbone_weights(target, name="tiny", pretrained=path, interpolation=interpolation)
+    upstream = resize_positions(source.pos_embed, source.patch_embed.grid_size, target.patch_embed.grid_size)
+    assert torch.allclose(target.pos_embed, upstream, atol=1e-6) == (interpolation == "bilinear")
+    by_default = tiny((32, 16))
+    load_backbone_weights(by_default, name="tiny", pretrained=path)
+    assert torch.equal(by_default.pos_embed, target.pos_embed) == (interpolation == "bicubic")
 
 
 def test_torch_file_with_classifier_is_loaded_without_it_and_says_so(tmp_path):

@@ -56,13 +56,16 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--config_file", required=True, type=Path, metavar="F", help="e.g. configs/RGBNT201/DeMo.yml")
     parser.add_argument(
+        "--parity", action="store_true", help="train and test as upstream's code does (docs/upstream.md)"
+    )
+    parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings to change, e.g. SOLVER.MAX_EPOCHS 10"
     )
     return parser
 
 
 def _settings(given: argparse.Namespace) -> UpstreamSettings:
-    return load_demo_yaml(given.config_file, given.opts)
+    return load_demo_yaml(given.config_file, given.opts, parity=given.parity)
 
 
 def _weight(settings: UpstreamSettings) -> Path:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trireid.config.presets import CLIP_LR, UPSTREAM_CODE
 from trireid.errors import ConfigError
 
 Values = Mapping[str, object]
 
-CLIP_LR = 5e-6  # hard-coded upstream for the CLIP tower
 IMAGENET_LR_FACTOR = 0.8  # hard-coded upstream for the ImageNet tower, times BASE_LR
-UPSTREAM_WARMUP_FACTOR = 0.1  # hard-coded upstream, whatever SOLVER.WARMUP_FACTOR says
-UPSTREAM_FINAL_LR_FACTOR = 1e-3  # where the cosine ends, hard-coded upstream
 
 TOWERS = {"ViT-B-16": "clip_vit_b16", "vit_base_patch16_224": "vit_b16"}
 # Upstream's data set name -> our format, its folder under ROOT_DIR, and the folders that mark such a tree.
@@ -144,12 +142,25 @@ def fixed(values: Values, given: frozenset[str], path: Path) -> Resolved:
         "data.augmentation.vertical_flip": 0.0,
         "data.augmentation.jitter": 0.0,
         "data.val_ids": 0,
-        "train.warmup_factor": UPSTREAM_WARMUP_FACTOR,
-        "train.final_lr_factor": UPSTREAM_FINAL_LR_FACTOR,
+        "train.warmup_factor": UPSTREAM_CODE["train.warmup_factor"],
+        "train.final_lr_factor": UPSTREAM_CODE["train.final_lr_factor"],
         "train.clip_grad_norm": 0.0,
         "train.precision": "auto",
     }
     return Resolved(settings)
+
+
+def code_of_upstream(values: Values) -> dict[str, object]:
+    """What upstream's code does whatever its settings say, as the `parity` preset has it.
+
+    A CPU, which upstream cannot use, keeps a precision that it has; shuffled images need no sampler of identities.
+    """
+    kept = set()
+    if values["MODEL.DEVICE"] == "cpu":
+        kept.add("train.precision")
+    if values["DATALOADER.SAMPLER"] == "softmax":
+        kept.add("data.sampler")
+    return {name: value for name, value in UPSTREAM_CODE.items() if name not in kept}
 
 
 def missing(values: Values, given: frozenset[str], path: Path) -> Resolved:

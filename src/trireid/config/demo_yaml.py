@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trireid.config.demo_keys import KEYS, UpstreamKey
-from trireid.config.demo_rules import RULES, Resolved
-from trireid.config.load import Tree, nearest_setting, setting_paths, validate
+from trireid.config.demo_rules import RULES, Resolved, code_of_upstream
+from trireid.config.load import nearest_setting, nested, setting_paths, validate
 from trireid.config.read import read_mapping
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
 
 DEVIATIONS = (
     "on purpose not as upstream's code: flip and crop are drawn once a triplet, every group warms up from a tenth of "
-    "its own learning rate, no hidden noise on the learning rate, precision by device (train.precision auto)"
+    "its own learning rate, no hidden noise on the learning rate, precision by device (train.precision auto); "
+    "--parity before the overrides switches all of it, and what ARCHITECTURE.md lists, to upstream's way"
+)
+PARITY = (
+    "--parity, as upstream's code: flip and crop drawn for each modality, every group from a tenth of SOLVER.BASE_LR, "
+    "noise on the learning rate, fp16 on CUDA, missing modalities as zeros; the settings below name each switch"
 )
 _SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 _OUR_NAME = re.compile(r"\b[a-z]+(?:\.[a-z][a-z0-9_]*)+\b|\boutput\b(?=:)")
@@ -43,12 +48,13 @@ class UpstreamSettings:
     notes: tuple[str, ...]
 
 
-def load_demo_yaml(path: Path | str, overrides: Sequence[str] = ()) -> UpstreamSettings:
+def load_demo_yaml(path: Path | str, overrides: Sequence[str] = (), *, parity: bool = False) -> UpstreamSettings:
     """Read an upstream YAML file and overrides as upstream's command line gives them.
 
     Args:
         path: a file such as configs/RGBNT201/DeMo_SDTPS.yml.
         overrides: `KEY VALUE` pairs in one flat list, for example `["MODEL.SDTPS_USE_GUMBEL", "True"]`.
+        parity: do what upstream's code does also where it differs from ours on purpose.
 
     Raises:
         ConfigError: for a file, key or value that is not allowed; names the nearest key or what to use instead.
@@ -58,7 +64,7 @@ def load_demo_yaml(path: Path | str, overrides: Sequence[str] = ()) -> UpstreamS
     values = {name: key.default for name, key in KEYS.items()}
     values |= {name: _coerce(name, KEYS[name], value) for name, value in given.items()}
     settings: dict[str, object] = {}
-    notes = [DEVIATIONS]
+    notes = [PARITY if parity else DEVIATIONS]
     for name, key in KEYS.items():
         ours = _translate(name, key, values[name])
         if key.target:
@@ -67,6 +73,8 @@ def load_demo_yaml(path: Path | str, overrides: Sequence[str] = ()) -> UpstreamS
         resolved: Resolved = rule(values, frozenset(given), path)
         settings |= resolved.settings
         notes += resolved.notes
+    if parity:
+        settings |= code_of_upstream(values)
     config = _validate(settings, path)
     return UpstreamSettings(config=config, weight=str(values["TEST.WEIGHT"]), notes=tuple(notes))
 
@@ -195,15 +203,8 @@ def _translate(name: str, key: UpstreamKey, value: object) -> object:
 
 
 def _validate(settings: Mapping[str, object], path: Path) -> Config:
-    tree: Tree = {}
-    for name, value in settings.items():
-        *sections, leaf = name.split(".")
-        inner = tree
-        for section in sections:
-            inner = inner.setdefault(section, {})  # type: ignore[assignment]
-        inner[leaf] = value
     try:
-        return validate(tree, source=f"{path}: ")
+        return validate(nested(settings), source=f"{path}: ")
     except ConfigError as error:
         raise ConfigError(_in_upstream_names(str(error))) from None
 

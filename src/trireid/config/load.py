@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from trireid.config.presets import preset_settings
 from trireid.config.read import parse_yaml, read_mapping
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
@@ -38,6 +39,8 @@ _ALLOWED = {
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file and apply overrides such as `train.epochs=5`, the last one winning.
 
+    `preset: parity` in the file, or `preset=parity` among the overrides, fills in what the file leaves open.
+
     Args:
         path: a YAML file, or None for the defaults.
         overrides: `section.setting=value`, the value in YAML (`data.image_size=[128, 64]`, `evaluate.rerank=true`).
@@ -49,8 +52,10 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     if path is not None:
         tree = read_mapping(Path(path))
         _refuse_upstream_sections(tree, path)
+    source = "" if path is None else f"{path}: "
+    tree, overrides = _apply_preset(tree, overrides, source=source)
     given = _apply_overrides(tree, overrides)
-    return validate(tree, source="" if path is None else f"{path}: ", overridden=given)
+    return validate(tree, source=source, overridden=given)
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
@@ -59,6 +64,12 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: as `load_config`.
     """
+    preset = next((override for override in overrides if _is_preset(override)), None)
+    if preset is not None:
+        raise ConfigError(
+            f"override {preset!r}: a preset fills in what a file leaves open, and here every setting has its value; "
+            "change the single ones, e.g. evaluate.missing_as=zeros"
+        )
     tree: Tree = config.model_dump()
     return validate(tree, overridden=_apply_overrides(tree, overrides))
 
@@ -155,7 +166,7 @@ def advice(config: Config) -> tuple[str, ...]:
     lines = []
     data, train = config.data, config.train
     identities = data.batch_size // data.num_instances
-    if data.sampler == "identity" and identities < 4:
+    if data.sampler != "random" and identities < 4:
         lines.append(
             f"data.batch_size={data.batch_size} with data.num_instances={data.num_instances} puts only {identities} "
             "identities in a batch, which starves BatchNorm and the triplet loss; 4 or more learn better"
@@ -171,6 +182,44 @@ def advice(config: Config) -> tuple[str, ...]:
             "only the last epoch is evaluated"
         )
     return tuple(lines)
+
+
+def _is_preset(override: str) -> bool:
+    return override.partition("=")[0].strip() == "preset"
+
+
+def _apply_preset(tree: Tree, overrides: Sequence[str], *, source: str) -> tuple[Tree, list[str]]:
+    """The tree with its preset beneath, and the overrides without theirs, of which the last wins over the tree's."""
+    chosen, name = source, tree.get("preset")
+    for override in filter(_is_preset, overrides):
+        chosen, name = (
+            f"override {override!r}: ",
+            parse_yaml(override.partition("=")[2], source=f"override {override!r}"),
+        )
+    try:
+        settings = preset_settings(name)
+    except ConfigError as error:
+        raise ConfigError(f"{chosen}{error}") from None
+    filled = _merge(nested(settings), {key: value for key, value in tree.items() if key != "preset"})
+    return filled, [override for override in overrides if not _is_preset(override)]
+
+
+def _merge(low: Tree, high: Tree) -> Tree:
+    """Both, section by section; where both have a value, that of `high`."""
+    merged = {**low, **high}
+    for key in low.keys() & high.keys():
+        below, above = low[key], high[key]
+        if isinstance(below, dict) and isinstance(above, dict):
+            merged[key] = _merge(below, above)
+    return merged
+
+
+def nested(settings: Mapping[str, object]) -> Tree:
+    """Settings by dotted path as nested dictionaries."""
+    tree: Tree = {}
+    for path, value in settings.items():
+        _put(tree, path, value)
+    return tree
 
 
 def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> dict[str, str]:

@@ -75,7 +75,7 @@ class DataConfig(Section):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of the test images
     batch_size: Positive = 64  # triplets in a whole batch, which several processes share in equal parts
     num_instances: Positive = 8  # images of one identity in a batch
-    sampler: Literal["identity", "random"] = "identity"
+    sampler: Literal["identity", "uniform_identity", "random"] = "identity"  # data/sampler.py
     cache: Literal["auto", "none", "memory", "device", "disk"] = "auto"  # decoded pixels: data/pixels.py says where
     cache_folder: Folder | None = None  # of data.cache=disk; None is the user's cache folder
     workers: NonNegative = 2  # threads that fill the cache; without one, processes that decode
@@ -88,12 +88,12 @@ class DataConfig(Section):
             raise ValueError("data.modalities is empty: name at least one of rgb, nir, tir")
         self._check_augmentation()
         identities, rest = divmod(self.batch_size, self.num_instances)
-        if self.sampler == "identity" and rest:
+        if self.sampler != "random" and rest:
             raise ValueError(
                 f"data.batch_size={self.batch_size} is not a multiple of data.num_instances={self.num_instances}: "
                 "a batch holds whole identities"
             )
-        if self.sampler == "identity" and identities < 2:
+        if self.sampler != "random" and identities < 2:
             raise ValueError(
                 f"data.batch_size={self.batch_size} with data.num_instances={self.num_instances} puts {identities} "
                 "identity in a batch: at least 2 are needed to learn to tell them apart"
@@ -121,7 +121,7 @@ class BackboneConfig(Section):
 
     `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file.
     The five sizes are for `tiny` and other scratch models; None keeps what the name says. `projection` is the width of
-    the map that ends CLIP's tower.
+    the map that ends CLIP's tower. `position_interpolation` resizes the position table of start weights.
     """
 
     name: str = "clip_vit_b16"
@@ -132,6 +132,7 @@ class BackboneConfig(Section):
     num_heads: Positive | None = None
     projection: Positive | None = None
     drop_path: Probability = 0.0
+    position_interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # antialiased, as timm does; plain, as upstream
 
     @model_validator(mode="after")
     def _check_together(self) -> BackboneConfig:
@@ -201,8 +202,12 @@ class TrainConfig(Section):
     bias_lr_factor: Rate = 2.0
     classifier_lr_factor: Rate = 1.0
     warmup_epochs: NonNegative = 10
-    warmup_factor: Ratio = 0.1  # every group warms up from this share of its own lr
-    final_lr_factor: Probability = 1e-3  # cosine ends at this share of each group's lr
+    warmup_factor: Ratio = 0.1  # every group warms up from this share
+    warmup_from: Literal["own", "base"] = "own"  # of its own lr, or of train.lr, from which a slower group warms down
+    final_lr_factor: Probability = 1e-3  # cosine ends at this share
+    final_lr_from: Literal["own", "base"] = "own"  # of each group's own lr, or of train.lr
+    cosine_under_warmup: bool = False  # cosine counts from epoch 0 and not from the end of the warm-up
+    lr_noise: bool = False  # multiply all rates of an epoch by upstream's factor for it (train/optim.py)
     clip_grad_norm: Rate = 0.0  # 0 switches clipping off
     id_weight: Rate = 0.25
     triplet_weight: Rate = 1.0
@@ -216,6 +221,18 @@ class TrainConfig(Section):
     checkpoint_every: Positive = 10  # epochs between states to resume from
     log_every: Positive = 10  # steps
 
+    @model_validator(mode="after")
+    def _check_together(self) -> TrainConfig:
+        rates = ("lr", "backbone_lr", "bias_lr_factor", "classifier_lr_factor")
+        still = next((name for name in rates if getattr(self, name) == 0), None)
+        absolute = next((name for name in ("warmup_from", "final_lr_from") if getattr(self, name) == "base"), None)
+        if still and absolute:
+            raise ValueError(
+                f"train.{still}=0 keeps parameters as they are, and train.{absolute}=base would train them at a share "
+                f"of train.lr: use train.{absolute}=own, or a rate above 0"
+            )
+        return self
+
 
 class EvaluateConfig(Section):
     """Evaluation of a model on query and gallery."""
@@ -223,6 +240,7 @@ class EvaluateConfig(Section):
     batch_size: Positive = 128
     normalise: bool = True  # L2-normalise features before the Euclidean distance
     missing: tuple[ModalityName, ...] = ()  # modalities withheld at test
+    missing_as: Literal["absent", "zeros"] = "absent"  # left out by the model, or seen by it as an image of zeros
     rerank: bool = False  # final figures re-ranked as well, beside the plain ones
     rerank_k1: Positive = 20
     rerank_k2: Positive = 6
@@ -259,7 +277,7 @@ class Config(Section):
             )
         if len(withheld) == len(used):
             raise ValueError(f"evaluate.missing withholds all of data.modalities ({', '.join(used)}): leave one")
-        if self.train.triplet_weight > 0 and self.data.sampler == "identity" and self.data.num_instances < 2:
+        if self.train.triplet_weight > 0 and self.data.sampler != "random" and self.data.num_instances < 2:
             raise ValueError(
                 "data.num_instances=1 leaves the triplet loss without positives: use 2 or more, "
                 "or train.triplet_weight=0"

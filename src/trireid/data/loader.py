@@ -14,7 +14,7 @@ from trireid.data.labels import LabelMap
 from trireid.data.pixels import FilePixels, Pixels
 from trireid.data.randomness import seeded_generator
 from trireid.data.records import Record
-from trireid.data.sampler import IdentitySampler, RandomBatchSampler
+from trireid.data.sampler import IdentitySampler, RandomBatchSampler, UniformIdentitySampler
 from trireid.errors import ConfigError, DataError
 from trireid.types import UNKNOWN, Batch
 
@@ -26,7 +26,7 @@ def train_loader(
     label_map: LabelMap,
     batch_size: int,
     num_instances: int,
-    sampler: Literal["identity", "random"] = "identity",
+    sampler: Literal["identity", "uniform_identity", "random"] = "identity",
     seed: int,
     workers: int = 0,
     pin_memory: bool = False,
@@ -45,12 +45,15 @@ def train_loader(
     dataset = TripletDataset(records, pixels=pixels, label_map=label_map)
     identities = [record.identity for record in records]
     batches: IdentitySampler | RandomBatchSampler
-    if sampler == "identity":
-        batches = IdentitySampler(identities, batch_size=batch_size, num_instances=num_instances, seed=seed)
+    if sampler in ("identity", "uniform_identity"):
+        kind = IdentitySampler if sampler == "identity" else UniformIdentitySampler
+        batches = kind(identities, batch_size=batch_size, num_instances=num_instances, seed=seed)
     elif sampler == "random":
         batches = RandomBatchSampler(len(identities), batch_size=batch_size, seed=seed)
     else:
-        raise ConfigError(f"data.sampler {sampler!r} is unknown; use identity or random")
+        raise ConfigError(
+            f"data.sampler {sampler!r} is unknown; use identity or random, or uniform_identity as upstream"
+        )
     return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
 
 

@@ -80,13 +80,17 @@ class IdentitySampler(Sampler[list[SampleKey]]):
 
     def _cut(self, members: Tensor, generator: Generator) -> list[Tensor]:
         """Shuffled images of one identity in groups of K."""
+        if len(members) < self.num_instances:
+            return [self._fill(members, generator)]
         shuffled = members[torch.randperm(len(members), generator=generator)]
-        lacking = self.num_instances - len(members)
-        if lacking > 0:
-            again = torch.randint(0, len(members), (lacking,), generator=generator)
-            shuffled = torch.cat([shuffled, members[again]])
         num_groups = len(shuffled) // self.num_instances
         return list(shuffled[: num_groups * self.num_instances].view(num_groups, self.num_instances))
+
+    def _fill(self, members: Tensor, generator: Generator) -> Tensor:
+        """K items of an identity that has fewer: all of them, then draws among them."""
+        shuffled = members[torch.randperm(len(members), generator=generator)]
+        again = torch.randint(0, len(members), (self.num_instances - len(members),), generator=generator)
+        return torch.cat([shuffled, members[again]])
 
     def _choose_groups(self, generator: Generator) -> Tensor:
         """How many groups each identity gives in this epoch, `(identities,)`, B * P in all and at most B each."""
@@ -95,6 +99,43 @@ class IdentitySampler(Sampler[list[SampleKey]]):
         wanted = self._num_batches * self.num_identities
         chosen = owners[torch.randperm(len(owners), generator=generator)[:wanted]]
         return torch.bincount(chosen, minlength=len(capped))
+
+
+class UniformIdentitySampler(IdentitySampler):
+    """As `IdentitySampler`, drawn as upstream does: every identity that is left is as likely as any other.
+
+    The identities of a batch are drawn evenly among those that have a group left, until fewer than P have one. What is
+    left then sits the epoch out: at the end groups of the large identities, which `IdentitySampler` draws earlier. An
+    identity with fewer than K images gives K draws among them, so that some may be missing. The number of batches
+    differs by epoch; it is counted by drawing, and exact.
+
+    Source: RandomIdentitySampler of DeMo (public code) and its ancestors.
+    Deviation: own generator in place of the global ones of random and numpy; `len` is exact, not an estimate.
+    """
+
+    def __len__(self) -> int:
+        generator = seeded_generator(self.seed, "uniform identity sampler", self.epoch)
+        return sum(1 for _ in self._draw_batches(generator))
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        generator = seeded_generator(self.seed, "uniform identity sampler", self.epoch)
+        batches = list(self._draw_batches(generator))
+        groups = [self._cut(members, generator) for members in self._members]
+        for chosen in batches:
+            yield _with_seeds(torch.cat([groups[identity].pop() for identity in chosen]), generator)
+
+    def _draw_batches(self, generator: Generator) -> Iterator[list[int]]:
+        """Identities of each batch of the epoch."""
+        remaining = torch.tensor(self._num_groups)
+        while int((remaining > 0).sum()) >= self.num_identities:
+            available = remaining.nonzero().flatten()
+            chosen = available[torch.randperm(len(available), generator=generator)[: self.num_identities]]
+            remaining[chosen] -= 1
+            yield chosen.tolist()
+
+    def _fill(self, members: Tensor, generator: Generator) -> Tensor:
+        """K draws among them."""
+        return members[torch.randint(0, len(members), (self.num_instances,), generator=generator)]
 
 
 class RandomBatchSampler(Sampler[list[SampleKey]]):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
-from trireid.evaluation.missing import withhold_batch
+from trireid.evaluation.missing import MissingAs, withhold_batch
 from trireid.types import Batch, ReIDOutput
 
 RANKED_FEATURES: tuple[str, ...] = ("global", "head", "joint")
@@ -56,6 +56,7 @@ def extract_features(
     dtype: torch.dtype | None = None,
     transform: Callable[[Tensor, Tensor], Tensor] | None = None,
     withheld: Sequence[str] = (),
+    missing_as: MissingAs = "absent",
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FeatureSet:
@@ -68,6 +69,8 @@ def extract_features(
         dtype: autocast to this type; None computes in the model's own.
         transform: makes images of (pixels, present) of a batch, on the device; None: the batches hold images.
         withheld: modalities taken away, see `missing.withhold`.
+        missing_as: what the model is told of withheld modalities: that they are `absent`, or nothing, so that it sees
+            their images, which are `zeros` after normalisation, as upstream does. What an item lacks stays absent.
         names: name of each item by its number, for messages.
         progress: called after each batch with the number of its items.
 
@@ -80,12 +83,13 @@ def extract_features(
         for batch in loader:
             shown = withhold_batch(batch, withheld)
             # Known before the copy: a model that must look for absent modalities waits for the device.
-            present = None if bool(shown.present.all()) else shown.present.to(device, non_blocking=True)
+            given = batch.present if missing_as == "zeros" else shown.present
+            present = None if bool(given.all()) else given.to(device, non_blocking=True)
             moved = shown.to(device, non_blocking=True)
             images = moved.images if transform is None else transform(moved.images, moved.present)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 output = model(images, present=present, camera=moved.camera)
-            part = FeatureSet(_to_cpu(output), shown.present, batch.item)
+            part = FeatureSet(_to_cpu(output), given, batch.item)
             _check_finite(part, names)
             parts.append(part)
             if progress is not None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Literal
 
 from torch import Tensor
 
 from trireid.errors import InputError
 from trireid.types import MODALITIES, NUM_MODALITIES, Batch
+
+MissingAs = Literal["absent", "zeros"]
+"""A withheld modality is left out by the model (`absent`), or seen by it as a normalised image of zeros (`zeros`)."""
 
 MISSING_CASES: dict[str, tuple[str, ...]] = {
     "".join(name[0] for name in withheld): withheld
@@ -31,7 +35,8 @@ def withhold(present: Tensor, images: Tensor, modalities: Sequence[str]) -> tupl
         present `(B, M)` and images `(B, M, 3, H, W)`, new tensors where something was withheld.
 
     Source: DeMo (AAAI 2025), evaluation with missing modalities.
-    Deviation: presence is withheld too, so a model that reads it knows; upstream only sets the image to 0.
+    Deviation: presence is withheld too, so a model that reads it knows; upstream only sets the image to 0
+        (`missing_as="zeros"` of `features.extract_features`).
 
     Raises:
         InputError: an unknown name, or an item would be left without any modality.

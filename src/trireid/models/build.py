@@ -54,7 +54,13 @@ def build_model(
         drop_path=settings.drop_path,
     )
     if load_pretrained:
-        _log.info(load_backbone_weights(vit, name=settings.name, pretrained=settings.pretrained))
+        note = load_backbone_weights(
+            vit,
+            name=settings.name,
+            pretrained=settings.pretrained,
+            interpolation=settings.position_interpolation,
+        )
+        _log.info(note)
     stages = tuple(SlimmingStage(**stage.model_dump()) for stage in config.slimming)
     backbone = Backbone(vit, num_cameras=num_cameras, sie_coefficient=config.sie_coefficient, stages=stages)
     head = _build_head(config, backbone)

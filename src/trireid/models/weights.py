@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import safetensors
@@ -18,17 +19,23 @@ from trireid.models.backbone import projects_features, timm_model_name
 from trireid.models.torchscript import DAMAGE, is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 
+PositionInterpolation = Literal["bicubic", "bilinear"]
+
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
 
 
-def load_backbone_weights(vit: VisionTransformer, *, name: str, pretrained: str) -> str:
+def load_backbone_weights(
+    vit: VisionTransformer, *, name: str, pretrained: str, interpolation: PositionInterpolation = "bicubic"
+) -> str:
     """Load start weights in place.
 
     Args:
-        vit: the model to fill; its position table is resized (bicubic) from the file's.
+        vit: the model to fill; its position table is resized from the file's.
         name: backbone name, as in `create_vit`.
         pretrained: `none` keeps the fresh weights, `timm` takes those of the name, anything else is a local file
             (.safetensors, a torch file that holds tensors only, or OpenAI's CLIP file in either form).
+        interpolation: how the position table is resized: `bicubic` with antialiasing, as timm does, or `bilinear`
+            without, as upstream does.
 
     Returns:
         One line that says what was loaded, for the log.
@@ -45,16 +52,22 @@ def load_backbone_weights(vit: VisionTransformer, *, name: str, pretrained: str)
     else:
         path = Path(pretrained)
     state, num_others = visual_tower(read_state(path), source=path)
-    return fill_backbone(vit, state, name=name, source=path, num_others=num_others)
+    return fill_backbone(vit, state, name=name, source=path, num_others=num_others, interpolation=interpolation)
 
 
 def fill_backbone(
-    vit: VisionTransformer, state: dict[str, Tensor], *, name: str, source: Path, num_others: int = 0
+    vit: VisionTransformer,
+    state: dict[str, Tensor],
+    *,
+    name: str,
+    source: Path,
+    num_others: int = 0,
+    interpolation: PositionInterpolation = "bicubic",
 ) -> str:
     """Load start weights that were read already.
 
     Args:
-        vit, name: as in `load_backbone_weights`.
+        vit, name, interpolation: as in `load_backbone_weights`.
         state, num_others: what `visual_tower` gives.
         source: the file, for messages.
 
@@ -64,7 +77,8 @@ def fill_backbone(
     Raises:
         CheckpointError: keys that do not fit.
     """
-    ignored = _fill(vit, state, source=source, keep_head=name != "tiny" and projects_features(timm_model_name(name)))
+    keep_head = name != "tiny" and projects_features(timm_model_name(name))
+    ignored = _fill(vit, state, source=source, keep_head=keep_head, interpolation=interpolation)
     note = f", {len(ignored)} classifier tensors not used" if ignored else ""
     note += f", {num_others} tensors outside CLIP's visual tower not used" if num_others else ""
     return f"backbone {name}: {source.name} loaded, every key of the ViT{note}"
@@ -161,9 +175,16 @@ def fetch_timm_weights(timm_name: str) -> Path:
         ) from error
 
 
-def _fill(vit: VisionTransformer, state: dict[str, Tensor], *, source: Path, keep_head: bool) -> list[str]:
+def _fill(
+    vit: VisionTransformer,
+    state: dict[str, Tensor],
+    *,
+    source: Path,
+    keep_head: bool,
+    interpolation: PositionInterpolation,
+) -> list[str]:
     try:
-        converted = checkpoint_filter_fn(state, vit)
+        converted = checkpoint_filter_fn(state, vit, interpolation=interpolation, antialias=interpolation == "bicubic")
     except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
         raise CheckpointError(f"weight file {source} does not fit the backbone: {error}") from error
     ignored = [] if keep_head else [key for key in converted if key.startswith(_CLASSIFIER_PREFIXES)]

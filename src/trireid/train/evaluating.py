@@ -64,6 +64,7 @@ def evaluate_split(
             dtype=dtype,
             transform=split.transform,
             withheld=settings.missing,
+            missing_as=settings.missing_as,
             names=[record.name for record in records],
             progress=bar.advance,
         )

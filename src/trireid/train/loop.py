@@ -35,7 +35,7 @@ from trireid.train.epoch import make_gradients, train_epoch
 from trireid.train.gathering import check_batch_size, synchronise_statistics
 from trireid.train.inputs import TrainingInputs, open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
-from trireid.train.optim import ParameterGroups, build_optimizer, lr_factor, parameter_groups, set_lr
+from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
 from trireid.train.recording import record_steps
 from trireid.train.runs import STATE_FILE, claim_run_folder, read_metrics, require_space, write_start
@@ -151,7 +151,7 @@ def _train(
         seed_epoch(settings.seed, epoch, process=accelerator.process_index)
         set_epoch(loader, epoch)
         model.backbone.cuts_in_training = epoch > settings.dense_epochs
-        entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, _factor(epoch, settings))}
+        entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, partial(_factor, epoch, settings))}
         with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
             entry |= run_epoch(epoch=epoch, bar=bar)
         keeper.end_epoch(epoch, entry, start=start)
@@ -209,13 +209,19 @@ def _make_optimizer(groups: ParameterGroups, settings: TrainConfig) -> Optimizer
     )
 
 
-def _factor(epoch: int, settings: TrainConfig) -> float:
-    return lr_factor(
+def _factor(epoch: int, settings: TrainConfig, own_lr: float) -> float:
+    return group_lr_factor(
         epoch,
+        own_lr,
+        base_lr=settings.lr,
         epochs=settings.epochs,
         warmup_epochs=settings.warmup_epochs,
         warmup_factor=settings.warmup_factor,
+        warmup_from=settings.warmup_from,
         final_lr_factor=settings.final_lr_factor,
+        final_lr_from=settings.final_lr_from,
+        cosine_under_warmup=settings.cosine_under_warmup,
+        lr_noise=settings.lr_noise,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,38 +15,119 @@ from trireid.errors import InputError
 
 ParameterGroups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 OptimizerName = Literal["adam", "adamw", "sgd"]
+Reference = Literal["own", "base"]
 
 GROUP_KEYS = ("backbone", "camera", "classifier", "other")
+NOISE_SEED, NOISE_LIMIT = 42, 0.67  # hard-coded upstream
 
 
-def lr_factor(epoch: int, *, epochs: int, warmup_epochs: int, warmup_factor: float, final_lr_factor: float) -> float:
-    """Share of its own learning rate that every parameter group has in one epoch.
+def lr_factor(
+    epoch: int,
+    *,
+    epochs: int,
+    warmup_epochs: int,
+    warmup_factor: float,
+    final_lr_factor: float,
+    cosine_under_warmup: bool = False,
+) -> float:
+    """Share of its own learning rate that a parameter group has in one epoch.
 
     Linear from `warmup_factor` in epoch 1 to 1 in epoch `warmup_epochs + 1`, then a half cosine that
     reaches `final_lr_factor` in the last epoch. With `epochs <= warmup_epochs` the warm-up is cut off.
 
+    With `cosine_under_warmup` both count from an epoch 0 that is not trained, as timm's scheduler does where it is
+    stepped at the start of epochs 1, 2, ...: epoch 1 is one step above `warmup_factor`, and the cosine, which has run
+    beneath the warm-up, takes over in epoch `warmup_epochs`, below 1.
+
     Args:
         epoch: counted from 1 to `epochs`.
         epochs: length of the run.
-        warmup_epochs: 0 starts at 1 at once.
-        warmup_factor: in `(0, 1]`.
-        final_lr_factor: in `[0, 1]`.
+        warmup_epochs: 0 leaves the warm-up out.
+        warmup_factor: where the warm-up starts; above 1 it leads down.
+        final_lr_factor: where the cosine ends; above 1 it leads up.
+        cosine_under_warmup: count the cosine from epoch 0 and not from the end of the warm-up.
 
     Raises:
         InputError: The epoch lies outside `1 .. epochs`.
 
-    Source: shape of the DeMo schedule (public code, per epoch).
-    Deviation: every group warms up from a share of its OWN rate (upstream starts all of them from a share
-        of the base rate, so that the tower warms down); the cosine starts after the warm-up instead of
-        running beneath it, which left a jump where they met; no hidden noise on the rate.
+    Source: shape of the DeMo schedule (public code, per epoch). Its description says that the cosine and the warm-up
+        are stepped once an epoch, not with which number the first is; 1 is what the public code it descends from uses
+        (damo-cv/TransReID, `scheduler.step(epoch)` with epochs counted from 1).
+    Deviation: unless `cosine_under_warmup`, the cosine starts after the warm-up, which leaves no jump where they meet.
     """
     if not 1 <= epoch <= epochs:
         raise InputError(f"epoch {epoch} lies outside 1 .. {epochs}: count epochs from 1")
+    if cosine_under_warmup:
+        if epoch < warmup_epochs:
+            return warmup_factor + (1.0 - warmup_factor) * epoch / warmup_epochs
+        return _half_cosine(epoch / epochs, final_lr_factor)
     if epoch <= warmup_epochs:
         return warmup_factor + (1.0 - warmup_factor) * (epoch - 1) / warmup_epochs
     first, last = warmup_epochs + 1, epochs
-    progress = (epoch - first) / (last - first) if last > first else 0.0
-    return final_lr_factor + (1.0 - final_lr_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return _half_cosine((epoch - first) / (last - first) if last > first else 0.0, final_lr_factor)
+
+
+def _half_cosine(progress: float, final: float) -> float:
+    """From 1 at progress 0 to `final` at progress 1."""
+    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def group_lr_factor(
+    epoch: int,
+    own_lr: float,
+    *,
+    base_lr: float,
+    epochs: int,
+    warmup_factor: float,
+    final_lr_factor: float,
+    warmup_from: Reference = "own",
+    final_lr_from: Reference = "own",
+    lr_noise: bool = False,
+    **shape: Any,
+) -> float:
+    """As `lr_factor`, for a group whose warm-up or end may be a share of the base rate, and with upstream's noise.
+
+    Args:
+        epoch, epochs, shape: as in `lr_factor`.
+        own_lr: learning rate of the group, above 0 where something refers to the base rate.
+        base_lr: learning rate of the run.
+        warmup_factor: share at which the warm-up starts.
+        warmup_from: of what it is a share. With `base` a group whose own rate is less than that warms down.
+        final_lr_factor: share at which the cosine ends.
+        final_lr_from: of what it is a share.
+        lr_noise: multiply by `noise_factor`.
+
+    Raises:
+        InputError: The epoch lies outside `1 .. epochs`.
+
+    Source: DeMo (public code): both shares are of the base rate, and the noise is on.
+    Deviation: by default both are of the group's own rate, and there is no noise.
+    """
+    factor = lr_factor(
+        epoch,
+        epochs=epochs,
+        warmup_factor=warmup_factor * (base_lr / own_lr if warmup_from == "base" else 1.0),
+        final_lr_factor=final_lr_factor * (base_lr / own_lr if final_lr_from == "base" else 1.0),
+        **shape,
+    )
+    return factor * noise_factor(epoch, epochs=epochs) if lr_noise else factor
+
+
+def noise_factor(epoch: int, *, epochs: int) -> float:
+    """Upstream's noise on the learning rates of one epoch, in (0.33, 1.67) and the same in every run; 1 in the last.
+
+    1 plus a standard normal draw of seed 42 + epoch, drawn again until it lies within +-0.67. timm draws it here, on a
+    rate of 1 that its schedule leaves alone.
+
+    Source: DeMo (public code), where timm's scheduler has `noise_range_t`. Its description does not say of which
+        epochs; the range (0, epochs) of public code of its family leaves out the last, whose rate is the smallest.
+    """
+    rate = torch.optim.SGD([nn.Parameter(torch.empty(0))], lr=1.0)
+    constant = CosineLRScheduler(
+        rate, epochs + 1, lr_min=1.0, noise_range_t=(0, epochs), noise_pct=NOISE_LIMIT, noise_seed=NOISE_SEED
+    )
+    constant.step(epoch)
+    return float(rate.param_groups[0]["lr"])
 
 
 def parameter_groups(
@@ -117,14 +199,18 @@ def build_optimizer(
     raise InputError(f"optimizer {name!r} is not known: allowed are adam, adamw and sgd")
 
 
-def set_lr(optimizer: Optimizer, factor: float) -> dict[str, float]:
-    """Set every group to `factor` of its own base rate.
+def set_lr(optimizer: Optimizer, factor: float | Callable[[float], float]) -> dict[str, float]:
+    """Set every group to a share of its own base rate.
+
+    Args:
+        optimizer: over groups of `parameter_groups`.
+        factor: the share, or a function that gives it for a base rate.
 
     Returns:
         The rate of each group by name, for the log.
     """
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = group["base_lr"] * (factor(group["base_lr"]) if callable(factor) else factor)
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 

@@ -1,0 +1,85 @@
+"""Named sets of settings that fill in what a file leaves open. A preset is resolved at once: a `Config` has none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from trireid.errors import ConfigError
+
+Settings = Mapping[str, object]
+
+UPSTREAM_RECIPE: Settings = MappingProxyType(
+    {
+        "data.mean": (0.5, 0.5, 0.5),
+        "data.std": (0.5, 0.5, 0.5),
+        "data.augmentation.flip": 0.5,
+        "data.augmentation.padding": 10,
+        "data.augmentation.erasing": 0.5,
+        "model.sie_coefficient": 1.0,
+        "model.pife": True,
+        "model.sdtps.preset": "reference",
+        "train.seed": 1111,
+        "train.optimizer": "adam",
+        "train.lr": 3.5e-4,
+        "train.weight_decay": 1e-4,
+        "train.bias_lr_factor": 2.0,
+        "train.classifier_lr_factor": 1.0,
+        "train.id_weight": 0.25,
+        "train.triplet_weight": 1.0,
+        "train.triplet_margin": None,
+        "train.label_smoothing": 0.1,
+        "evaluate.normalise": True,
+    }
+)
+"""What upstream's published files set, apart from what they set by data set."""
+
+UPSTREAM_CODE: Settings = MappingProxyType(
+    {
+        "data.val_ids": 0,
+        "data.sampler": "uniform_identity",
+        "data.interpolation": "bilinear",
+        "data.augmentation.interpolation": "bicubic",
+        "data.augmentation.shared_geometry": False,
+        "data.augmentation.vertical_flip": 0.0,
+        "data.augmentation.padding_mode": "zeros",
+        "data.augmentation.jitter": 0.0,
+        "data.augmentation.dihedral_identities": False,
+        "model.backbone.position_interpolation": "bilinear",
+        "train.warmup_factor": 0.1,
+        "train.warmup_from": "base",
+        "train.final_lr_factor": 1e-3,
+        "train.final_lr_from": "base",
+        "train.cosine_under_warmup": True,
+        "train.lr_noise": True,
+        "train.clip_grad_norm": 0.0,
+        "train.precision": "fp16",
+        "evaluate.missing_as": "zeros",
+    }
+)
+"""What upstream's code does whatever its files say."""
+
+CLIP_LR = 5e-6  # hard-coded upstream for the CLIP tower
+
+PRESETS: Mapping[str, Settings] = MappingProxyType(
+    {
+        "none": MappingProxyType({}),
+        "parity": MappingProxyType({**UPSTREAM_RECIPE, **UPSTREAM_CODE, "train.backbone_lr": CLIP_LR}),
+    }
+)
+
+
+def preset_settings(name: object) -> Settings:
+    """Settings of a preset by dotted path.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name is None:  # how YAML reads an empty value and `null`
+        name = "none"
+    if not isinstance(name, str) or name not in PRESETS:
+        close = difflib.get_close_matches(str(name).lower(), list(PRESETS), n=1)
+        hint = f"; the nearest is {close[0]}" if close else ""
+        raise ConfigError(f"preset: given {name!r}, allowed is {' or '.join(PRESETS)}{hint}")
+    return PRESETS[name]
