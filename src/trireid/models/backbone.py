@@ -107,6 +107,7 @@ class Backbone(nn.Module):
         # Learned stages foresee the attention of the last quarter of the blocks, as far as it follows the last cut.
         depth, last_cut = len(vit.blocks), max((stage.after_block for stage in stages), default=0)
         self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
+        self.blocks_compiled = False
         self.cuts_in_training = True  # False: train dense, while learned stages learn from all patches
         wanted = num_cameras > 0 and sie_coefficient > 0
         self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
@@ -155,6 +156,7 @@ class Backbone(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compile the blocks of the ViT for training, in the shapes that come: one kernel a token count."""
+        self.blocks_compiled = True
         for block in self.vit.blocks:
             block.compile(dynamic=False)
 
@@ -178,8 +180,10 @@ class Backbone(nn.Module):
         learning: dict[str, tuple[Tensor, Tensor]] = {}  # scores and places of the learned stages
         foreseen: list[Tensor] = []  # attention of late blocks
         for number, block in enumerate(self.vit.blocks, start=1):
-            # compile_blocks() compiles the call of a block and leaves its forward, for evaluation, as it is.
-            before, sequence = sequence, block(sequence) if self.training else block.forward(sequence)
+            # compile_blocks() compiles the call of a block and leaves its forward, for evaluation, as it is. Without it
+            # a call is the same as forward, and hooks (Grad-CAM) see it.
+            plain = self.blocks_compiled and not self.training
+            before, sequence = sequence, block.forward(sequence) if plain else block(sequence)
             if learning and number >= self.first_foreseen:
                 foreseen.append(guidance.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
             stage, name = self.stages.get(number), f"block{number}"

@@ -88,7 +88,8 @@ def _draw(axis: Axes, record: Record, *, size: tuple[int, int], color: str, head
     axis.set_xticks([])
     axis.set_yticks([])
     axis.tick_params(length=0)
-    axis.set_title(heading, color=color, fontsize=12, fontweight="bold")
+    # matplotlib brings this font along; another might lack the signs.
+    axis.set_title(heading, color=color, fontsize=12, fontweight="bold", fontfamily="DejaVu Sans")
     axis.set_xlabel(below.replace(" · ", "\n"), fontsize=7)
     for spine in axis.spines.values():
         spine.set(edgecolor=color, linewidth=3)
