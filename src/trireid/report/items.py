@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trireid.config.load import override_config
 from trireid.data.dataset import restrict
@@ -14,6 +16,8 @@ from trireid.data.images import ImageError, load_images
 from trireid.data.records import Record
 from trireid.data.transforms import TestTransform
 from trireid.errors import InputError
+from trireid.evaluation.protocols import ranking_masks, take
+from trireid.evaluation.saved import SavedFeatures
 from trireid.models.reid import ReIDModel
 from trireid.report.run_folder import RunFolder
 from trireid.train.checkpoint import build_for, load_checkpoint
@@ -158,6 +162,17 @@ def _row(selection: Selection, row: int) -> Selection:
     )
 
 
+def matching_feature(saved: SavedFeatures, record: Record) -> Tensor | None:
+    """Mean of the unit joint features that are right for a query, `(F,)`; None where it has no match or is unknown."""
+    rows = [row for row, other in enumerate(saved.query.records) if other.name == record.name]
+    if not rows:
+        return None
+    query = take(saved.query.labels, slice(rows[0], rows[0] + 1))
+    matches, _ = ranking_masks(query, saved.gallery.labels, saved.protocol)  # (1, G)
+    right = saved.gallery.features.features["joint"][matches[0]]
+    return functional.normalize(right, dim=-1).mean(dim=0) if len(right) else None
+
+
 def spread_records(records: Sequence[Record], count: int) -> list[Record]:
     """The first record of some identities, evenly over all of them."""
     first: dict[str, Record] = {}
@@ -174,8 +189,6 @@ def named_records(records: Sequence[Record], ids: Sequence[str], count: int) -> 
     Raises:
         InputError: a name that is neither; the nearest are named.
     """
-    from difflib import get_close_matches
-
     chosen: list[Record] = []
     for name in ids:
         own = [record for record in records if record.name == name] or [

@@ -93,7 +93,7 @@ def _cut_rows(
     if selection.weights is not None:
         mean = slot_maps(selection)[0].mean(dim=1).masked_fill(~mask, -torch.inf)  # (M, N)
         drawn = [heat_image(image, mean[row], grid=selection.grid) for row, image in enumerate(images)]
-        rows.append(_row(f"{name} slot weight", record, drawn, [f"up to {percent(v.max())} %" for v in mean]))
+        rows.append(_row(f"{name} slot weight", record, drawn, [f"up to {percent(float(v.max()))} %" for v in mean]))
     return rows
 
 
@@ -103,7 +103,7 @@ def _slot_rows(selection: Selection, record: Record, images: Sequence[Pixels]) -
     rows = []
     for slot in range(min(SLOTS_SHOWN, maps.shape[1])):
         drawn = [heat_image(image, maps[row, slot], grid=selection.grid) for row, image in enumerate(images)]
-        rows.append(_row(f"slot {slot + 1}", record, drawn, [f"up to {percent(v[slot].max())} %" for v in maps]))
+        rows.append(_row(f"slot {slot + 1}", record, drawn, [f"up to {percent(float(v[slot].max()))} %" for v in maps]))
     return rows
 
 

@@ -13,7 +13,7 @@ from trireid.errors import InputError
 from trireid.evaluation.evaluate import ranking_distance
 from trireid.evaluation.metrics import RankMetrics, rank_metrics, ranked_list
 from trireid.evaluation.protocols import ranking_masks, take
-from trireid.evaluation.saved import SavedFeatures
+from trireid.evaluation.saved import SavedFeatures, SavedSide
 from trireid.visualize.ranklist import RankEntry
 
 FEATURE = "joint"
@@ -69,14 +69,22 @@ def rank_saved(saved: SavedFeatures, *, feature: str = FEATURE) -> Ranked:
     Raises:
         InputError: there is no such feature, or no query has a match.
     """
-    if feature not in saved.query.features.features:
-        known = ", ".join(saved.query.features.features)
-        raise InputError(f"feature {feature!r} is not among the saved ones; allowed are {known}")
-    gallery = None if saved.query_is_gallery else saved.gallery.features.features[feature]
-    distance = ranking_distance(
-        saved.query.features.features[feature], gallery, normalise=saved.normalise, rerank=saved.rerank
-    )
+    query = feature_of(saved.query, feature)
+    gallery = None if saved.query_is_gallery else feature_of(saved.gallery, feature)
+    distance = ranking_distance(query, gallery, normalise=saved.normalise, rerank=saved.rerank)
     return Ranked(saved, distance, rank_metrics(distance, saved.query.labels, saved.gallery.labels, saved.protocol))
+
+
+def feature_of(side: SavedSide, feature: str) -> Tensor:
+    """One feature of a side, `(n, D)`.
+
+    Raises:
+        InputError: there is no such feature.
+    """
+    known = side.features.features
+    if feature not in known:
+        raise InputError(f"feature {feature!r} is not among the saved ones; allowed are {', '.join(known)}")
+    return known[feature]
 
 
 def shown_queries(ranked: Ranked, *, num_queries: int = 3, top: int = 8) -> dict[str, list[ShownQuery]]:

@@ -101,6 +101,18 @@ def test_records(run: RunFolder) -> tuple[Record, ...]:
 test_records.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
 
 
+def saved_features_of(run: RunFolder) -> SavedFeatures:
+    """The saved features of a run.
+
+    Raises:
+        RunError: there are none; the message says why, and what to do.
+    """
+    if run.saved is None:
+        reason = next((note for note in run.notes if FEATURES_FILE in note), f"no {FEATURES_FILE}")
+        raise RunError(f"{run.path} has no features to draw ({reason}); --evaluate makes them with the last checkpoint")
+    return run.saved
+
+
 def _settings(run: RunFolder) -> Config:
     """The settings of a run's last checkpoint, changed as asked."""
     return override_config(load_checkpoint(run.path).config, run.overrides)

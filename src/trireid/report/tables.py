@@ -21,15 +21,14 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table of figures: which weights, which feature, and the figures in percent."""
+class FigureGroup:
+    """A part of the table of figures: which weights, and (feature, figures in percent) line by line."""
 
     weights: str
-    feature: str
-    values: tuple[str, ...]
+    figures: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def figure_rows(metrics: Mapping[str, Any]) -> list[Row]:
+def figure_groups(metrics: Mapping[str, Any]) -> list[FigureGroup]:
     """The table of figures: last, best and untrained weights by feature, in percent."""
     best = metrics.get("best") or {}
     best_name = f"best (epoch {best.get('epoch', '?')}, chosen on {best.get('chosen_on', '?')})"
@@ -39,11 +38,13 @@ def figure_rows(metrics: Mapping[str, Any]) -> list[Row]:
         best_name: best,
         "untrained": metrics.get("untrained") or {},
     }
-    return [
-        Row(weights, feature, tuple(percent(values.get(key)) for key in COLUMNS))
-        for weights, source in sources.items()
-        for feature, values in (source.get("feature") or {}).items()
-    ]
+    groups = []
+    for weights, source in sources.items():
+        figures = (source.get("feature") or {}).items()
+        if figures:
+            lines = [(feature, tuple(percent(values.get(key)) for key in COLUMNS)) for feature, values in figures]
+            groups.append(FigureGroup(weights, tuple(lines)))
+    return groups
 
 
 def summary(metrics: Mapping[str, Any]) -> str:

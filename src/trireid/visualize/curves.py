@@ -60,8 +60,8 @@ def history_figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     return {
         "Loss": line_figure(history_series(history, "loss")),
         "Learning rate": line_figure(history_series(history, "lr"), logarithmic=True),
-        "mAP in %": line_figure(_in_percent(metrics, "mAP")),
-        "Rank-1 in %": line_figure(_in_percent(metrics, "rank1")),
+        "mAP in %": line_figure(_in_percent(metrics, "mAP"), from_zero=True),
+        "Rank-1 in %": line_figure(_in_percent(metrics, "rank1"), from_zero=True),
     }
 
 
@@ -74,7 +74,7 @@ def compared_figures(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> di
         losses |= {} if total is None else {run: total}
         named = _in_percent(history_series(history, "metrics"), "mAP")
         metrics |= {f"{run}: {name}": line for name, line in named.items() if "joint" in name or len(named) == 1}
-    return {"Total loss": line_figure(losses), "mAP in %": line_figure(metrics)}
+    return {"Total loss": line_figure(losses), "mAP in %": line_figure(metrics, from_zero=True)}
 
 
 def _in_percent(series: Series, metric: str) -> Series:
@@ -95,7 +95,7 @@ def cmc_curves(rankings: Mapping[str, RankMetrics], *, max_rank: int = 20) -> Fi
         )
         for name, ranking in rankings.items()
     }
-    return line_figure(series, horizontal="rank r")
+    return line_figure(series, horizontal="rank r", from_zero=True)
 
 
 def distance_histogram(same: Tensor, different: Tensor, equal: EqualError | None, *, num_bins: int = 40) -> Figure:
@@ -119,7 +119,7 @@ def distance_histogram(same: Tensor, different: Tensor, equal: EqualError | None
     if equal is not None:
         axis.axvline(equal.threshold, color=INK, linestyle=":", linewidth=1.6, label=f"threshold {equal.threshold:.3f}")
     axis.set_yticks([])
-    axis.set_xlabel("distance", fontsize=9, color=INK)
+    axis.set_xlabel("distance", fontsize=10, color=INK)
     _legend(axis)
     return figure
 
@@ -137,16 +137,29 @@ def _numbers(value: Any, *, name: str) -> list[tuple[str, float]]:
     return [(name, float(value))] if isinstance(value, int | float) else []
 
 
-def line_figure(series: Series, *, horizontal: str = "epoch", logarithmic: bool = False) -> Figure:
-    """Lines by name in one panel, or a sentence that there are none."""
+def line_figure(
+    series: Series, *, horizontal: str = "epoch", logarithmic: bool = False, from_zero: bool = False
+) -> Figure:
+    """Lines by name in one panel, from 0 up where wanted, or a sentence that there are none."""
     figure, axis = _plot()
-    axis.set_xlabel(horizontal, fontsize=9, color=INK)
+    axis.set_xlabel(horizontal, fontsize=10, color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for (name, (places, values)), (color, line, marker) in zip(series.items(), cycle(STYLES), strict=False):
         marker = marker if len(places) <= 60 else ""
-        axis.plot(places, values, color=color, linestyle=line, marker=marker, markersize=3.5, linewidth=1.6, label=name)
+        axis.plot(
+            places,
+            values,
+            color=color,
+            linestyle=line,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.6,
+            label=name.replace("$", r"\$"),
+        )
     if logarithmic and series and all(min(values) > 0 for _, values in series.values()):
         axis.set_yscale("log")
+    if series and from_zero:
+        axis.set_ylim(0.0, max(1.0, 1.05 * max(max(values) for _, values in series.values())))
     if series:
         _legend(axis)
     else:
@@ -156,11 +169,11 @@ def line_figure(series: Series, *, horizontal: str = "epoch", logarithmic: bool 
 
 def _plot() -> tuple[Figure, Axes]:
     """An empty panel for a page of any colour."""
-    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.8, 3.3), layout="constrained")
     figure.patch.set_alpha(0.0)
     axis = figure.subplots()
     axis.patch.set_alpha(0.0)
-    axis.tick_params(which="both", colors=INK, labelsize=9)
+    axis.tick_params(which="both", colors=INK, labelsize=10)
     axis.grid(color=INK, alpha=0.25, linewidth=0.6)
     axis.spines[:].set_color(INK)
     axis.spines[["top", "right"]].set_visible(False)
@@ -173,7 +186,7 @@ def _legend(axis: Axes) -> None:
         *axis.get_legend_handles_labels(),
         loc="outside lower center",
         ncols=2,
-        fontsize=8.5,
+        fontsize=10,
         labelcolor=INK,
         frameon=False,
     )

@@ -24,7 +24,7 @@ DIMMED, GONE = 0.25, 0.08
 """Share of its own brightness that a patch keeps which is dropped here, and one that was dropped before."""
 TINT = (230, 159, 0)
 """Colour of dropped patches, the stronger the more weight they have in the fused token."""
-STRONGEST_TINT = 0.75
+STRONGEST_TINT = 0.5
 HEAT_COLORS = "viridis"
 NO_SCORE = (38, 38, 38)
 
