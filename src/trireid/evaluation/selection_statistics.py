@@ -49,7 +49,8 @@ def score_entropy(scores: Tensor, present: Tensor) -> Tensor:
     share = torch.where(total > 0, height / total, there / count)  # equal scores: equal shares
     entropy = -torch.special.xlogy(share, share).sum(dim=-1)
     most = count[..., 0].clamp_min(2).float().log()
-    return (entropy / most).clamp(0.0, 1.0).masked_fill(~present, torch.nan)
+    relative: Tensor = (entropy / most).clamp(0.0, 1.0).masked_fill(~present, torch.nan)
+    return relative
 
 
 def selection_statistics(selection: Selection, present: Tensor) -> dict[str, float]:

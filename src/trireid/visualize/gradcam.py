@@ -80,7 +80,8 @@ def grad_cam(
         reshape_transform=lambda tokens: in_grid(tokens, positions, rows=rows, grid=grid),
     ) as cam:
         heat: NDArray[np.float32] = cam(input_tensor=images[0], targets=[lambda score: score])
-    return heat * shown[0].cpu().numpy()[:, None, None]
+    heat[~shown[0].cpu().numpy()] = 0.0
+    return heat
 
 
 def in_grid(tokens: Tensor, positions: Tensor, *, rows: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -96,7 +97,8 @@ def in_grid(tokens: Tensor, positions: Tensor, *, rows: Tensor, grid: tuple[int,
     maps = tokens.new_zeros(len(positions), grid[0] * grid[1], tokens.shape[2])
     place = positions[rows].unsqueeze(-1).expand(-1, -1, tokens.shape[2])  # (R, N, D)
     maps[rows] = maps[rows].scatter(1, place, tokens[:, 1 : 1 + num_patches])
-    return maps.transpose(1, 2).unflatten(2, grid)
+    spread: Tensor = maps.transpose(1, 2).unflatten(2, grid)
+    return spread
 
 
 def _score(reference: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -255,9 +255,9 @@ def _color_bar(figure: Figure, axes: list[Axes], limits: tuple[float, float], *,
 
 
 def _legend_entries() -> list[Patch]:
-    dropped = [channel / 255 * STRONGEST_TINT for channel in TINT]
+    red, green, blue = (channel / 255 * STRONGEST_TINT for channel in TINT)
     return [
         Patch(facecolor="white", edgecolor="black", label="kept: as it is"),
-        Patch(facecolor=dropped, label="dropped here: the brighter, the more of the fused token"),
+        Patch(facecolor=(red, green, blue), label="dropped here: the brighter, the more of the fused token"),
         Patch(facecolor="black", label="dropped before"),
     ]
