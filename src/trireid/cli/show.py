@@ -110,6 +110,8 @@ def ranks(
     else:
         queries = shown_queries(ranked, num_queries=n, top=top)
     for reason, shown in queries.items():
+        if not shown:
+            note(f"no query is {reason}")
         for query in shown:
             title = f"{query.record.name}, {reason}: average precision {query.average_precision:.2f}"
             figure = rank_list_figure(query.record, query.entries, title=title)
