@@ -90,7 +90,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+@pytest.mark.parametrize(
+    ("words", "message"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
 def test_mistakes_end_in_one_line(run_dir, tmp_path, words, message):
     bare = shutil.copytree(run_dir, tmp_path / "bare")
     (bare / "features.safetensors").unlink()

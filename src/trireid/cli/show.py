@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -113,7 +113,8 @@ def ranks(
         if not shown:
             note(f"no query is {reason}")
         for query in shown:
-            title = f"{query.record.name}, {reason}: average precision {query.average_precision:.2f}"
+            kind = "" if ids else f", {reason}"
+            title = f"{query.record.name}{kind}: average precision {query.average_precision:.2f}"
             figure = rank_list_figure(query.record, query.entries, title=title)
             save(f"ranks_{reason.replace(' ', '_')}_{query.record.name}", figure)
 
@@ -214,7 +215,8 @@ def _saver(folder: Path, format: Format) -> Callable[[str, Figure], None]:
     def save(name: str, figure: Figure) -> None:
         path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}.{format.value}"
         with replacing(path) as temporary:
-            figure.savefig(temporary, format=format.value, facecolor="white")
+            options: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if format is Format.png else {}
+            figure.savefig(temporary, format=format.value, facecolor="white", **options)
         say(f"written: {path}")
 
     return save

@@ -76,7 +76,15 @@ def embedding_figure(
                 if own == name and (camera or "not known") == place
             ]
             if rows:
-                axis.scatter(points[rows, 0], points[rows, 1], s=34, color=[color], marker=marker, edgecolors="white", linewidths=0.5)
+                axis.scatter(
+                    points[rows, 0],
+                    points[rows, 1],
+                    s=34,
+                    color=[color],
+                    marker=marker,
+                    edgecolors="white",
+                    linewidths=0.5,
+                )
     axis.set_xticks([])
     axis.set_yticks([])
     axis.set_title(title, fontsize=10)

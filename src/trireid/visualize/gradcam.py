@@ -127,6 +127,7 @@ def grad_cam_figure(record: Record, heat: NDArray[np.float32], *, title: str = "
         axes[row][1].imshow(pixels.mean(axis=2) if source is not None else pixels, cmap="gray", vmin=0, vmax=255)
         if source is not None:
             axes[row][1].imshow(heat[row], cmap=HEAT_COLORS, alpha=0.6, vmin=0.0, vmax=1.0)
+            axes[row][1].set_xlabel("" if heat[row].any() else "nothing speaks for it", fontsize=7)
         for axis in axes[row]:
             axis.set_xticks([])
             axis.set_yticks([])

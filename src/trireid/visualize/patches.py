@@ -27,6 +27,8 @@ TINT = (230, 159, 0)
 STRONGEST_TINT = 0.5
 HEAT_COLORS = "viridis"
 NO_SCORE = (38, 38, 38)
+LEGEND_WIDTH = 6.5
+"""Inches that the legend takes in one line."""
 
 Pixels = NDArray[np.uint8]
 
@@ -177,7 +179,8 @@ def patches_figure(
     for step, selection in enumerate(selections.values()):
         scores = selection.scores[item][[source is not None for source in record.images]]
         _color_bar(figure, [line[1 + 2 * step] for line in axes], finite_limits(scores), size=size)
-    figure.legend(handles=_legend_entries(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    ncols = 3 if figure.get_figwidth() >= LEGEND_WIDTH else 1
+    figure.legend(handles=_legend_entries(), loc="outside lower center", ncols=ncols, fontsize=8, frameon=False)
     return figure
 
 
