@@ -144,7 +144,7 @@ def test_a_checkpoint_alone_has_a_page_and_with_its_data_all_of_it(run_dir, tmp_
         saved_features_of(read_run(run_dir)).query.features.features["joint"],
     )
     assert "average precision" in words_of(write_report(tmp_path / "alone.safetensors", evaluate=True))
-    with pytest.raises(RunError, match="no features to draw .*--evaluate"):
+    with pytest.raises(RunError, match="no saved features to draw: --evaluate"):
         saved_features_of(read_run(tmp_path / "alone.safetensors"))
     assert file
 

@@ -91,7 +91,7 @@ def _figures(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> lis
             best = {key: max(own.get(key, -1.0) for own in values.values() if own) for key in COLUMNS}
             for name, own in values.items():
                 cells = [((own or {}).get(key), best[key]) for key in COLUMNS]
-                figures = [(percent(value), value is not None and value == most) for value, most in cells]
+                figures = [(percent(value), value is not None and value == most > 0) for value, most in cells]
                 lines.append({"feature": feature, "run": name, "values": figures})
     return lines
 

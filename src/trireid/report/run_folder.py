@@ -105,11 +105,14 @@ def saved_features_of(run: RunFolder) -> SavedFeatures:
     """The saved features of a run.
 
     Raises:
-        RunError: there are none; the message says why, and what to do.
+        RunError: there are none, or they are damaged.
     """
     if run.saved is None:
-        reason = next((note for note in run.notes if FEATURES_FILE in note), f"no {FEATURES_FILE}")
-        raise RunError(f"{run.path} has no features to draw ({reason}); --evaluate makes them with the last checkpoint")
+        damaged = next((f" ({note})" for note in run.notes if FEATURES_FILE in note and "damaged" in note), "")
+        raise RunError(
+            f"{run.path} has no saved features to draw{damaged}: --evaluate makes them now, with data.root=... where "
+            "the images were moved"
+        )
     return run.saved
 
 
