@@ -87,7 +87,7 @@ def embedding_figure(
                 )
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)
     shapes = [
         Line2D([], [], marker=MARKERS[index % len(MARKERS)], color="#555555", linestyle="", label=place)
         for index, place in enumerate(places)

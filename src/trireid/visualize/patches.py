@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from enum import IntEnum
 
@@ -27,6 +28,8 @@ TINT = (230, 159, 0)
 STRONGEST_TINT = 0.5
 HEAT_COLORS = "viridis"
 NO_SCORE = (38, 38, 38)
+TITLE_LETTERS = 11
+"""Letters of a title to an inch."""
 LEGEND_WIDTH = 6.5
 """Inches that the legend takes in one line."""
 
@@ -216,7 +219,8 @@ def map_grid(steps: list[str], *, size: tuple[int, int], title: str) -> tuple[Fi
     scale = 2.0 / max(size)
     width = columns * (scale * size[1] + 0.25) + 0.6
     figure = Figure(figsize=(max(width, 4.0), rows * (scale * size[0] + 0.3) + 1.2), layout="constrained", dpi=130)
-    figure.suptitle(title, fontsize=10)
+    shown_title = textwrap.fill(title, int(TITLE_LETTERS * figure.get_figwidth()))
+    figure.suptitle(shown_title, fontsize=10, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = [
         [grid[row, step] if portrait else grid[step, row] for step in range(len(steps))]
