@@ -78,3 +78,12 @@ def test_a_run_without_features_leaves_the_rest(runs, tmp_path):
     text = words_of(write_comparison([runs[0], bare], tmp_path / "compare.html"))
     assert "bare: features.safetensors and records.json are not there" in text
     assert "Fewer than two runs" in text
+
+
+def test_checkpoints_alone_are_compared_when_evaluated(runs, tmp_path):
+    files = [tmp_path / f"{run.name}.safetensors" for run in runs]
+    for run, file in zip(runs, files, strict=True):
+        shutil.copy(run / "last.safetensors", file)
+    text = words_of(write_comparison(files, tmp_path / "compare.html", evaluate=True))
+    assert "joint first.safetensors" in text
+    assert "head second.safetensors" in text

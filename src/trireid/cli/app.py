@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from trireid.cli.guard import guarded, rest_idle_threads
-from trireid.cli.show import show_app
+from trireid.cli.show import Evaluate, show_app
 
 
 class GuardedGroup(TyperGroup):
@@ -278,9 +278,7 @@ def import_(
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder, or a .safetensors checkpoint.")],
     settings: Overrides = None,
-    evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Run the model over the test set where the run has no saved features.")
-    ] = False,
+    evaluate: Evaluate = False,
 ) -> None:
     """Write one page with the figures, curves, rank lists and kept patches of a run."""
     from trireid.cli.console import say
@@ -295,13 +293,16 @@ def report(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders, two or more.")],
     out: Annotated[Path | None, typer.Option(help="The page (compare.html beside the first run).")] = None,
+    set_: SetOption = None,
+    evaluate: Evaluate = False,
 ) -> None:
     """Write one page of several runs side by side, with the queries on which they differ."""
     from trireid.cli.console import say
     from trireid.report.compare import write_comparison
 
-    with _writing_a_page():
-        page = write_comparison(runs, runs[0].resolve().parent / "compare.html" if out is None else out)
+    target = runs[0].resolve().parent / "compare.html" if out is None else out
+    with _writing_a_page(quiet=evaluate):
+        page = write_comparison(runs, target, overrides=set_ or [], evaluate=evaluate, progress=evaluate)
     say(f"comparison: {page}")
 
 

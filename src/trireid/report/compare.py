@@ -20,8 +20,15 @@ FEATURES = ("joint", "global", "head")
 NUM_QUERIES = 6
 
 
-def write_comparison(paths: Sequence[Path], target: Path) -> Path:
-    """Write the page of several runs and return its path.
+def write_comparison(
+    paths: Sequence[Path],
+    target: Path,
+    *,
+    overrides: Sequence[str] = (),
+    evaluate: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Write the page of several runs and return its path; overrides, evaluate and progress as `run_folder.read_run`.
 
     Raises:
         InputError: fewer than two runs, or one is given twice.
@@ -31,7 +38,8 @@ def write_comparison(paths: Sequence[Path], target: Path) -> Path:
         raise InputError(f"a comparison needs two runs or more, given {len(paths)}")
     if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("a run is given twice; give each once")
-    write_text(target, render_comparison([read_run(path) for path in paths]))
+    runs = [read_run(path, overrides=overrides, evaluate=evaluate, progress=progress) for path in paths]
+    write_text(target, render_comparison(runs))
     return target
 
 
@@ -84,9 +92,7 @@ def _figures(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> lis
     """A line a feature and run, the best of each column marked."""
     lines: list[dict[str, Any]] = []
     for feature in FEATURES:
-        values = {name: ((run.metrics or {}).get("feature") or {}).get(feature) for name, run in runs.items()}
-        for name in ranked if feature == "joint" else ():
-            values[name] = values[name] or ranked[name].ranking.as_dict()
+        values = {name: _figures_of(run, ranked.get(name), feature) for name, run in runs.items()}
         if any(values.values()):
             best = {key: max(own.get(key, -1.0) for own in values.values() if own) for key in COLUMNS}
             for name, own in values.items():
@@ -94,6 +100,14 @@ def _figures(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> lis
                 figures = [(percent(value), value is not None and value == most > 0) for value, most in cells]
                 lines.append({"feature": feature, "run": name, "values": figures})
     return lines
+
+
+def _figures_of(run: RunFolder, ranked: Ranked | None, feature: str) -> Mapping[str, float] | None:
+    """Figures of one feature: those that the run left, else those of its features."""
+    known: Mapping[str, float] | None = ((run.metrics or {}).get("feature") or {}).get(feature)
+    if known or ranked is None or feature not in ranked.saved.query.features.features:
+        return known
+    return rank_saved(ranked.saved, feature=feature).ranking.as_dict()
 
 
 def _equal_errors(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> list[tuple[str, str, str]]:
