@@ -79,7 +79,7 @@ def read_run(path: Path, *, overrides: Sequence[str] = (), evaluate: bool = Fals
     """
     run = _read_folder(path) if path.is_dir() else _read_file(path)
     run = replace(run, overrides=tuple(overrides))
-    if overrides and run.saved is not None:
+    if run.saved is not None and any(override.partition("=")[0].strip() == "data.root" for override in overrides):
         run = replace(run, saved=_with_images_of(run.saved, _settings(run)))
     if evaluate and run.saved is None:
         notes = tuple(note for note in run.notes if FEATURES_FILE not in note)
@@ -145,7 +145,8 @@ def _read_file(path: Path) -> RunFolder:
     ]
     report = path.with_suffix(".report.json")
     imported = _read_mapping(report, notes) if report.exists() else None
-    metrics = {"epoch": checkpoint.epoch, "feature": checkpoint.figures} if checkpoint.figures else None
+    # Its own figures, where it has some, are of the split that chose it and not of the test.
+    metrics = {"weights": f"epoch {checkpoint.epoch}" + (f", {checkpoint.note}" if checkpoint.note else "")}
     return RunFolder(path, dump_config(checkpoint.config), None, metrics, [], None, tuple(notes), imported=imported)
 
 

@@ -33,7 +33,7 @@ def figure_groups(metrics: Mapping[str, Any]) -> list[FigureGroup]:
     best = metrics.get("best") or {}
     best_name = f"best (epoch {best.get('epoch', '?')}, chosen on {best.get('chosen_on', '?')})"
     sources = {
-        "last": metrics,
+        metrics.get("weights", "last"): metrics,
         "last, re-ranked": metrics.get("reranked") or {},
         best_name: best,
         "untrained": metrics.get("untrained") or {},
@@ -52,7 +52,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
     figures = (metrics.get("feature") or {}).get("joint")
     if figures is None:
         return "This run has no final figures yet."
-    text = f"Joint feature of the last epoch: mAP {percent(figures.get('mAP'))} %, R1 {percent(figures.get('rank1'))} %"
+    weights = metrics.get("weights", "the last epoch")
+    text = f"Joint feature of {weights}: mAP {percent(figures.get('mAP'))} %, R1 {percent(figures.get('rank1'))} %"
     untrained = ((metrics.get("untrained") or {}).get("feature") or {}).get("joint")
     if untrained is not None:
         text += f"; the same model untrained: mAP {percent(untrained.get('mAP'))} %"
