@@ -130,23 +130,25 @@ def test_moved_images_are_found_by_the_name_of_their_record(run_copy):
 
 
 def test_a_checkpoint_alone_has_a_page_and_with_its_data_all_of_it(run_dir, tmp_path):
-    file = shutil.copy(run_dir / "last.safetensors", tmp_path / "alone.safetensors")
+    shutil.copy(run_dir / "last.safetensors", tmp_path / "alone.safetensors")
     (tmp_path / "alone.report.json").write_text(json.dumps({"used": {"a": "b"}, "ignored": {}, "notes": ["assumed"]}))
     page = write_report(tmp_path / "alone.safetensors")
     assert page == tmp_path / "alone.html"
     text = words_of(page)
     assert "--evaluate" in text
     assert "1 keys of the file were used" in text
+    assert "no final figures" in text  # those inside a checkpoint are of the split that chose it
     assert "sdtps kept" in text  # its data set is where its settings say
     evaluated = read_run(tmp_path / "alone.safetensors", evaluate=True)
     assert torch.equal(
         saved_features_of(evaluated).query.features.features["joint"],
         saved_features_of(read_run(run_dir)).query.features.features["joint"],
     )
-    assert "average precision" in words_of(write_report(tmp_path / "alone.safetensors", evaluate=True))
+    text = words_of(write_report(tmp_path / "alone.safetensors", evaluate=True))
+    assert "average precision" in text
+    assert "Joint feature of epoch 0: mAP" in text
     with pytest.raises(RunError, match="no saved features to draw: --evaluate"):
         saved_features_of(read_run(tmp_path / "alone.safetensors"))
-    assert file
 
 
 def test_records_are_chosen_by_identity_or_name_and_spread_over_identities(run_dir):
