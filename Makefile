@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-FAST := not slow and not ddp and not gpu
+FAST := not slow and not ddp and not gpu and not browser
 
-.PHONY: install demo test slow check format clean help
+.PHONY: install demo test slow browser check format clean help
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,6 +20,9 @@ test: $(VENV)/.tested  ## the fast tier of the tests
 
 slow: $(VENV)/.tested  ## the slow tier: training runs that must beat stated floors
 	$(BIN)/python -m pytest -m "slow or ddp or gpu"
+
+browser: $(VENV)/.browsed  ## pages in a real browser: needs Debian's chromium (apt-get install chromium)
+	$(BIN)/python -m pytest -m browser
 
 check: $(VENV)/.tested  ## ruff, mypy strict and the fast tier
 	$(BIN)/ruff check .
@@ -44,4 +47,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.browsed: $(VENV)/.tested
+	$(PIP_INSTALL) --editable '.[browser]'
 	@touch $@

@@ -1,7 +1,6 @@
 """What the documents say is so: paths exist, commands parse, settings load, the Python code runs."""
 
 import functools
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import typer.main
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
@@ -64,6 +64,14 @@ def command_lines(path):
     return [line for line in lines if line]
 
 
+def command_of(words):
+    """The command that a line names, inside a group where there is one, and the words that follow."""
+    command, rest = COMMANDS[words[1]], words[2:]
+    if hasattr(command, "commands") and rest:
+        return command.commands[rest[0]], rest[1:]
+    return command, rest
+
+
 SHELL_LINES = [(path, line) for path in DOCUMENTS for line in command_lines(path)]
 INLINE = sorted(
     {
@@ -106,7 +114,8 @@ def test_every_command_shown_parses(path, line):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     elif words[0] == "trireid":
-        context = COMMANDS[words[1]].make_context(words[1], words[2:])
+        command, rest = command_of(words)
+        context = command.make_context(words[1], rest)
         if words[1] == "train":
             load_config(ROOT / context.params["config"], context.params["settings"] or [])
     else:
@@ -123,7 +132,7 @@ def test_every_command_named_in_a_sentence_exists(code):
     words = code.split()
     if words[1] == "--version":
         return
-    command = COMMANDS[words[1]]
+    command, _ = command_of(words)
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in words if word.startswith("--")} <= options | {"--help"}
 
@@ -197,19 +206,27 @@ def test_the_python_code_of_the_readme_runs(finished_run, monkeypatch, capsys):
     assert names["out"].embedding.shape[0] == len(names["records"]) == 8
 
 
-def test_the_picture_of_the_readme_is_there_and_small():
-    picture = ROOT / "docs" / "images" / "overview.png"
-    assert picture.stat().st_size <= 400_000
-    with Image.open(picture) as image:
-        assert image.width >= 800
+def test_the_pictures_of_the_readme_are_there_and_small():
+    pictures = [ROOT / link for link in LINK.findall((ROOT / "README.md").read_text()) if link.endswith(".png")]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert picture.stat().st_size <= 400_000
+        with Image.open(picture) as image:
+            assert image.width >= 500
 
 
-def test_the_picture_is_drawn_from_a_run(finished_run, tmp_path):
-    spec = importlib.util.spec_from_file_location("make_overview", ROOT / "docs" / "make_overview.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.main(finished_run / "runs" / "demo" / "run", tmp_path / "images" / "overview.png")
-    with Image.open(tmp_path / "images" / "overview.png") as image:
-        assert image.width == script.WIDTH
-        assert len(image.convert("RGB").getcolors(image.width * image.height)) > 10
-    assert [file.name for file in (tmp_path / "images").iterdir()] == ["overview.png"]
+def test_the_pictures_of_the_readme_are_drawn_by_the_commands_named(finished_run, tmp_path):
+    """As docs/pictures.md shows them, with a query of the tiny run."""
+    lines = [line for line in command_lines(ROOT / "docs" / "pictures.md") if line.endswith("--out docs/images")]
+    (name,) = {shlex.split(line)[shlex.split(line).index("--ids") + 1] for line in lines}
+    places = {
+        name: "000101_cam1_0_01",
+        "docs/images": tmp_path,
+        "runs/demo/run": finished_run / "runs" / "demo" / "run",
+    }
+    for line in lines:
+        result = CliRunner().invoke(app, [str(places.get(word, word)) for word in shlex.split(line)[1:]])
+        assert result.exit_code == 0, result.output
+    drawn = {path.name.replace("000101_cam1_0_01", name) for path in tmp_path.iterdir()}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {Path(link).name for link in LINK.findall(readme) if link.endswith(".png")} <= drawn

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from trireid.config.load import override_config
+from trireid.config.load import dump_config, override_config
 from trireid.config.schema import Config
+from trireid.data.labels import LabelMap
+from trireid.data.readers import scan
+from trireid.evaluation.saved import save_features
+from trireid.models.build import build_model
+from trireid.train.checkpoint import save_checkpoint
+from trireid.train.testing import test_features
 
 FOLDERS = ("RGB", "NI", "TI")
 
@@ -57,3 +64,22 @@ def tiny_config(root: Path, output: Path, *overrides: str, **settings: Any) -> C
         "train.checkpoint_every=1",
     )
     return override_config(Config(), [*lines, *overrides, *(f"{key}={value}" for key, value in settings.items())])
+
+
+def untrained_run(root: Path, output: Path, *overrides: str) -> Path:
+    """A run folder as training leaves it, of a model that never trained: checkpoint, settings and test features."""
+    config = tiny_config(root, output, *overrides)
+    index = scan(config.data.format, config.data.root)
+    label_map = LabelMap.from_records(index.train)
+    torch.manual_seed(0)
+    model = build_model(
+        config.model,
+        image_size=config.data.image_size,
+        num_classes=len(label_map.identities),
+        num_cameras=len(label_map.cameras),
+    )
+    output.mkdir(parents=True)
+    (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    save_checkpoint(output / "last.safetensors", model, config=config, label_map=label_map, epoch=0)
+    save_features(output, test_features(output, progress=False))
+    return output

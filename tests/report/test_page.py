@@ -15,7 +15,7 @@ from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.metrics import pairwise_distance
 from trireid.evaluation.saved import SavedFeatures, SavedSide, load_features, save_features
 from trireid.report.page import write_report
-from trireid.report.queries import shown_queries
+from trireid.report.queries import rank_saved, shown_queries
 from trireid.report.run_folder import read_run
 from trireid.types import Labels, Protocol
 
@@ -87,7 +87,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.lists, self.images, self.words, self.links = [], [], [], []
+        self.lists, self.images, self.words, self.links, self.drawings = [], [], [], [], []
         self.kind = None
         self.feed(text)
         self.text = " ".join(" ".join(self.words).split())
@@ -98,6 +98,8 @@ class Page(HTMLParser):
             self.lists.append({"query": attributes["aria-label"].removeprefix("Rank list of "), "entries": []})
         elif tag == "figure":
             self.kind = attributes["class"].split()[-1]
+        elif tag == "svg":
+            self.drawings.append(attributes.get("aria-label", ""))
         elif tag == "img":
             self.images.append(attributes)
             if self.kind in ("right", "wrong"):
@@ -144,7 +146,7 @@ def test_marks_and_order_are_those_of_the_literal_ranking(run_dir, side):
 
 
 def test_chosen_queries_are_what_they_are_called(run_dir, side):
-    queries = shown_queries(load_features(run_dir), num_queries=3)
+    queries = shown_queries(rank_saved(load_features(run_dir)), num_queries=3)
     joint = torch.nn.functional.normalize(side.features.features["joint"], dim=-1)
     distance = pairwise_distance(joint, joint).tolist()
     labels = plain(side.labels)
@@ -182,6 +184,8 @@ def test_figures_counts_and_settings_are_there(run_dir):
     assert "trireid train --config 'a b.yaml'" in page.text
     assert "device.name cpu" in page.text
     assert "epochs: 2  # <script>" in "".join(page.words)  # escaped, so it arrives as text
+    assert "train.epochs 2 50" in page.text  # what differs from the defaults
+    assert "No maps of kept patches" in page.text  # the weights of this run are not there
     assert "What is missing" not in page.text
 
 
@@ -189,8 +193,10 @@ def test_the_page_needs_nothing_else(run_dir):
     text = write_report(run_dir).read_text(encoding="utf-8")
     page = Page(text)
     assert page.links
-    assert all(link.startswith("data:") for link in page.links)
-    assert not re.search(r"url\(|@import|<script|https?://", text)
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert not re.search(r"url\((?!#)|@import|<script|https?://", text)
+    assert len(page.drawings) == 6  # loss, rate, mAP, rank-1, CMC, distances
+    assert all(page.drawings)
     assert all(image["alt"] for image in page.images)
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
@@ -221,7 +227,7 @@ def test_all_but_one_part_damaged_still_makes_a_page(run_dir):
         assert name in page.text
     assert "No figures" in page.text
     assert "metrics.jsonl line 2 is damaged" in page.text
-    assert len(page.images) == 1  # the curves of the line that could be read
+    assert len(page.drawings) == 4  # the curves of the line that could be read
 
 
 def test_without_features_and_history_the_page_still_stands(run_dir):
@@ -253,8 +259,48 @@ def test_an_unmatched_set_is_said(run_dir, side):
     assert "cannot be ranked" in read(write_report(run_dir)).text
 
 
+def test_the_threshold_is_that_of_the_distances(run_dir, side):
+    page = read(write_report(run_dir))
+    joint = torch.nn.functional.normalize(side.features.features["joint"], dim=-1)
+    distance, labels = pairwise_distance(joint, joint), side.labels
+    seen = ~(torch.eye(NUM_ITEMS, dtype=torch.bool))
+    alike = labels.identity[:, None] == labels.identity
+    same = distance[alike & seen & (labels.camera[:, None] != labels.camera)]
+    different = distance[~alike]
+    threshold = float(re.search(r"distance of (\S+) for the same", page.text)[1])
+    refused, accepted = (same > threshold).double().mean(), (different <= threshold).double().mean()
+    assert abs(refused - accepted) < 0.05
+    assert f"{len(same)} distances of the same identity and {len(different)} of different" in " ".join(page.drawings)
+
+
+def test_a_gallery_of_one_identity_has_no_threshold_and_the_rest_is_drawn(run_dir, side):
+    one = Labels(torch.zeros_like(side.labels.identity), side.labels.camera, side.labels.scene, side.labels.item)
+    alone = SavedSide(side.features, one, side.records)
+    save_features(run_dir, SavedFeatures(alone, alone, Protocol("p")))
+    page = read(write_report(run_dir))
+    assert re.search(r"No threshold: .* given \d+ and 0", page.text)
+    assert len(page.drawings) == 6
+    assert page.lists
+    assert "No query is of this kind" in page.text  # none is wrong
+
+
+def test_hostile_names_are_text(run_dir):
+    text = (run_dir / "records.json").read_text().replace('"item', '"<b onload=x>&item')
+    (run_dir / "records.json").write_text(text)
+    page = write_report(run_dir).read_text(encoding="utf-8")
+    assert "<b onload" not in page
+    assert "&lt;b onload=x&gt;&amp;item" in page
+
+
+def test_settings_of_another_version_are_shown_as_they_are(run_dir):
+    (run_dir / "config.yaml").write_text("train:\n  epochz: 2\n")
+    page = read(write_report(run_dir))
+    assert "settings that this version does not know" in page.text
+    assert "epochz: 2" in "".join(page.words)
+
+
 def test_no_folder_and_no_run_are_errors(tmp_path):
-    with pytest.raises(RunError, match="is not a folder"):
+    with pytest.raises(RunError, match="not a folder and not a file"):
         write_report(tmp_path / "none")
     with pytest.raises(RunError, match="holds no run"):
         write_report(tmp_path)

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import trireid.visualize.triplets
 from trireid.data.records import ImageSource, Record
 from trireid.visualize.ranklist import RIGHT_COLOR, WRONG_COLOR, RankEntry, caption, rank_list_figure
 from trireid.visualize.triplets import GAP, shown_size, triplet_image
@@ -55,6 +56,22 @@ def test_absent_is_hatched_and_unreadable_is_crossed(record, tmp_path):
     assert tuple(crossed[0, 0]) == ink
     assert (crossed == ink).all(-1).sum() < (hatched == ink).all(-1).sum()
     assert (read == COLORS["tir"]).all()
+
+
+def test_boxes_are_drawn_without_a_font(monkeypatch):
+    monkeypatch.setattr(trireid.visualize.triplets.features, "check", lambda name: False)
+    picture = triplet_image(Record("r", (None, None, None), "7"), size=(48, 40))
+    monkeypatch.undo()
+    written = triplet_image(Record("r", (None, None, None), "7"), size=(48, 40))
+    assert picture.size == written.size
+    assert (np.asarray(picture) != np.asarray(written)).any()
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(record, tmp_path):
+    odd = Record("a$_b", record.images, identity="$x^", camera="$")
+    figure = rank_list_figure(odd, [RankEntry(odd, True, 0.5)], title="a$_b and $x")
+    figure.savefig(tmp_path / "odd.png")
+    assert (tmp_path / "odd.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

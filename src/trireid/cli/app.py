@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from trireid.cli.guard import guarded, rest_idle_threads
+from trireid.cli.show import Evaluate, show_app
 
 
 class GuardedGroup(TyperGroup):
@@ -274,15 +275,47 @@ def import_(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write one page with the figures, curves and rank lists of a run."""
-    from trireid.cli.console import say, working
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a .safetensors checkpoint.")],
+    settings: Overrides = None,
+    evaluate: Evaluate = False,
+) -> None:
+    """Write one page with the figures, curves, rank lists and kept patches of a run."""
+    from trireid.cli.console import say
+    from trireid.report.page import write_report
 
-    with working("writing the page"):
-        from trireid.report.page import write_report
-
-        page = write_report(run)
+    with _writing_a_page(quiet=evaluate):
+        page = write_report(run, overrides=settings or [], evaluate=evaluate, progress=evaluate)
     say(f"report: {page}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders, two or more.")],
+    out: Annotated[Path | None, typer.Option(help="The page (compare.html beside the first run).")] = None,
+    set_: SetOption = None,
+    evaluate: Evaluate = False,
+) -> None:
+    """Write one page of several runs side by side, with the queries on which they differ."""
+    from trireid.cli.console import say
+    from trireid.report.compare import write_comparison
+
+    target = runs[0].resolve().parent / "compare.html" if out is None else out
+    with _writing_a_page(quiet=evaluate):
+        page = write_comparison(runs, target, overrides=set_ or [], evaluate=evaluate, progress=evaluate)
+    say(f"comparison: {page}")
+
+
+def _writing_a_page(*, quiet: bool = False) -> Any:
+    """A sign of life while a page is written, unless bars give it."""
+    from contextlib import nullcontext
+
+    from trireid.cli.console import working
+
+    return nullcontext() if quiet else working("writing the page")
+
+
+app.add_typer(show_app)
 
 
 def main() -> None:

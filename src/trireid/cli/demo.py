@@ -47,7 +47,7 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     say()
     say(f"images:  {images}")
     say(f"run:     {config.output}")
-    say(f"page:    {page}  (open it in a browser: figures, curves and rank lists)")
+    say(f"page:    {page}  (open it in a browser: figures, curves, rank lists, kept patches)")
     say("next:    README.md, then `trireid train --help` and configs/ for your own data")
     good = compare(metrics["feature"], metrics["untrained"]["feature"], recipe["floors"])
     if not good and overrides:

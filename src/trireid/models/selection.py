@@ -113,11 +113,28 @@ def gather_patches(patches: Tensor, indices: Tensor) -> Tensor:
     return patches.gather(-2, indices.unsqueeze(-1).expand(*indices.shape, patches.shape[-1]))
 
 
-def fuse_dropped(patches: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """One token out of the dropped patches, weighted by the softmax of their scores. Source: contract S9.
+def fused_weights(scores: Tensor, mask: Tensor) -> Tensor:
+    """Weight of every patch in the fused token: the softmax of the scores of the dropped ones, 0 for those kept.
 
     Where nothing was dropped (ratio 1) all patches are fused, so that the token is always defined and always
-    teaches the scores. Deviation: the literal form leaves a zero token there.
+    teaches the scores.
+
+    Args:
+        scores: `(..., N)`, -inf for patches that were dropped before.
+        mask: `(..., N)` bool, true where kept.
+
+    Returns:
+        `(..., N)` float32, its sum is 1.
+    """
+    everything_kept = mask.all(dim=-1, keepdim=True)
+    excluded = mask & ~everything_kept
+    return scores.float().masked_fill(excluded, float("-inf")).softmax(dim=-1)
+
+
+def fuse_dropped(patches: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    """One token out of the dropped patches, weighted by `fused_weights`. Source: contract S9.
+
+    Deviation: the literal form leaves a zero token where nothing was dropped.
 
     Args:
         patches: `(..., N, D)`; scores: `(..., N)`; mask: `(..., N)` bool, true where kept.
@@ -125,9 +142,7 @@ def fuse_dropped(patches: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(..., D)` in the type of `patches`.
     """
-    everything_kept = mask.all(dim=-1, keepdim=True)
-    excluded = mask & ~everything_kept
-    weights = scores.float().masked_fill(excluded, float("-inf")).softmax(dim=-1)
+    weights = fused_weights(scores, mask)
     with torch.autocast(patches.device.type, enabled=False):
         return (weights.to(patches.dtype).unsqueeze(-2) @ patches)[..., 0, :]  # (..., 1, N) @ (..., N, D)
 

@@ -1,220 +1,203 @@
-"""The page of a run: one HTML file that needs nothing else, made from the run folder alone."""
+"""The page of a run: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
-import base64
-import io
-import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 
 from trireid.data.records import Record
 from trireid.errors import TrireidError
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.saved import SavedFeatures
+from trireid.evaluation.verification import EqualError, equal_error, pair_distances
 from trireid.files import write_text
-from trireid.report.queries import ShownQuery, shown_queries
-from trireid.report.run_folder import RunFolder, read_run
-from trireid.visualize.curves import cmc_curves, training_curves
+from trireid.report.items import open_model, prepare, select_items, spread_records
+from trireid.report.maps import item_maps, stages_of, statistics_table
+from trireid.report.media import Plot, plot, render, triplet_picture
+from trireid.report.queries import Ranked, ShownQuery, rank_saved, shown_queries
+from trireid.report.run_folder import RunFolder, parse_config, read_run, test_records
+from trireid.report.tables import (
+    COLUMNS,
+    changed_settings,
+    command_line,
+    counts,
+    figure_groups,
+    flat,
+    percent,
+    summary,
+    warnings,
+)
+from trireid.visualize.curves import cmc_curves, distance_histogram, history_figures
 from trireid.visualize.ranklist import caption
-from trireid.visualize.triplets import shown_size, triplet_image
+from trireid.visualize.triplets import shown_size
 
-PAGE_FILE = "report.html"
-COLUMNS: dict[str, str] = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
 REASONS: dict[str, tuple[str, str]] = {
-    "easiest": ("Easiest", "the highest average precision"),
-    "hardest": ("Hardest", "the lowest average precision"),
+    "easiest": ("Easiest", "The highest average precision."),
+    "hardest": ("Hardest", "The lowest average precision."),
     "confidently wrong": (
         "Most confidently wrong",
-        "the first place is wrong, with the widest gap to the nearest right item",
+        "The first place is wrong, with the widest gap to the nearest right item.",
     ),
 }
+NUM_MAPS, NUM_COUNTED = 3, 16
+"""Triplets whose maps are shown, and those that the statistics of the selection are taken over."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table of figures: which weights, which feature, and the figures in percent."""
+def write_report(
+    run_dir: Path, *, overrides: Sequence[str] = (), evaluate: bool = False, progress: bool = False
+) -> Path:
+    """Write the page of a run folder (`report.html`) or checkpoint (beside it), and return its path.
 
-    weights: str
-    feature: str
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image inside the page.
-
-    Attributes:
-        uri: the bytes as a data URI.
-        alt: what it shows, for those who do not see it.
-    """
-
-    uri: str
-    alt: str
-
-
-def write_report(run_dir: Path) -> Path:
-    """Write `report.html` into a run folder and return its path; what is missing there is said on the page.
+    What is missing is said on the page. Arguments as `run_folder.read_run`.
 
     Raises:
-        RunError: the folder holds no run, or the page cannot be written.
+        RunError: there is no run, or the page cannot be written.
+        TrireidError: an override is wrong, or the evaluation that was asked for cannot be made.
     """
-    path = run_dir / PAGE_FILE
-    write_text(path, render_page(read_run(run_dir)))
-    return path
+    run = read_run(run_dir, overrides=overrides, evaluate=evaluate, progress=progress)
+    write_text(run.page, render_page(run))
+    return run.page
 
 
 def render_page(run: RunFolder) -> str:
     """The page as HTML text."""
     notes = list(run.notes)
-    result = _evaluate(run, notes)
-    template = files("trireid.report").joinpath("page.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        title=run.path.resolve().name,
-        summary=summary(run.metrics or {}),
-        warnings=_warnings(run.metrics or {}),
-        columns=list(COLUMNS.values()),
-        rows=figure_rows(run.metrics or {}),
-        counts=_counts(run.metrics or {}, result, run.saved),
-        curves=_curve_pictures(run, result),
-        queries=_query_sections(run.saved, result),
-        command=_command((run.environment or {}).get("command")),
-        config=run.config,
-        environment=_flat(run.environment or {}),
-        notes=notes,
-    )
-
-
-def figure_rows(metrics: Mapping[str, Any]) -> list[Row]:
-    """The table of figures: last, best and untrained weights by feature, in percent."""
-    best = metrics.get("best") or {}
-    best_name = f"best (epoch {best.get('epoch', '?')}, chosen on {best.get('chosen_on', '?')})"
-    sources = {
-        "last": metrics,
-        "last, re-ranked": metrics.get("reranked") or {},
-        best_name: best,
-        "untrained": metrics.get("untrained") or {},
+    metrics = run.metrics or {}
+    result, ranked = _rank(run, notes)
+    if result is not None and not metrics.get("feature"):
+        metrics = {**metrics, "feature": result.metrics}
+    queries = {} if ranked is None else shown_queries(ranked)
+    config = parse_config(run.config, notes)
+    content: dict[str, Any] = {
+        "title": run.name,
+        "summary": summary(metrics),
+        "warnings": warnings(metrics),
+        "columns": list(COLUMNS.values()),
+        "rows": figure_groups(metrics),
+        "counts": counts(metrics, run.saved, None if result is None else result.num_unmatched),
+        "curves": _curves(run.history),
+        "queries": [_section(reason, shown) for reason, shown in queries.items()],
+        "command": command_line((run.environment or {}).get("command")),
+        "changed": [] if config is None else changed_settings(config),
+        "config": run.config,
+        "environment": flat({key: value for key, value in (run.environment or {}).items() if key != "command"}),
+        "imported": run.imported,
+        **_distances(result, ranked),
+        **_selection(run, queries, notes),
     }
-    return [
-        Row(weights, feature, tuple(_percent(values.get(key)) for key in COLUMNS))
-        for weights, source in sources.items()
-        for feature, values in (source.get("feature") or {}).items()
-    ]
+    return render("report.jinja", {**content, "tiles": _tiles(metrics, content["equal"]), "notes": notes})
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
-    """The page's first sentence."""
-    figures = (metrics.get("feature") or {}).get("joint")
-    if figures is None:
-        return "This run has no final figures yet."
-    text = (
-        f"Joint feature of the last epoch: mAP {_percent(figures.get('mAP'))} %, R1 {_percent(figures.get('rank1'))} %"
-    )
-    untrained = ((metrics.get("untrained") or {}).get("feature") or {}).get("joint")
-    if untrained is not None:
-        text += f"; the same model untrained: mAP {_percent(untrained.get('mAP'))} %"
-    return text + "."
-
-
-def _warnings(metrics: Mapping[str, Any]) -> list[str]:
-    """What must be known before the figures are believed."""
-    messages = [str(message) for message in metrics.get("messages") or []]
-    if (metrics.get("best") or {}).get("chosen_on") == "test":
-        messages.append(
-            "The epoch of `best` was chosen on the test set, so its figures are optimistic; "
-            "hold out identities with data.val_ids to choose it fairly."
-        )
-    return messages
-
-
-def _percent(value: Any) -> str:
-    """A share as percent with one decimal, a dash where there is none."""
-    return f"{100 * value:.1f}" if isinstance(value, int | float) else "–"
-
-
-def _evaluate(run: RunFolder, notes: list[str]) -> EvaluationResult | None:
+def _rank(run: RunFolder, notes: list[str]) -> tuple[EvaluationResult | None, Ranked | None]:
     """Rank the saved features again; say so where the figures are not those of the run."""
     if run.saved is None:
-        return None
-    saved = run.saved
+        return None, None
     try:
-        result = evaluate_features(
-            saved.query.features,
-            None if saved.query_is_gallery else saved.gallery.features,
-            query_labels=saved.query.labels,
-            gallery_labels=None if saved.query_is_gallery else saved.gallery.labels,
-            protocol=saved.protocol,
-            normalise=saved.normalise,
-            rerank=saved.rerank,
-        )
+        result, ranked = _evaluate(run.saved), rank_saved(run.saved)
     except TrireidError as error:
         notes.append(f"the saved features cannot be ranked: {error}")
-        return None
+        return None, None
     for name, values in ((run.metrics or {}).get("feature") or {}).items():
         found = result.metrics.get(name, {}).get("mAP")
         if found is not None and abs(found - values.get("mAP", found)) > 5e-4:
             notes.append(
-                f"the saved features give {_percent(found)} % mAP for {name}, metrics.json says "
-                f"{_percent(values['mAP'])} %: they are of different evaluations"
+                f"the saved features give {percent(found)} % mAP for {name}, metrics.json says "
+                f"{percent(values['mAP'])} %: they are of different evaluations"
             )
-    return result
+    return result, ranked
 
 
-def _counts(metrics: Mapping[str, Any], result: EvaluationResult | None, saved: SavedFeatures | None) -> dict[str, str]:
-    """Items and queries by name."""
-    counts = {
-        "queries": metrics.get("num_queries") if result is None else result.num_queries,
-        "queries without a match (left out)": (
-            metrics.get("num_unmatched") if result is None else result.num_unmatched
-        ),
-        "gallery items": metrics.get("num_gallery") if result is None else result.num_gallery,
-    }
-    shown = {name: str(value) for name, value in counts.items() if value is not None}
-    if saved is not None:
-        rule = {
-            "none": "the item itself",
-            "camera": "same identity and camera",
-            "scene": "same identity and scene",
-            "cross_camera": "same camera",
-        }
-        shown["protocol"] = f"{saved.protocol.name} (excluded: {rule[saved.protocol.exclude]})"
-    return shown
+def _evaluate(saved: SavedFeatures) -> EvaluationResult:
+    return evaluate_features(
+        saved.query.features,
+        None if saved.query_is_gallery else saved.gallery.features,
+        query_labels=saved.query.labels,
+        gallery_labels=None if saved.query_is_gallery else saved.gallery.labels,
+        protocol=saved.protocol,
+        normalise=saved.normalise,
+        rerank=saved.rerank,
+    )
 
 
-def _curve_pictures(run: RunFolder, result: EvaluationResult | None) -> list[Picture]:
-    """Training curves and CMC, as far as there is something to draw."""
-    pictures = []
-    if run.history:
-        alt = f"Loss terms, learning rates and mAP over {len(run.history)} epochs"
-        pictures.append(Picture(_svg_uri(training_curves(run.history)), alt))
-    if result is not None:
-        alt = "CMC curve: " + ", ".join(f"{name} R1 {_percent(r.rank1)} %" for name, r in result.rankings.items())
-        pictures.append(Picture(_svg_uri(cmc_curves(result.rankings)), alt))
-    return pictures
-
-
-def _query_sections(saved: SavedFeatures | None, result: EvaluationResult | None) -> list[dict[str, Any]]:
-    """The rank lists by reason, ready for the template."""
-    if saved is None or result is None:
+def _curves(history: Sequence[dict[str, Any]]) -> list[Plot]:
+    """Loss, learning rate and metrics by epoch, as far as something was recorded."""
+    if not history:
         return []
     return [
-        {
-            "heading": REASONS[reason][0],
-            "explanation": REASONS[reason][1],
-            "queries": [_query_for_page(query) for query in queries],
-        }
-        for reason, queries in shown_queries(saved).items()
+        plot(title, figure, alt=f"{title} over {len(history)} epochs: {_line_names(figure)}")
+        for title, figure in history_figures(history).items()
     ]
 
 
-def _query_for_page(query: ShownQuery) -> dict[str, Any]:
+def _line_names(figure: Any) -> str:
+    lines = figure.axes[0].get_legend_handles_labels()
+    ends = (f"{name} ends at {handle.get_ydata()[-1]:.3g}" for handle, name in zip(*lines, strict=True))
+    return ", ".join(ends) or "nothing recorded"
+
+
+def _distances(result: EvaluationResult | None, ranked: Ranked | None) -> dict[str, Any]:
+    """CMC, histogram of distances and the equal error, with a sentence where there is none."""
+    if result is None or ranked is None:
+        return {"cmc": None, "histogram": None, "equal": None, "equal_note": ""}
+    alt = "CMC curve: " + ", ".join(f"{name} R1 {percent(r.rank1)} %" for name, r in result.rankings.items())
+    cmc = plot("Queries with a match among the first r, in %", cmc_curves(result.rankings), alt=alt)
+    saved = ranked.saved
+    same, different = pair_distances(ranked.distance, saved.query.labels, saved.gallery.labels, saved.protocol)
+    equal, note = None, ""
+    try:
+        equal = equal_error(same, different)
+    except TrireidError as error:
+        note = f"No threshold: {error}."
+    alt = f"Histogram of {len(same)} distances of the same identity and {len(different)} of different ones"
+    alt += "" if equal is None else f", threshold {equal.threshold:.3f}"
+    histogram = plot("Distances of pairs, joint feature", distance_histogram(same, different, equal), alt=alt)
+    return {"cmc": cmc, "histogram": histogram, "equal": equal, "equal_note": note}
+
+
+def _tiles(metrics: dict[str, Any], equal: EqualError | None) -> list[tuple[str, str]]:
+    """The figures that are read first: joint mAP, R1 and mINP, and the equal error rate."""
+    feature = metrics.get("feature") or {}
+    figures = feature.get("joint") or feature.get("global") or {}
+    tiles = [(COLUMNS[key], percent(figures[key])) for key in ("mAP", "rank1", "mINP") if key in figures]
+    return tiles + ([] if equal is None else [("equal error", percent(equal.rate))])
+
+
+def _selection(run: RunFolder, queries: dict[str, list[ShownQuery]], notes: list[str]) -> dict[str, Any]:
+    """Maps of some triplets, by preference of queries that are shown as lists too, and statistics over a few more."""
+    empty: dict[str, Any] = {"maps": [], "maps_note": "", "statistics": None, "num_counted": 0}
+    why: dict[str, str] = {shown[0].record.name: REASONS[reason][0] for reason, shown in queries.items() if shown}
+    try:
+        opened = open_model(run)
+        records = test_records(run)
+        given = prepare(opened, _map_records(records, list(why)), notes)
+        items = select_items(opened, given)
+    except (TrireidError, OSError) as error:
+        return empty | {"maps_note": f"No maps of kept patches: {error}."}
+    if not stages_of(items):
+        note = "This model selects no patches: it has no head `sdtps` and no `model.slimming`."
+        return empty | {"maps_note": note}
+    maps = [
+        item_maps(item, size=opened.size, heading=why.get(item.record.name, "A query")) for item in items[:NUM_MAPS]
+    ]
+    return empty | {"maps": maps, "statistics": statistics_table(items), "num_counted": len(items)}
+
+
+def _map_records(records: Sequence[Record], first: Sequence[str]) -> list[Record]:
+    """The records named first, then others spread over all identities."""
+    by_name = {record.name: record for record in records}
+    chosen = [by_name[name] for name in first if name in by_name]
+    others = [record for record in spread_records(records, NUM_COUNTED) if record not in chosen]
+    return (chosen + others)[:NUM_COUNTED]
+
+
+def _section(reason: str, queries: Sequence[ShownQuery]) -> dict[str, Any]:
+    """The rank lists of one reason, ready for the template."""
+    heading, explanation = REASONS[reason]
+    return {"heading": heading, "explanation": explanation, "queries": [query_for_page(query) for query in queries]}
+
+
+def query_for_page(query: ShownQuery) -> dict[str, Any]:
     """One query and its list: pictures, captions and marks."""
     size = shown_size(query.record, longest=112)
     entries = [
@@ -222,7 +205,7 @@ def _query_for_page(query: ShownQuery) -> dict[str, Any]:
             "rank": rank,
             "kind": "right" if entry.matches else "wrong",
             "sign": entry.sign,
-            "picture": _triplet(entry.record, size, f"Place {rank}, {'right' if entry.matches else 'wrong'}"),
+            "picture": triplet_picture(entry.record, size, f"Place {rank}, {'right' if entry.matches else 'wrong'}"),
             "caption": caption(entry.record),
             "distance": f"{entry.distance:.3f}",
         }
@@ -231,38 +214,7 @@ def _query_for_page(query: ShownQuery) -> dict[str, Any]:
     return {
         "name": query.record.name,
         "caption": caption(query.record),
-        "precision": _percent(query.average_precision),
-        "picture": _triplet(query.record, size, "Query"),
+        "precision": percent(query.average_precision),
+        "picture": triplet_picture(query.record, size, "Query"),
         "entries": entries,
     }
-
-
-def _triplet(record: Record, size: tuple[int, int], role: str) -> Picture:
-    """An item's three spectra as a picture of the page."""
-    buffer = io.BytesIO()
-    triplet_image(record, size=size).save(buffer, format="JPEG", quality=85)
-    uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(uri, f"{role}: {record.name}, {caption(record)}; rgb, nir and tir from top to bottom")
-
-
-def _svg_uri(figure: Figure) -> str:
-    """A figure as an SVG data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _command(command: Any) -> str | None:
-    """The command line of a run, given as its words or as text; the program without its folder."""
-    if isinstance(command, list) and command:
-        return shlex.join([Path(str(command[0])).name, *map(str, command[1:])])
-    return command if isinstance(command, str) else None
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested mapping as dotted names and texts."""
-    flat: dict[str, str] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
-    return flat

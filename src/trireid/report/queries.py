@@ -1,18 +1,22 @@
-"""Which queries a page shows: the easiest, the hardest, and those that are wrong with the most confidence."""
+"""Which queries are shown: the easiest, the hardest, and those that are wrong with the most confidence."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trireid.data.records import Record
+from trireid.errors import InputError
 from trireid.evaluation.evaluate import ranking_distance
 from trireid.evaluation.metrics import RankMetrics, rank_metrics, ranked_list
 from trireid.evaluation.protocols import ranking_masks, take
-from trireid.evaluation.saved import SavedFeatures
+from trireid.evaluation.saved import SavedFeatures, SavedSide
 from trireid.visualize.ranklist import RankEntry
+
+FEATURE = "joint"
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class ShownQuery:
 
     Attributes:
         record: the query.
-        average_precision: of its whole list.
+        average_precision: of its whole list, NaN without a match.
         entries: its list, nearest first, excluded items not among them.
     """
 
@@ -30,31 +34,102 @@ class ShownQuery:
     entries: tuple[RankEntry, ...]
 
 
-def shown_queries(
-    saved: SavedFeatures, *, feature: str = "joint", num_queries: int = 3, top: int = 8
-) -> dict[str, list[ShownQuery]]:
+@dataclass(frozen=True)
+class Ranked:
+    """Saved features ranked by one of them.
+
+    Attributes:
+        saved: features, labels and records of query and gallery.
+        distance: `(Q, G)`.
+        ranking: its figures.
+    """
+
+    saved: SavedFeatures
+    distance: Tensor
+    ranking: RankMetrics
+
+    def shown(self, row: int, *, top: int = 8) -> ShownQuery:
+        """One query with its list as `rank_metrics` counts it."""
+        saved, rows = self.saved, slice(row, row + 1)
+        query = take(saved.query.labels, rows)
+        places = ranked_list(self.distance[rows], query, saved.gallery.labels, saved.protocol, top=top)
+        entries = tuple(
+            RankEntry(saved.gallery.records[index], matches, value)
+            for index, matches, value in zip(
+                places.index[0].tolist(), places.matches[0].tolist(), places.distance[0].tolist(), strict=True
+            )
+            if index >= 0
+        )
+        return ShownQuery(saved.query.records[row], float(self.ranking.average_precision[row]), entries)
+
+
+def rank_saved(saved: SavedFeatures, *, feature: str = FEATURE) -> Ranked:
+    """Rank saved features.
+
+    Raises:
+        InputError: there is no such feature, or no query has a match.
+    """
+    query = feature_of(saved.query, feature)
+    gallery = None if saved.query_is_gallery else feature_of(saved.gallery, feature)
+    distance = ranking_distance(query, gallery, normalise=saved.normalise, rerank=saved.rerank)
+    return Ranked(saved, distance, rank_metrics(distance, saved.query.labels, saved.gallery.labels, saved.protocol))
+
+
+def feature_of(side: SavedSide, feature: str) -> Tensor:
+    """One feature of a side, `(n, D)`.
+
+    Raises:
+        InputError: there is no such feature.
+    """
+    known = side.features.features
+    if feature not in known:
+        raise InputError(f"feature {feature!r} is not among the saved ones; allowed are {', '.join(known)}")
+    return known[feature]
+
+
+def shown_queries(ranked: Ranked, *, num_queries: int = 3, top: int = 8) -> dict[str, list[ShownQuery]]:
     """The queries to show by reason: "easiest", "hardest", "confidently wrong".
 
     Easiest and hardest go by average precision; confidently wrong are those whose first place is wrong with the
     widest gap to the nearest right item. One query an identity, and no query twice.
 
     Args:
-        saved: features, labels and records of query and gallery.
-        feature: which feature ranks.
+        ranked: a ranking.
         num_queries: how many a reason, at most.
         top: places of each list.
     """
-    gallery = None if saved.query_is_gallery else saved.gallery.features.features[feature]
-    distance = ranking_distance(
-        saved.query.features.features[feature], gallery, normalise=saved.normalise, rerank=saved.rerank
-    )
-    ranking = rank_metrics(distance, saved.query.labels, saved.gallery.labels, saved.protocol)
-    chosen = _choose(ranking, _first_place_margin(distance, saved), saved.query.labels.identity, num_queries)
-    return {reason: [_shown(saved, distance, ranking, row, top) for row in rows] for reason, rows in chosen.items()}
+    chosen = _choose(ranked.ranking, _first_place_margin(ranked), ranked.saved.query.labels.identity, num_queries)
+    return {reason: [ranked.shown(row, top=top) for row in rows] for reason, rows in chosen.items()}
 
 
-def _first_place_margin(distance: Tensor, saved: SavedFeatures) -> Tensor:
+def differing_queries(runs: Mapping[str, Ranked], *, num_queries: int = 4) -> list[str]:
+    """Names of the queries whose average precision differs most between runs, one an identity.
+
+    Args:
+        runs: two or more, by name.
+        num_queries: how many, at most; queries on which all agree are not among them.
+    """
+    precision = [query_precision(ranked) for ranked in runs.values()]
+    common = [name for name in precision[0] if all(name in other for other in precision)]
+    spread = {name: max(each[name] for each in precision) - min(each[name] for each in precision) for name in common}
+    identity = {record.name: record.identity for record in next(iter(runs.values())).saved.query.records}
+    shown: list[str] = []
+    for name in sorted(spread, key=lambda name: (-spread[name], name)):
+        if spread[name] > 0 and identity[name] not in {identity[other] for other in shown}:
+            shown.append(name)
+    return shown[:num_queries]
+
+
+def query_precision(ranked: Ranked) -> dict[str, float]:
+    """Average precision of each query that has a match, by the name of its record."""
+    values = ranked.ranking.average_precision.tolist()
+    names = (record.name for record in ranked.saved.query.records)
+    return {name: value for name, value in zip(names, values, strict=True) if value == value}  # NaN is unmatched
+
+
+def _first_place_margin(ranked: Ranked) -> Tensor:
     """Distance of the nearest right item minus that of the nearest wrong one: `(Q,)`, positive if wrong is first."""
+    saved, distance = ranked.saved, ranked.distance
     matches, excluded = ranking_masks(saved.query.labels, saved.gallery.labels, saved.protocol)
     right = distance.masked_fill(~matches, torch.inf).amin(dim=1)
     wrong = distance.masked_fill(matches | excluded, torch.inf).amin(dim=1)
@@ -81,17 +156,3 @@ def _choose(ranking: RankMetrics, margin: Tensor, identity: Tensor, count: int) 
         used |= set(rows)
         chosen[reason] = rows
     return {reason: chosen[reason] for reason in ("easiest", "hardest", "confidently wrong")}
-
-
-def _shown(saved: SavedFeatures, distance: Tensor, ranking: RankMetrics, row: int, top: int) -> ShownQuery:
-    """One query with its list as `rank_metrics` counts it."""
-    rows = slice(row, row + 1)
-    places = ranked_list(distance[rows], take(saved.query.labels, rows), saved.gallery.labels, saved.protocol, top=top)
-    entries = tuple(
-        RankEntry(saved.gallery.records[index], matches, value)
-        for index, matches, value in zip(
-            places.index[0].tolist(), places.matches[0].tolist(), places.distance[0].tolist(), strict=True
-        )
-        if index >= 0
-    )
-    return ShownQuery(saved.query.records[row], float(ranking.average_precision[row]), entries)

@@ -1,28 +1,40 @@
-"""What a run left in its folder, read for the page. A part that is missing or damaged is a note, not an end."""
+"""What a run left in its folder, or a checkpoint alone, read for pages and pictures. What is missing is a note."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trireid.errors import RunError
-from trireid.evaluation.saved import FEATURES_FILE, RECORDS_FILE, SavedFeatures, load_features
+from trireid.config.load import dump_config, override_config, validate
+from trireid.config.read import parse_yaml
+from trireid.config.schema import Config
+from trireid.data.records import Record
+from trireid.errors import ConfigError, RunError
+from trireid.evaluation.saved import FEATURES_FILE, RECORDS_FILE, SavedFeatures, SavedSide, load_features
+from trireid.train.checkpoint import LAST_FILE, load_checkpoint
+from trireid.train.inputs import scan_index
+from trireid.train.testing import test_features
+
+PAGE_FILE = "report.html"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The parts of a run folder.
+    """The parts of a run folder, or of a checkpoint file that stands alone.
 
     Attributes:
-        path: the folder.
+        path: the folder or file.
         config: text of `config.yaml`, None where there is none (as for all that follow).
         environment: content of `environment.json`.
         metrics: content of `metrics.json`.
         history: lines of `metrics.jsonl`, one an epoch; empty where there is none.
         saved: test features and records.
         notes: one line for each part that is missing or damaged.
+        imported: content of the report that `trireid import` wrote beside the file.
+        overrides: settings to change before anything is read again, such as a moved `data.root`.
     """
 
     path: Path
@@ -32,25 +44,142 @@ class RunFolder:
     history: list[dict[str, Any]]
     saved: SavedFeatures | None
     notes: tuple[str, ...]
+    imported: dict[str, Any] | None = None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the folder, or of the file without its ending."""
+        path = self.path.resolve()
+        return path.name if self.path.is_dir() else path.stem
+
+    @property
+    def page(self) -> Path:
+        """Where its page goes: into the folder, or beside the file."""
+        return self.path / PAGE_FILE if self.path.is_dir() else self.path.with_suffix(".html")
+
+    @property
+    def pictures(self) -> Path:
+        """Where its pictures go unless another folder is given."""
+        return self.path / "pictures" if self.path.is_dir() else self.path.with_name(f"{self.path.stem}_pictures")
 
 
-def read_run(path: Path) -> RunFolder:
-    """Read a run folder.
+def read_run(path: Path, *, overrides: Sequence[str] = (), evaluate: bool = False, progress: bool = False) -> RunFolder:
+    """Read a run folder or a checkpoint file.
+
+    Args:
+        path: a run folder, or a checkpoint (.safetensors) such as `trireid import` writes.
+        overrides: `section.setting=value`; with `data.root` images are looked for there.
+        evaluate: run the model over the test set where no features are saved.
+        progress: show a bar meanwhile.
 
     Raises:
-        RunError: there is no such folder, or nothing of a run is in it.
+        RunError: there is no such folder or file, or nothing of a run is in it.
+        TrireidError: an override is wrong, or the evaluation that was asked for cannot be made.
     """
-    if not path.is_dir():
-        raise RunError(f"{path} is not a folder; give the run folder that `trireid train` wrote")
+    run = _read_folder(path) if path.is_dir() else _read_file(path)
+    run = replace(run, overrides=tuple(overrides))
+    if run.saved is not None and any(override.partition("=")[0].strip() == "data.root" for override in overrides):
+        run = replace(run, saved=_with_images_of(run.saved, _settings(run)))
+    if evaluate and run.saved is None:
+        notes = tuple(note for note in run.notes if FEATURES_FILE not in note)
+        run = replace(run, saved=test_features(path, config=_settings(run), progress=progress), notes=notes)
+    return run
+
+
+def test_records(run: RunFolder) -> tuple[Record, ...]:
+    """The queries of a run: those of its saved features, else those of its data set.
+
+    Raises:
+        TrireidError: neither is there.
+    """
+    if run.saved is not None:
+        return run.saved.query.records
+    return scan_index(_settings(run)).query
+
+
+test_records.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
+
+
+def saved_features_of(run: RunFolder) -> SavedFeatures:
+    """The saved features of a run.
+
+    Raises:
+        RunError: there are none, or they are damaged.
+    """
+    if run.saved is None:
+        damaged = next((f" ({note})" for note in run.notes if FEATURES_FILE in note and "damaged" in note), "")
+        raise RunError(
+            f"{run.path} has no saved features to draw{damaged}: --evaluate makes them now, with data.root=... where "
+            "the images were moved"
+        )
+    return run.saved
+
+
+def _settings(run: RunFolder) -> Config:
+    """The settings of a run's last checkpoint, changed as asked."""
+    return override_config(load_checkpoint(run.path).config, run.overrides)
+
+
+def _read_folder(path: Path) -> RunFolder:
     notes: list[str] = []
     config = _read_text(path / "config.yaml", notes)
     environment = _read_mapping(path / "environment.json", notes)
     metrics = _read_mapping(path / "metrics.json", notes)
     history = _read_lines(path / "metrics.jsonl", notes)
     saved = _read_features(path, notes)
-    if config is None and metrics is None and saved is None and not history:
+    if config is None and metrics is None and saved is None and not history and not (path / LAST_FILE).exists():
         raise RunError(f"{path} holds no run ({'; '.join(notes)}); give the folder that `trireid train` wrote")
     return RunFolder(path, config, environment, metrics, history, saved, tuple(notes))
+
+
+def _read_file(path: Path) -> RunFolder:
+    if not path.exists():
+        raise RunError(
+            f"{path} is not a folder and not a file; give the run folder that `trireid train` wrote, or a checkpoint"
+        )
+    checkpoint = load_checkpoint(path)
+    notes = [
+        f"a checkpoint alone has no history, figures or environment, and no {FEATURES_FILE}: no rank lists and no "
+        "curves; evaluate it with --evaluate data.root=..."
+    ]
+    report = path.with_suffix(".report.json")
+    imported = _read_mapping(report, notes) if report.exists() else None
+    # Its own figures, where it has some, are of the split that chose it and not of the test.
+    metrics = {"weights": f"epoch {checkpoint.epoch}" + (f", {checkpoint.note}" if checkpoint.note else "")}
+    return RunFolder(path, dump_config(checkpoint.config), None, metrics, [], None, tuple(notes), imported=imported)
+
+
+def parse_config(text: str | None, notes: list[str]) -> Config | None:
+    """The settings of a `config.yaml`, or None and a note."""
+    if text is None:
+        return None
+    try:
+        content = parse_yaml(text, source="config.yaml")
+        return validate(content) if isinstance(content, dict) else None
+    except ConfigError as error:
+        notes.append(f"config.yaml holds settings that this version does not know, shown as they are: {error}")
+        return None
+
+
+def _with_images_of(saved: SavedFeatures, config: Config) -> SavedFeatures:
+    """Saved features whose records read the images of a data set that was moved, by the names of the records.
+
+    Raises:
+        TrireidError: the data set cannot be read.
+    """
+    index = scan_index(config)
+
+    def moved(side: SavedSide, records: Sequence[Record]) -> SavedSide:
+        images = {record.name: record.images for record in records}
+        return replace(
+            side,
+            records=tuple(replace(record, images=images.get(record.name, record.images)) for record in side.records),
+        )
+
+    query = moved(saved.query, index.query)
+    gallery = query if saved.query_is_gallery else moved(saved.gallery, index.gallery)
+    return replace(saved, query=query, gallery=gallery)
 
 
 def _read_text(path: Path, notes: list[str]) -> str | None:
@@ -98,7 +227,9 @@ def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 def _read_features(path: Path, notes: list[str]) -> SavedFeatures | None:
     """The saved features, or None and a note."""
     if not (path / FEATURES_FILE).exists() and not (path / RECORDS_FILE).exists():
-        notes.append(f"{FEATURES_FILE} and {RECORDS_FILE} are not there: no rank lists and no CMC curve")
+        notes.append(
+            f"{FEATURES_FILE} and {RECORDS_FILE} are not there: no rank lists and no CMC curve; --evaluate makes them"
+        )
         return None
     try:
         return load_features(path)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trireid.config.schema import Config
 from trireid.data.records import DatasetIndex
+from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
-from trireid.train.checkpoint import build_for, load_checkpoint
+from trireid.evaluation.saved import SavedFeatures
+from trireid.train.checkpoint import Checkpoint, build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
-from trireid.train.evaluating import describe_reranked, evaluate_split
-from trireid.train.inputs import open_test, scan_index
+from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
+from trireid.train.inputs import EvaluationSplit, open_test, scan_index
 
 
 def test_checkpoint(
@@ -37,6 +42,52 @@ def test_checkpoint(
         CheckpointError: The checkpoint is damaged or does not fit the configuration's model.
         DataError: Something is wrong with the data set.
     """
+    tested = _run_test(path, config, progress=progress)
+    result = tested.result
+    if result is None:
+        return {}
+    return {
+        "checkpoint": str(tested.checkpoint.path),
+        "epoch": tested.checkpoint.epoch,
+        "note": tested.checkpoint.note,
+        **describe_result(result),
+        **describe_reranked(result, tested.split, settings=tested.config.evaluate, device=tested.device),
+        **describe_data(tested.index),
+    }
+
+
+test_checkpoint.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
+
+
+def test_features(path: Path, *, config: Config | None = None, progress: bool = True) -> SavedFeatures:  # noqa: PT028
+    """The features of a checkpoint on the test split with all that a ranking needs; arguments as `test_checkpoint`.
+
+    Raises:
+        RunError: This is one of several processes and not the main one, which alone has them.
+    """
+    tested = _run_test(path, config, progress=progress)
+    if tested.result is None:
+        raise RunError("features are made by the main process alone: run this in one process")
+    return saved_features(tested.result, tested.split, tested.config.evaluate)
+
+
+test_features.__test__ = False  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A checkpoint that went over its test split; result None on all processes but the main one."""
+
+    checkpoint: Checkpoint
+    config: Config
+    index: DatasetIndex
+    split: EvaluationSplit
+    device: torch.device
+    result: EvaluationResult | None
+
+
+def _run_test(path: Path, config: Config | None, *, progress: bool) -> _Tested:
+    """Evaluate a checkpoint; arguments and errors as `test_checkpoint`."""
     checkpoint = load_checkpoint(path)
     config = checkpoint.config if config is None else config
     device = resolve_device(config.train.device)
@@ -48,19 +99,7 @@ def test_checkpoint(
     index = scan_index(config, progress=progress)
     split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
-    if result is None:
-        return {}
-    return {
-        "checkpoint": str(checkpoint.path),
-        "epoch": checkpoint.epoch,
-        "note": checkpoint.note,
-        **describe_result(result),
-        **describe_reranked(result, split, settings=config.evaluate, device=device),
-        **describe_data(index),
-    }
-
-
-test_checkpoint.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
+    return _Tested(checkpoint, config, index, split, device, result)
 
 
 def describe_result(result: EvaluationResult) -> dict[str, Any]:

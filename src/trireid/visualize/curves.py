@@ -1,4 +1,4 @@
-"""Curves of a run as figures: losses, learning rates and figures by epoch, and the CMC."""
+"""Curves of a run as figures: losses, learning rates and metrics by epoch, the CMC, and distances of pairs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from trireid.evaluation.metrics import RankMetrics
+from trireid.evaluation.verification import EqualError
 
-INK = "#7a7a7a"
-"""Text and axes: readable on a light and on a dark page, as the ground is left transparent."""
+INK = "#767676"
+"""Text and axes: readable on white and on black. Pages put the colour of their own text in its place."""
 
 STYLES = (
     ("#d55e00", "-", "o"),
@@ -21,7 +24,7 @@ STYLES = (
     ("#009e73", "-.", "^"),
     ("#b8609a", ":", "D"),
     ("#b58900", "-", "v"),
-    ("#7a7a7a", "--", "x"),
+    ("#8c6d5a", "--", "x"),
 )
 """Colour, line and marker of each line: told apart without colour as well."""
 
@@ -46,33 +49,45 @@ def history_series(history: Sequence[Mapping[str, Any]], key: str) -> Series:
     return series
 
 
-def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Three panels: loss terms, learning rate of each group, and the figures of each evaluation.
+def history_figures(history: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """A figure each of the loss terms, the learning rate of each group, mAP and rank-1 by epoch, by title.
 
     Args:
         history: the lines of `metrics.jsonl`: {"epoch", "loss": {term: value}, "lr": {group: value}, and where there
             was an evaluation "metrics": {split: {feature: {"mAP": ..., "rank1": ...}}}}.
     """
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    figure.patch.set_alpha(0.0)
-    loss_axis, rate_axis, metric_axis = figure.subplots(1, 3)
-    _lines(loss_axis, history_series(history, "loss"), title="Loss", horizontal="epoch")
-    _lines(rate_axis, history_series(history, "lr"), title="Learning rate", horizontal="epoch")
-    if rate_axis.lines and all(min(line.get_ydata()) > 0 for line in rate_axis.lines):
-        rate_axis.set_yscale("log")
-    shown = {
-        name.removesuffix(" mAP"): (epochs, [100 * value for value in values])
-        for name, (epochs, values) in history_series(history, "metrics").items()
-        if name.endswith("mAP")
+    metrics = history_series(history, "metrics")
+    return {
+        "Loss": line_figure(history_series(history, "loss")),
+        "Learning rate": line_figure(history_series(history, "lr"), logarithmic=True),
+        "mAP in %": line_figure(_in_percent(metrics, "mAP"), from_zero=True),
+        "Rank-1 in %": line_figure(_in_percent(metrics, "rank1"), from_zero=True),
     }
-    _lines(metric_axis, shown, title="mAP in %", horizontal="epoch")
-    return figure
+
+
+def compared_figures(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Figure]:
+    """The total loss and every mAP of several runs by epoch, by title; lines begin with the name of their run."""
+    losses: Series = {}
+    metrics: Series = {}
+    for run, history in histories.items():
+        total = history_series(history, "loss").get("total")
+        losses |= {} if total is None else {run: total}
+        named = _in_percent(history_series(history, "metrics"), "mAP")
+        metrics |= {f"{run}: {name}": line for name, line in named.items() if "joint" in name or len(named) == 1}
+    return {"Total loss": line_figure(losses), "mAP in %": line_figure(metrics, from_zero=True)}
+
+
+def _in_percent(series: Series, metric: str) -> Series:
+    """The lines of one metric, without its name."""
+    return {
+        name.removesuffix(f" {metric}"): (epochs, [100 * value for value in values])
+        for name, (epochs, values) in series.items()
+        if name.endswith(metric)
+    }
 
 
 def cmc_curves(rankings: Mapping[str, RankMetrics], *, max_rank: int = 20) -> Figure:
-    """Share of queries with a match among the first r, for each feature."""
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
-    figure.patch.set_alpha(0.0)
+    """Share of queries with a match among the first r, a line a name (feature or run)."""
     series = {
         name: (
             [float(rank) for rank in range(1, min(max_rank, len(ranking.cmc)) + 1)],
@@ -80,9 +95,39 @@ def cmc_curves(rankings: Mapping[str, RankMetrics], *, max_rank: int = 20) -> Fi
         )
         for name, ranking in rankings.items()
     }
-    axis = figure.subplots()
-    _lines(axis, series, title="Queries with a match among the first r, in %", horizontal="rank r")
+    return line_figure(series, horizontal="rank r", from_zero=True)
+
+
+def distance_histogram(same: Tensor, different: Tensor, equal: EqualError | None, *, num_bins: int = 40) -> Figure:
+    """How far apart pairs of the same identity and of different ones lie, with the threshold between them.
+
+    Args:
+        same: `(P,)` distances.
+        different: `(W,)`.
+        equal: the equal error rate and its threshold, None where there is none to draw.
+        num_bins: bars over the range of both.
+    """
+    figure, axis = _plot()
+    edges = torch.linspace(*_range_of(torch.cat([same, different])), num_bins + 1)
+    for values, (color, line, _), name in ((same, STYLES[2], "same identity"), (different, STYLES[0], "different")):
+        if len(values):
+            density = torch.histogram(values.float().cpu(), bins=edges, density=True).hist
+            axis.stairs(density, edges, color=color, fill=True, alpha=0.25)
+            axis.stairs(
+                density, edges, color=color, linestyle=line, linewidth=1.6, label=f"{name} ({len(values)} pairs)"
+            )
+    if equal is not None:
+        axis.axvline(equal.threshold, color=INK, linestyle=":", linewidth=1.6, label=f"threshold {equal.threshold:.3f}")
+    axis.set_yticks([])
+    axis.set_xlabel("distance", fontsize=10, color=INK)
+    _legend(axis)
     return figure
+
+
+def _range_of(values: Tensor) -> tuple[float, float]:
+    """Smallest and largest value, a little apart where they are the same."""
+    low, high = float(values.min()), float(values.max())
+    return low, max(high, low + 1e-6)
 
 
 def _numbers(value: Any, *, name: str) -> list[tuple[str, float]]:
@@ -92,20 +137,56 @@ def _numbers(value: Any, *, name: str) -> list[tuple[str, float]]:
     return [(name, float(value))] if isinstance(value, int | float) else []
 
 
-def _lines(axis: Axes, series: Series, *, title: str, horizontal: str) -> None:
-    """Draw the lines of one panel, or say that there are none."""
-    axis.patch.set_alpha(0.0)
-    axis.set_title(title, fontsize=10, color=INK)
-    axis.set_xlabel(horizontal, fontsize=9, color=INK)
-    axis.tick_params(colors=INK, labelsize=8)
+def line_figure(
+    series: Series, *, horizontal: str = "epoch", logarithmic: bool = False, from_zero: bool = False
+) -> Figure:
+    """Lines by name in one panel, from 0 up where wanted, or a sentence that there are none."""
+    figure, axis = _plot()
+    axis.set_xlabel(horizontal, fontsize=10, color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for (name, (places, values)), (color, line, marker) in zip(series.items(), cycle(STYLES), strict=False):
+        marker = marker if len(places) <= 60 else ""
+        axis.plot(
+            places,
+            values,
+            color=color,
+            linestyle=line,
+            marker=marker,
+            markersize=3.5,
+            linewidth=1.6,
+            label=name.replace("$", r"\$"),
+        )
+    if logarithmic and series and all(min(values) > 0 for _, values in series.values()):
+        axis.set_yscale("log")
+    if series and from_zero:
+        axis.set_ylim(0.0, max(1.0, 1.05 * max(max(values) for _, values in series.values())))
+    if series:
+        _legend(axis)
+    else:
+        axis.text(0.5, 0.5, "nothing recorded", ha="center", va="center", color=INK, transform=axis.transAxes)
+    return figure
+
+
+def _plot() -> tuple[Figure, Axes]:
+    """An empty panel for a page of any colour."""
+    figure = Figure(figsize=(4.8, 3.3), layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axis = figure.subplots()
+    axis.patch.set_alpha(0.0)
+    axis.tick_params(which="both", colors=INK, labelsize=10)
     axis.grid(color=INK, alpha=0.25, linewidth=0.6)
     axis.spines[:].set_color(INK)
     axis.spines[["top", "right"]].set_visible(False)
-    for (name, (places, values)), (color, line, marker) in zip(series.items(), cycle(STYLES), strict=False):
-        marker = marker if len(places) <= 60 else ""
-        axis.plot(places, values, color=color, linestyle=line, marker=marker, markersize=3.5, linewidth=1.6, label=name)
-    if series:
-        axis.legend(fontsize=8, labelcolor=INK, framealpha=0.0)
-    else:
-        axis.text(0.5, 0.5, "nothing recorded", ha="center", va="center", color=INK, transform=axis.transAxes)
+    return figure, axis
+
+
+def _legend(axis: Axes) -> None:
+    """Names of the lines beneath the panel, where they hide nothing."""
+    axis.figure.legend(
+        *axis.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=10,
+        labelcolor=INK,
+        frameon=False,
+    )

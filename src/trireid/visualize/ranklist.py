@@ -78,7 +78,7 @@ def rank_list_figure(query: Record, entries: Sequence[RankEntry], *, title: str 
         axes[1].text(0.5, 0.5, "no item\nmay be seen", ha="center", va="center")
     spectra = [(index + 0.5) * picture_height / len(MODALITIES) for index in range(len(MODALITIES))]
     axes[0].set_yticks(spectra, MODALITIES, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 
@@ -88,7 +88,8 @@ def _draw(axis: Axes, record: Record, *, size: tuple[int, int], color: str, head
     axis.set_xticks([])
     axis.set_yticks([])
     axis.tick_params(length=0)
-    axis.set_title(heading, color=color, fontsize=12, fontweight="bold")
-    axis.set_xlabel(below.replace(" · ", "\n"), fontsize=7)
+    # matplotlib brings this font along; another might lack the signs.
+    axis.set_title(heading, color=color, fontsize=12, fontweight="bold", fontfamily="DejaVu Sans")
+    axis.set_xlabel(below.replace(" · ", "\n"), fontsize=7, parse_math=False)
     for spine in axis.spines.values():
         spine.set(edgecolor=color, linewidth=3)

@@ -1,0 +1,63 @@
+"""Same or not: distances of right and wrong pairs of a ranking, and the threshold at which both errors are equal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_curve
+from torch import Tensor
+
+from trireid.errors import InputError
+from trireid.evaluation.protocols import ranking_masks
+from trireid.types import Labels, Protocol
+
+MOST_PAIRS = 1_000_000
+"""Pairs of each kind that an equal error rate looks at; of more, every n-th is taken."""
+
+
+@dataclass(frozen=True)
+class EqualError:
+    """Where as many wrong pairs are accepted as right pairs are refused.
+
+    Attributes:
+        rate: share of either error there, in [0, 1].
+        threshold: pairs up to this distance are taken for the same identity.
+    """
+
+    rate: float
+    threshold: float
+
+
+def pair_distances(distance: Tensor, query: Labels, gallery: Labels, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """Distances of the pairs that a ranking sees: of the same identity `(P,)`, and of different ones `(W,)`.
+
+    Args: as `metrics.rank_metrics`; what the protocol excludes is in neither.
+    """
+    matches, excluded = ranking_masks(query, gallery, protocol)
+    return distance[matches], distance[~matches & ~excluded]
+
+
+def equal_error(same: Tensor, different: Tensor, *, most_pairs: int = MOST_PAIRS) -> EqualError:
+    """The equal error rate of two sets of distances, and its threshold.
+
+    Args:
+        same: `(P,)`, smaller is nearer.
+        different: `(W,)`.
+        most_pairs: see `MOST_PAIRS`.
+
+    Raises:
+        InputError: one of them is empty.
+    """
+    if not len(same) or not len(different):
+        raise InputError(
+            f"an equal error rate needs pairs of the same and of different identities; given {len(same)} and "
+            f"{len(different)}"
+        )
+    same, different = (each[:: -(-len(each) // most_pairs)] for each in (same, different))
+    is_same = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
+    nearness = -np.concatenate([same.cpu().numpy(), different.cpu().numpy()])
+    accepted, found, thresholds = roc_curve(is_same, nearness, drop_intermediate=False)
+    refused = 1.0 - found
+    best = int(np.abs(refused - accepted).argmin())
+    return EqualError(rate=float((refused[best] + accepted[best]) / 2), threshold=float(-thresholds[best]))

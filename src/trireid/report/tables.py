@@ -1,0 +1,134 @@
+"""The tables of a page: figures, settings that differ, counts, environment. Plain text in, plain text out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trireid.config.schema import Config
+from trireid.evaluation.saved import SavedFeatures
+
+COLUMNS: dict[str, str] = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
+RULES = {
+    "none": "the item itself",
+    "camera": "same identity and camera",
+    "scene": "same identity and scene",
+    "cross_camera": "same camera",
+}
+
+
+@dataclass(frozen=True)
+class FigureGroup:
+    """A part of the table of figures: which weights, and (feature, figures in percent) line by line."""
+
+    weights: str
+    figures: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def figure_groups(metrics: Mapping[str, Any]) -> list[FigureGroup]:
+    """The table of figures: last, best and untrained weights by feature, in percent."""
+    best = metrics.get("best") or {}
+    best_name = f"best (epoch {best.get('epoch', '?')}, chosen on {best.get('chosen_on', '?')})"
+    sources = {
+        metrics.get("weights", "last"): metrics,
+        "last, re-ranked": metrics.get("reranked") or {},
+        best_name: best,
+        "untrained": metrics.get("untrained") or {},
+    }
+    groups = []
+    for weights, source in sources.items():
+        figures = (source.get("feature") or {}).items()
+        if figures:
+            lines = [(feature, tuple(percent(values.get(key)) for key in COLUMNS)) for feature, values in figures]
+            groups.append(FigureGroup(weights, tuple(lines)))
+    return groups
+
+
+def summary(metrics: Mapping[str, Any]) -> str:
+    """The page's first sentence."""
+    figures = (metrics.get("feature") or {}).get("joint")
+    if figures is None:
+        return "This run has no final figures yet."
+    weights = metrics.get("weights", "the last epoch")
+    text = f"Joint feature of {weights}: mAP {percent(figures.get('mAP'))} %, R1 {percent(figures.get('rank1'))} %"
+    untrained = ((metrics.get("untrained") or {}).get("feature") or {}).get("joint")
+    if untrained is not None:
+        text += f"; the same model untrained: mAP {percent(untrained.get('mAP'))} %"
+    return text + "."
+
+
+def warnings(metrics: Mapping[str, Any]) -> list[str]:
+    """What must be known before the figures are believed."""
+    messages = [str(message) for message in metrics.get("messages") or []]
+    if (metrics.get("best") or {}).get("chosen_on") == "test":
+        messages.append(
+            "The epoch of `best` was chosen on the test set, so its figures are optimistic; "
+            "hold out identities with data.val_ids to choose it fairly."
+        )
+    return messages
+
+
+def percent(value: Any) -> str:
+    """A share as percent with one decimal, a dash where there is none."""
+    known = isinstance(value, int | float) and value == value
+    return f"{100 * value:.1f}" if known else "–"
+
+
+def counts(metrics: Mapping[str, Any], saved: SavedFeatures | None, num_unmatched: int | None) -> dict[str, str]:
+    """Items and queries by name, and what the protocol hides."""
+    found = {
+        "queries": metrics.get("num_queries") if saved is None else len(saved.query.records),
+        "queries without a match (left out)": metrics.get("num_unmatched") if num_unmatched is None else num_unmatched,
+        "gallery items": metrics.get("num_gallery") if saved is None else len(saved.gallery.records),
+    }
+    shown = {name: str(value) for name, value in found.items() if value is not None}
+    if saved is not None:
+        shown["protocol"] = f"{saved.protocol.name} (excluded: {RULES[saved.protocol.exclude]})"
+    return shown
+
+
+def changed_settings(config: Config) -> list[tuple[str, str, str]]:
+    """(setting, value of this run, default) of every setting that is not at its default."""
+    own, default = settings_table(config), settings_table(Config())
+    return [(name, value, default.get(name, "–")) for name, value in own.items() if value != default.get(name)]
+
+
+def differing_settings(configs: Sequence[Config]) -> list[tuple[str, tuple[str, ...]]]:
+    """(setting, value of each run) of every setting in which the runs differ."""
+    tables = [settings_table(config) for config in configs]
+    rows = [(name, tuple(table.get(name, "–") for table in tables)) for name in tables[0]]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def settings_table(config: Config) -> dict[str, str]:
+    """Every setting by its dotted name, as text."""
+    return flat(config.model_dump(mode="json"))
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested mapping as dotted names and texts."""
+    table: dict[str, str] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        table |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: _text(value)}
+    return table
+
+
+def command_line(command: Any) -> str | None:
+    """The command line of a run, given as its words or as text; the program without its folder."""
+    if isinstance(command, list) and command:
+        return " ".join([_program(str(command[0])), shlex.join(map(str, command[1:]))])
+    return command if isinstance(command, str) else None
+
+
+def _program(path: str) -> str:
+    """What a user types for a program of this path."""
+    name = Path(path).name
+    return "python -m trireid" if name == "__main__.py" else name
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from trireid.errors import InputError
+from trireid.evaluation.verification import equal_error, pair_distances
+from trireid.types import Labels, Protocol
+
+
+def literal_error(same, different):
+    """Try every distance as threshold: the smallest difference between the two errors."""
+    best = None
+    for threshold in [-1.0, *sorted({*same, *different})]:
+        refused = sum(value > threshold for value in same) / len(same)
+        accepted = sum(value <= threshold for value in different) / len(different)
+        if best is None or abs(refused - accepted) < best[0]:
+            best = abs(refused - accepted), (refused + accepted) / 2, threshold
+    return best
+
+
+def test_parted_distances_have_no_error_and_a_threshold_between_them():
+    equal = equal_error(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6]))
+    assert equal.rate == 0
+    assert 0.3 <= equal.threshold < 0.5
+    worst = equal_error(torch.tensor([1.0]), torch.tensor([0.0]))
+    assert worst.rate == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rate_is_that_of_the_best_threshold(seed):
+    generator = torch.Generator().manual_seed(seed)
+    same, different = torch.rand(23, generator=generator), 0.3 + torch.rand(41, generator=generator)
+    gap, rate, _ = literal_error(same.tolist(), different.tolist())
+    equal = equal_error(same, different)
+    refused, accepted = (same > equal.threshold).double().mean(), (different <= equal.threshold).double().mean()
+    assert abs(refused - accepted) == pytest.approx(gap, abs=1e-9)
+    assert equal.rate == pytest.approx(float(refused + accepted) / 2, abs=1e-9)
+    assert equal.rate == pytest.approx(rate, abs=gap + 1e-9)
+
+
+def test_many_pairs_are_thinned_out_evenly():
+    generator = torch.Generator().manual_seed(0)
+    same, different = torch.rand(4000, generator=generator), 0.5 + torch.rand(5000, generator=generator)
+    assert equal_error(same, different, most_pairs=1000).rate == pytest.approx(
+        equal_error(same, different).rate, abs=0.03
+    )
+
+
+def test_pairs_are_those_that_the_ranking_sees():
+    labels = Labels(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1]), torch.full((4,), -1), torch.arange(4))
+    distance = torch.arange(16.0).view(4, 4)
+    same, different = pair_distances(distance, labels, labels, Protocol("p", "camera"))
+    assert same.tolist() == [2, 6, 8, 9]  # not the item itself, not the same camera
+    assert different.tolist() == [3, 7, 11, 12, 13, 14]
+
+
+def test_one_kind_alone_is_an_error():
+    with pytest.raises(InputError, match="given 2 and 0"):
+        equal_error(torch.tensor([0.1, 0.2]), torch.tensor([]))
