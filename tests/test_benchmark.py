@@ -292,3 +292,8 @@ def test_cells_of_a_file_are_compared_by_their_names(tmp_path):
     both = CliRunner().invoke(app, [*arguments, "--vary", "model.head=none"])
     assert both.exit_code == 2
     assert "--vary key=v1,v2 or --cells FILE, not both" in both.stderr
+
+
+def test_recordings_on_a_cpu_are_refused(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"--cuda-graph needs a CUDA device and --warmup 5 or more; given are cpu"):
+        measure({"a": config}, modes=("inference",), repeats=1, warmup=0, batch_size=1, record=True)

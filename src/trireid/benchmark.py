@@ -18,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trireid.errors import ConfigError, InputError
 from trireid.losses import reid_loss
-from trireid.types import NUM_MODALITIES, ReIDOutput
+from trireid.models.reid import ReIDModel
+from trireid.train.recording import record_steps
+from trireid.types import NUM_MODALITIES, Batch, ReIDOutput
 
 Step = Callable[[], object]
 
@@ -75,7 +77,7 @@ def model_macs(model: nn.Module, *, image_size: tuple[int, int], device: torch.d
 
 
 def inference_step(model: Callable[[Tensor], object], images: Tensor, *, dtype: torch.dtype | None) -> Step:
-    """One forward pass without gradient, in autocast where a type is given."""
+    """One forward pass without gradient, in autocast where a type is given (a `RecordedModel` brings its own)."""
 
     def step() -> object:
         with torch.inference_mode(), torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
@@ -84,7 +86,9 @@ def inference_step(model: Callable[[Tensor], object], images: Tensor, *, dtype: 
     return step
 
 
-def training_step(model: nn.Module, images: Tensor, *, num_classes: int, dtype: torch.dtype | None) -> Step:
+def training_step(
+    model: ReIDModel, images: Tensor, *, num_classes: int, dtype: torch.dtype | None, recorded: bool = False
+) -> Step:
     """One optimiser step: forward, the losses of the recipe, backward, Adam.
 
     Args:
@@ -92,20 +96,29 @@ def training_step(model: nn.Module, images: Tensor, *, num_classes: int, dtype: 
         images: `(B, M, 3, H, W)`.
         num_classes: C; four items share a label.
         dtype: autocast type or None.
+        recorded: replay forward, loss and backward as a CUDA graph (a `ReIDModel` on a CUDA device).
     """
-    label = torch.arange(len(images), device=images.device) // 4 % num_classes
+    numbers = torch.arange(len(images), device=images.device)
+    present = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
+    batch = Batch(images, present, label=numbers // 4 % num_classes, camera=numbers, item=numbers, seed=numbers)
     fused = images.device.type == "cuda"
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=fused)
 
+    def gradients(batch: Batch) -> dict[str, Tensor]:
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            output: ReIDOutput = model(batch.images)
+        terms = reid_loss(output, batch.label)
+        terms["total"].backward()
+        return terms
+
+    run = record_steps(gradients, model, wanted=True, possible=True) if recorded else gradients
+
     def step() -> object:
         model.train()
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-            output: ReIDOutput = model(images)
-        loss = reid_loss(output, label)["total"]
-        loss.backward()
+        terms = run(batch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return terms["total"].detach()
 
     return step
 

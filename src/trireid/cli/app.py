@@ -208,7 +208,8 @@ def bench(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets a batch (those of the settings).")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed batches of each.")] = 10,
     warmup: Annotated[int, typer.Option(min=0, help="Batches before; 1 or more with --compile.")] = 3,
-    compiled: Annotated[bool, typer.Option("--compile", help="Time torch.compile'd models.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Time models with compiled blocks.")] = False,
+    record: Annotated[bool, typer.Option("--cuda-graph", help="Time replays of CUDA graphs.")] = False,
     callable_: Annotated[
         list[str] | None,
         typer.Option("--callable", metavar="MODULE:FACTORY", help="Your own factory(image_size, device) -> f(images)."),
@@ -231,6 +232,7 @@ def bench(
         repeats=repeats,
         warmup=warmup,
         compile_models=compiled,
+        record=record,
         callables=callable_ or [],
         out=out,
     )

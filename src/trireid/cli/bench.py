@@ -18,10 +18,12 @@ from trireid.cli.console import progress, say, show_table
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
+from trireid.evaluation.recording import RecordedModel
 from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.models.reid import ReIDModel
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision, room_to_compile
+from trireid.train.recording import WARM_UP
 from trireid.types import NUM_MODALITIES
 
 NUM_CLASSES = 171  # RGBNT201's training identities; the classifier's share of the cost is negligible
@@ -38,6 +40,7 @@ def run(
     repeats: int,
     warmup: int,
     compile_models: bool,
+    record: bool,
     callables: Sequence[str],
     out: Path | None,
 ) -> None:
@@ -67,6 +70,7 @@ def run(
             repeats=repeats,
             warmup=warmup,
             compile_models=compile_models,
+            record=record,
             callables=callables,
             progress=report,
         )
@@ -87,6 +91,7 @@ def measure(
     warmup: int,
     batch_size: int | None = None,
     compile_models: bool = False,
+    record: bool = False,
     callables: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -98,6 +103,7 @@ def measure(
         repeats, warmup: batches; compiled models need a warm-up of 1 at least, since the first batch compiles.
         batch_size: None takes evaluate.batch_size or data.batch_size of each configuration.
         compile_models: time models with compiled blocks, as `train.compile` makes them.
+        record: time replays of CUDA graphs, as `train.cuda_graph` makes them for training.
         callables: `package.module:factory`; the factory gets image_size and device and returns what takes images. On a
             GPU it is called twice, the first time to measure the memory of what it makes.
         progress: called with (done, all) rounds.
@@ -114,9 +120,22 @@ def measure(
     if len({config.train.device for config in configs.values()}) > 1:
         raise ConfigError("train.device differs between the configurations: one call measures on one device")
     device = resolve_device(next(iter(configs.values())).train.device)
+    if record and (device.type != "cuda" or warmup <= WARM_UP):
+        raise ConfigError(
+            f"--cuda-graph needs a CUDA device and --warmup {WARM_UP + 1} or more; given are {device.type} and {warmup}"
+        )
     models = {name: _model(config) for name, config in configs.items()}
     candidates = [
-        _own(name, models[name], config, mode, batch_size=batch_size, device=device, compiled=compile_models)
+        _own(
+            name,
+            models[name],
+            config,
+            mode,
+            batch_size=batch_size,
+            device=device,
+            compiled=compile_models,
+            record=record,
+        )
         for mode in modes
         for name, config in configs.items()
     ]
@@ -168,6 +187,7 @@ def _own(
     batch_size: int | None,
     device: torch.device,
     compiled: bool,
+    record: bool,
 ) -> _Candidate:
     dtype = autocast_dtype(resolve_precision(config.train.precision, device))
     size = batch_size or (config.evaluate.batch_size if mode == "inference" else config.data.batch_size)
@@ -178,8 +198,9 @@ def _own(
         if compiled:
             model.backbone.compile_blocks()
         if mode == "inference":
-            return benchmark.inference_step(_evaluating(model), images, dtype=dtype)
-        return benchmark.training_step(model, images, num_classes=NUM_CLASSES, dtype=dtype)
+            runner = RecordedModel(model, dtype=dtype) if record else _evaluating(model)
+            return benchmark.inference_step(runner, images, dtype=dtype)
+        return benchmark.training_step(model, images, num_classes=NUM_CLASSES, dtype=dtype, recorded=record)
 
     return _Candidate(name, mode, size, make, model)
 
