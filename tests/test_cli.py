@@ -217,7 +217,7 @@ def evaluated(monkeypatch):
     class Saved:
         config = Config()
 
-    def test_checkpoint(path, *, config, progress):
+    def test_checkpoint(path, *, config, progress, missing_cases, any_to_any):
         calls.append((path, config))
         counts = {"num_queries": 8, "num_gallery": 9, "messages": ["one thing"]}
         return {"checkpoint": str(path), "epoch": 5, "note": "last", "feature": FIGURES, **counts}

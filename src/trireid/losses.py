@@ -104,6 +104,10 @@ def reid_loss(
 ) -> dict[str, Tensor]:
     """Sum over all (logits, feature) pairs of an output, every pair with the same weight, and its auxiliary losses.
 
+    Features of several modalities enter whole, with zeros where a modality is absent. To compare only the blocks that
+    two items share, as evaluation does, is no loss to learn from: among items of one modality the hardest negatives are
+    those that look alike in it, and all features fall together (docs/missing.md).
+
     Args:
         output: of a model in training; every key of `logits` is a key of `features`.
         label: `(B,)` int64 class indices.

@@ -32,6 +32,27 @@ def modality_subsets(num_modalities: int = NUM_MODALITIES) -> tuple[tuple[int, .
     return tuple(subset for size in range(1, num_modalities + 1) for subset in combinations(indices, size))
 
 
+Blocks = tuple[tuple[int, ...], ...]
+"""A feature as equally wide blocks side by side: for each block the indices of the modalities that it is made of."""
+
+MODALITY_BLOCKS: Blocks = tuple((index,) for index in range(NUM_MODALITIES))
+"""One block a modality."""
+
+
+def filled_blocks(blocks: Blocks, present: Tensor) -> Tensor:
+    """Which blocks of an item's feature hold something, those that at least one present modality went into.
+
+    Args:
+        blocks: K blocks.
+        present: `(..., M)` bool.
+
+    Returns:
+        `(..., K)` bool.
+    """
+    parts = [torch.stack([present[..., modality] for modality in block]).any(dim=0) for block in blocks]
+    return torch.stack(parts, dim=-1)
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch of triplets as the loader gives it.
@@ -100,6 +121,8 @@ class ReIDOutput:
         selection: by stage name (`"block4"` inside the ViT, `"sdtps"` in the head); empty where nothing is selected.
         present: `(B, M)` bool, the modalities that were used.
         auxiliary: scalar losses that the model brings along in training, by name; empty in evaluation.
+        blocks: by feature name, what its blocks are made of, for `"global"` and `"head"`. A block without any of its
+            modalities is 0.
     """
 
     features: dict[str, Tensor]
@@ -107,6 +130,7 @@ class ReIDOutput:
     logits: dict[str, Tensor] = field(default_factory=dict)
     selection: dict[str, Selection] = field(default_factory=dict)
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    blocks: dict[str, Blocks] = field(default_factory=dict)
 
     @property
     def embedding(self) -> Tensor:

@@ -101,8 +101,18 @@ def evaluate(
     rerank: Annotated[
         bool | None, typer.Option("--rerank/--no-rerank", help="Re-ranked figures as well (k-reciprocal).")
     ] = None,
-    missing: Annotated[str | None, typer.Option(help="Modalities to withhold: r, n, t, rn, ... or rgb,nir.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(help="Modalities to withhold: r, n, rn, ... or rgb,nir; all: a table of every case."),
+    ] = None,
+    any_to_any: Annotated[
+        bool, typer.Option("--any-to-any", help="Every subset of modalities as query against every one as gallery.")
+    ] = False,
+    zero_fill: Annotated[
+        bool | None,
+        typer.Option("--zero-fill/--no-zero-fill", help="Withheld images are zeros to the model, as upstream does it."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures: .md as Markdown, else as JSON.")] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Evaluate a trained model on the query and gallery of its configuration."""
@@ -111,9 +121,14 @@ def evaluate(
     overrides = _overrides(settings, set_, skip_bad=skip_bad)
     if rerank is not None:
         overrides.append(f"evaluate.rerank={str(rerank).lower()}")
-    if missing is not None:
+    if zero_fill is not None:
+        overrides.append(f"evaluate.missing_as={'zeros' if zero_fill else 'absent'}")
+    all_cases = missing is not None and missing.strip().lower() == "all"
+    if all_cases or any_to_any:
+        overrides.append("evaluate.missing=[]")
+    if missing is not None and not all_cases:
         overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
-    run_checkpoint(run, overrides=overrides, out=out)
+    run_checkpoint(run, overrides=overrides, out=out, missing_cases=all_cases, any_to_any=any_to_any)
 
 
 @app.command()

@@ -8,23 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked
+from trireid.cli.missing import page, tables
 from trireid.config.load import dump_config, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
-from trireid.files import write_json
+from trireid.files import write_json, write_text
 
 _log = logging.getLogger(__name__)
 
 LETTERS = {"r": "rgb", "n": "nir", "t": "tir"}
 
 
-def run_checkpoint(path: Path, *, overrides: Sequence[str] = (), out: Path | None = None) -> dict[str, Any]:
+def run_checkpoint(
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    missing_cases: bool = False,
+    any_to_any: bool = False,
+) -> dict[str, Any]:
     """Evaluate a checkpoint with the configuration it carries, some settings changed.
 
     Args:
         path: a checkpoint, or a run folder, whose last checkpoint is taken.
         overrides: `section.setting=value`.
-        out: JSON file for the figures and the settings they were measured with.
+        out: file for the figures and the settings they were measured with: Markdown where its name ends in .md, else
+            JSON.
+        missing_cases: a table of every case of missing modalities, and its mean.
+        any_to_any: tables of every subset of modalities as query against every subset as gallery.
 
     Raises:
         TrireidError: a setting, the checkpoint or the data set is wrong.
@@ -32,20 +43,31 @@ def run_checkpoint(path: Path, *, overrides: Sequence[str] = (), out: Path | Non
     from trireid.train.checkpoint import load_checkpoint
 
     config = override_config(load_checkpoint(path).config, overrides)
-    figures = run(path, config)
+    figures = run(path, config, missing_cases=missing_cases, any_to_any=any_to_any)
     if out is not None and figures:
-        write_json(out, {**figures, "config": config.model_dump(mode="json")})
+        if out.suffix.lower() == ".md":
+            write_text(out, page(figures))
+        else:
+            write_json(out, {**figures, "config": config.model_dump(mode="json")})
         say(f"written: {out}")
     return figures
 
 
-def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, Any]:
+def run(
+    path: Path,
+    config: Config,
+    *,
+    notes: Sequence[str] = (),
+    missing_cases: bool = False,
+    any_to_any: bool = False,
+) -> dict[str, Any]:
     """Evaluate a checkpoint with a resolved configuration; log the settings and print the figures.
 
     Args:
         path: a checkpoint, or a run folder, whose last checkpoint is taken.
         config: what is evaluated and how; its model must be the checkpoint's.
         notes: lines to show beside the settings.
+        missing_cases, any_to_any: as in `run_checkpoint`.
 
     Raises:
         TrireidError: the weights do not fit the configuration, or the data set is wrong.
@@ -55,7 +77,9 @@ def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, A
     _log.info("settings:\n%s", dump_config(config).rstrip())
     for line in notes:
         note(line)
-    figures = test_checkpoint(path, config=config, progress=is_main_process())
+    figures = test_checkpoint(
+        path, config=config, progress=is_main_process(), missing_cases=missing_cases, any_to_any=any_to_any
+    )
     if not figures:  # of several processes, the main one has them
         return figures
     for line in figures["messages"]:
@@ -65,6 +89,8 @@ def run(path: Path, config: Config, *, notes: Sequence[str] = ()) -> dict[str, A
     counts = f"{figures['num_queries']} queries, {figures['num_gallery']} in the gallery"
     show_figures(f"test split: {counts}", figures["feature"])
     show_reranked("test split", figures)
+    for table in tables(figures):
+        say(f"\n{table}")
     return figures
 
 
@@ -80,5 +106,8 @@ def parse_missing(text: str) -> list[str]:
     by_name = "," in wanted or wanted in LETTERS.values()
     names = [LETTERS.get(part.strip(), part.strip()) for part in (wanted.split(",") if by_name else wanted)]
     if len(set(names)) < len(names) or not set(names) <= set(LETTERS.values()):
-        raise ConfigError(f"--missing: given {text}, should be letters such as rn or names such as rgb,nir")
+        raise ConfigError(
+            f"--missing: given {text}, allowed are r, n, t, rn, rt, nt, names such as rgb,nir, none, or all"
+            " for every case"
+        )
     return [name for name in LETTERS.values() if name in names]

@@ -213,6 +213,7 @@ class TrainConfig(Section):
     triplet_weight: Rate = 1.0
     triplet_margin: Rate | None = None  # None is the soft margin
     label_smoothing: Annotated[float, Number, Field(ge=0.0, lt=1.0)] = 0.1
+    modality_dropout: Probability = 0.0  # that an item of a training batch loses some, never all, of its modalities
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False  # torch.compile the blocks of the ViT for training; needs a C++ compiler, or Triton on CUDA

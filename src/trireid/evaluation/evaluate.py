@@ -12,6 +12,7 @@ from torch.nn import functional
 from trireid.errors import InputError
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
+from trireid.evaluation.presence import Presence, shared_distance
 from trireid.evaluation.rerank import k_reciprocal
 from trireid.types import EXCLUSION_FIELD, UNKNOWN, Batch, Labels, Protocol
 
@@ -143,12 +144,7 @@ def evaluate_features(
     rankings: dict[str, RankMetrics] = {}
     for name in RANKED_FEATURES:
         if name in query.features:
-            distance = ranking_distance(
-                query.features[name].to(device),
-                None if gallery is None else gallery.features[name].to(device),
-                normalise=normalise,
-                rerank=rerank,
-            )
+            distance = feature_distance(query, gallery, name, device=device, normalise=normalise, rerank=rerank)
             rankings[name] = rank_metrics(distance, query_labels, column_labels, protocol, ranks=ranks)
     num_unmatched = next(iter(rankings.values())).num_unmatched
     return EvaluationResult(
@@ -158,14 +154,65 @@ def evaluate_features(
         num_queries=len(query_labels),
         num_gallery=len(column_labels),
         num_unmatched=num_unmatched,
-        messages=tuple(_messages(query_labels, protocol, num_unmatched, rerank, missing)),
+        messages=tuple(
+            [
+                *_messages(query_labels, protocol, num_unmatched, rerank, missing),
+                *_presence_messages(query, query if gallery is None else gallery, normalise),
+            ]
+        ),
+    )
+
+
+def feature_distance(
+    query: FeatureSet,
+    gallery: FeatureSet | None,
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    normalise: bool = True,
+    rerank: Rerank | None = None,
+) -> Tensor:
+    """The distance `(Q, G)` that is ranked of one feature of two sets; gallery None where queries are the gallery."""
+    presence = None
+    if name in query.blocks:
+        present = query.present.to(device)
+        presence = Presence(query.blocks[name], present, present if gallery is None else gallery.present.to(device))
+    return ranking_distance(
+        query.features[name].to(device),
+        None if gallery is None else gallery.features[name].to(device),
+        normalise=normalise,
+        rerank=rerank,
+        presence=presence,
     )
 
 
 def ranking_distance(
-    query: Tensor, gallery: Tensor | None, *, normalise: bool = True, rerank: Rerank | None = None
+    query: Tensor,
+    gallery: Tensor | None,
+    *,
+    normalise: bool = True,
+    rerank: Rerank | None = None,
+    presence: Presence | None = None,
 ) -> Tensor:
-    """The distance that is ranked: `(Q, D)`, `(G, D)` -> `(Q, G)`; gallery None where queries are the gallery."""
+    """The distance that is ranked: `(Q, D)`, `(G, D)` -> `(Q, G)`.
+
+    Args:
+        query, gallery: features; gallery None where the queries are the gallery.
+        normalise: L2-normalise first. Only then does presence count: un-normalised features compare as they are,
+            the zeros of absent modalities with them.
+        rerank: re-ranking settings, None for none.
+        presence: what the items have; where they do not all have the same, pairs compare what both have
+            (`presence.shared_distance`).
+    """
+    if presence is not None:
+        presence.check(len(query), len(query if gallery is None else gallery), query.shape[1])
+    if presence is not None and normalise and not presence.is_uniform:
+        if rerank is None:
+            items = query if gallery is None else gallery
+            return shared_distance(query, items, presence.query, presence.gallery, presence.blocks)
+        return k_reciprocal(
+            query, gallery, k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value, presence=presence
+        )
     if normalise:
         query = functional.normalize(query.float(), dim=-1)
         gallery = None if gallery is None else functional.normalize(gallery.float(), dim=-1)
@@ -205,3 +252,15 @@ def _messages(
     if rerank is not None:
         messages.append(f"re-ranked (k-reciprocal, k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})")
     return messages
+
+
+def _presence_messages(query: FeatureSet, gallery: FeatureSet, normalise: bool) -> list[str]:
+    """What a reader must know where items have different modalities."""
+    if Presence((), query.present, gallery.present).is_uniform:
+        return []
+    sides = (("queries", query), ("gallery items", gallery))
+    lacking = [f"{int((~each.present.all(dim=1)).sum())} of {len(each)} {name}" for name, each in sides]
+    if query is gallery:
+        del lacking[1]
+    how = "are compared by what both have" if normalise and query.blocks else "count what is absent as zeros"
+    return [f"{' and '.join(lacking)} lack a modality: pairs of items {how}"]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
-from trireid.evaluation.missing import MissingAs, withhold_batch
-from trireid.types import Batch, ReIDOutput
+from trireid.evaluation.missing import MissingAs, take_shown, withhold_batch
+from trireid.types import Batch, Blocks, ReIDOutput
 
 RANKED_FEATURES: tuple[str, ...] = ("global", "head", "joint")
 """Patterns 1, 2 and 3, the features that an evaluation ranks ("head" only where the model has one)."""
+
+JOINED_FEATURES: tuple[str, ...] = ("global", "head")
+"""What pattern 3 is side by side."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,13 @@ class FeatureSet:
             `"joint"` (pattern 3), and each modality's own.
         present: `(n, M)` bool, which modalities the model was given.
         item: `(n,)` int64, position of each item in its set; ascending.
+        blocks: by the name of a feature, what its blocks are made of; a feature without an entry compares as a whole.
     """
 
     features: dict[str, Tensor]
     present: Tensor
     item: Tensor
+    blocks: dict[str, Blocks] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.item.shape[0]
@@ -57,6 +62,7 @@ def extract_features(
     transform: Callable[[Tensor, Tensor], Tensor] | None = None,
     withheld: Sequence[str] = (),
     missing_as: MissingAs = "absent",
+    leave_out_empty: bool = False,
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FeatureSet:
@@ -71,6 +77,7 @@ def extract_features(
         withheld: modalities taken away, see `missing.withhold`.
         missing_as: what the model is told of withheld modalities: that they are `absent`, or nothing, so that it sees
             their images, which are `zeros` after normalisation, as upstream does. What an item lacks stays absent.
+        leave_out_empty: leave out items that have nothing but what is withheld, instead of an error.
         names: name of each item by its number, for messages.
         progress: called after each batch with the number of its items.
 
@@ -80,20 +87,23 @@ def extract_features(
     device = torch.device(device)
     parts: list[FeatureSet] = []
     with evaluation_mode(model), torch.inference_mode():
-        for batch in loader:
+        for given in loader:
+            batch = take_shown(given, withheld) if leave_out_empty else given
+            if not len(batch.item):
+                continue
             shown = withhold_batch(batch, withheld)
             # Known before the copy: a model that must look for absent modalities waits for the device.
-            given = batch.present if missing_as == "zeros" else shown.present
-            present = None if bool(given.all()) else given.to(device, non_blocking=True)
+            told = batch.present if missing_as == "zeros" else shown.present
+            present = None if bool(told.all()) else told.to(device, non_blocking=True)
             moved = shown.to(device, non_blocking=True)
             images = moved.images if transform is None else transform(moved.images, moved.present)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 output = model(images, present=present, camera=moved.camera)
-            part = FeatureSet(_to_cpu(output), given, batch.item)
+            part = FeatureSet(_to_cpu(output), told, shown.item, joint_blocks(output.blocks, output.features))
             _check_finite(part, names)
             parts.append(part)
             if progress is not None:
-                progress(len(part))
+                progress(len(given.item))
     if not parts:
         raise InputError("the loader gave no batch; features need at least one item, check the split")
     return join_features(parts)
@@ -103,6 +113,16 @@ def _to_cpu(output: ReIDOutput) -> dict[str, Tensor]:
     """All features of an output and pattern 3, float32 on the CPU."""
     features = output.features | {"joint": output.embedding}
     return {name: value.float().cpu() for name, value in features.items()}
+
+
+def joint_blocks(blocks: Mapping[str, Blocks], features: Mapping[str, Tensor]) -> dict[str, Blocks]:
+    """The blocks of all features, with those of `joint` where its parts have blocks of one width."""
+    parts = [name for name in JOINED_FEATURES if name in features]
+    if any(name not in blocks for name in parts):
+        return dict(blocks)
+    widths = {features[name].shape[1] / len(blocks[name]) for name in parts}
+    joint: Blocks = tuple(block for name in parts for block in blocks[name])
+    return {**blocks, "joint": joint} if len(widths) == 1 else dict(blocks)
 
 
 def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:
@@ -116,7 +136,8 @@ def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:
     if len(repeated):
         raise InputError(f"the loader gave item {int(repeated[0])} more than once; each item is allowed once")
     features = {name: torch.cat([part.features[name] for part in parts])[order] for name in parts[0].features}
-    return FeatureSet(features, torch.cat([part.present for part in parts])[order], item)
+    present = torch.cat([part.present for part in parts])[order]
+    return FeatureSet(features, present, item, next((part.blocks for part in parts if part.blocks), {}))
 
 
 def _check_finite(part: FeatureSet, names: Sequence[str] | None) -> None:

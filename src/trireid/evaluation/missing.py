@@ -23,6 +23,16 @@ MISSING_CASES: dict[str, tuple[str, ...]] = {
 """The published six cases by name: r, n, t, rn, rt, nt, each with the modalities that are withheld."""
 
 
+def subset_cases(modalities: Sequence[str] = MODALITIES) -> dict[str, tuple[str, ...]]:
+    """What is withheld, by the letters of what remains: rnt, nt, rt, rn, t, n, r, for three modalities.
+
+    Args:
+        modalities: those that are used, in the order of `MODALITIES`.
+    """
+    withheld = [gone for size in range(len(modalities)) for gone in combinations(modalities, size)]
+    return {"".join(name[0] for name in modalities if name not in gone): gone for gone in withheld}
+
+
 def withhold(present: Tensor, images: Tensor, modalities: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Take modalities away: not present, and the normalised image is 0.
 
@@ -55,6 +65,13 @@ def withhold(present: Tensor, images: Tensor, modalities: Sequence[str]) -> tupl
             f"withhold fewer, or leave these items out"
         )
     return remaining, images * kept.to(images.dtype)[:, None, None, None]
+
+
+def take_shown(batch: Batch, modalities: Sequence[str]) -> Batch:
+    """The items of a batch that have something left when modalities are withheld."""
+    kept = batch.present.new_tensor([name not in modalities for name in MODALITIES])  # (M,)
+    rows = (batch.present & kept).any(dim=1)
+    return batch if bool(rows.all()) else Batch(**{name: value[rows] for name, value in vars(batch).items()})
 
 
 def withhold_batch(batch: Batch, modalities: Sequence[str]) -> Batch:

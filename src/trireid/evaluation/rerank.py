@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from trireid.errors import InputError
 from trireid.evaluation.distance import Centred, centre_of, centred, check_widths, euclidean
 from trireid.evaluation.encoding import Distances, encode, expand, neighbourhoods, overlaps, part_of
+from trireid.evaluation.presence import Presence, shared_distance, shared_pair_distance
+from trireid.types import Blocks
 
 PAIR_ELEMENTS = 2**24
 """Feature values read at once for single pairs."""
@@ -23,6 +26,7 @@ def k_reciprocal(
     k2: int = 6,
     lambda_value: float = 0.3,
     chunk_size: int = 512,
+    presence: Presence | None = None,
 ) -> Tensor:
     """Re-ranked distances of features: `(Q, D)`, `(G, D)` -> `(Q, G)` float32 in [0, 1].
 
@@ -34,13 +38,17 @@ def k_reciprocal(
         k1, k2, lambda_value: as `k_reciprocal_distance`.
         chunk_size: items at a time, at most; bounds the memory beside the result and the features in float64 to
             about 30 bytes x chunk_size x (Q + G).
+        presence: what the items have; the distances are then those of `presence.shared_distance`.
 
     Raises:
         InputError: a setting or shape is out of range.
     """
     check_widths(query, query if gallery is None else gallery, name="k_reciprocal")
     features = query if gallery is None else torch.cat([query, gallery])
-    distances = _OfFeatures(centred(features, centre_of(features)))
+    distances: Distances = _OfFeatures(centred(features, centre_of(features)))
+    if presence is not None:
+        present = presence.query if gallery is None else torch.cat([presence.query, presence.gallery])
+        distances = _OfShared(features, present, presence.blocks)
     columns = slice(0 if gallery is None else len(query), len(features))
     return _rerank(distances, slice(0, len(query)), columns, k1, k2, lambda_value, chunk_size)
 
@@ -161,12 +169,43 @@ class _OfFeatures:
 
     def pairs(self, row: Tensor, column: Tensor) -> Tensor:
         value = self.features.value
-        size = max(1, PAIR_ELEMENTS // max(1, value.shape[1]))
+        parts = [(value[one] - value[two]).square().sum(dim=1).sqrt().float() for one, two in _some(row, column, value)]
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _OfShared:
+    """Distances of items that lack different modalities, computed when they are asked for."""
+
+    features: Tensor
+    present: Tensor
+    blocks: Blocks
+
+    @property
+    def num_items(self) -> int:
+        return len(self.features)
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        features, present = self.features, self.present
+        return shared_distance(features[rows], features[columns], present[rows], present[columns], self.blocks)
+
+    def pairs(self, row: Tensor, column: Tensor) -> Tensor:
+        features, present = self.features, self.present
         parts = [
-            (value[some_rows] - value[some_columns]).square().sum(dim=1).sqrt().float()
-            for some_rows, some_columns in zip(row.split(size), column.split(size), strict=True)
+            shared_pair_distance(features[one], features[two], present[one], present[two], self.blocks)
+            for one, two in _some(row, column, features)
         ]
         return torch.cat(parts)
+
+
+def _some(row: Tensor, column: Tensor, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs, as many at a time as may be read at once of features `(n, D)`."""
+    size = max(1, PAIR_ELEMENTS // max(1, features.shape[1]))
+    return zip(row.split(size), column.split(size), strict=True)
 
 
 def _common(asked: slice, held: slice) -> tuple[slice, slice]:

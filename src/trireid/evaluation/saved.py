@@ -21,14 +21,14 @@ from torch import Tensor
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
 from trireid.evaluation.evaluate import Rerank
-from trireid.evaluation.features import FeatureSet
+from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, joint_blocks
 from trireid.files import replacing, write_text
 from trireid.types import Labels, Protocol
 
 FEATURES_FILE = "features.safetensors"
 RECORDS_FILE = "records.json"
 FORMAT_VERSION = 1
-SAVED_FEATURES: tuple[str, ...] = ("global", "head")
+SAVED_FEATURES = JOINED_FEATURES
 """What is written; `joint` is these two side by side and is put together again when read."""
 
 
@@ -79,6 +79,7 @@ def save_features(directory: Path, saved: SavedFeatures) -> None:
         "normalise": saved.normalise,
         "rerank": None if saved.rerank is None else asdict(saved.rerank),
         "query_is_gallery": saved.query_is_gallery,
+        "blocks": {name: saved.query.features.blocks.get(name) for name in SAVED_FEATURES},
     } | {name: [_record_to_json(record) for record in side.records] for name, side in sides.items()}
     path = directory / FEATURES_FILE
     with replacing(path) as temporary:
@@ -142,8 +143,11 @@ def _read_side(name: str, tensors: dict[str, Tensor], description: dict[str, Any
     """One side out of the tensors and the description."""
     parts = [tensors[f"{name}/feature/{key}"] for key in SAVED_FEATURES if f"{name}/feature/{key}" in tensors]
     features = dict(zip(SAVED_FEATURES, parts, strict=False)) | {"joint": torch.cat(parts, dim=-1)}
+    # Files of before this entry rank as they did: features as a whole, what is absent as zeros.
+    described = {key: each for key, each in description.get("blocks", {}).items() if each is not None}
+    blocks = joint_blocks({key: tuple(map(tuple, each)) for key, each in described.items()}, features)
     return SavedSide(
-        features=FeatureSet(features, tensors[f"{name}/present"], tensors[f"{name}/item"]),
+        features=FeatureSet(features, tensors[f"{name}/present"], tensors[f"{name}/item"], blocks),
         labels=Labels(**{key: tensors[f"{name}/label/{key}"] for key in ("identity", "camera", "scene", "item")}),
         records=tuple(_record_from_json(entry) for entry in description[name]),
     )

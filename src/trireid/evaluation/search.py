@@ -14,6 +14,7 @@ from trireid.errors import InputError
 from trireid.evaluation.distance import centre_of, centred, euclidean
 from trireid.evaluation.metrics import RankedList
 from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
+from trireid.evaluation.presence import Presence, shared_distance
 from trireid.evaluation.protocols import equal_known, labels_to, ranking_masks, take
 from trireid.types import Labels, Protocol
 
@@ -32,6 +33,7 @@ def search(
     normalise: bool = True,
     chunk_size: int = 16384,
     query_chunk_size: int = 256,
+    presence: Presence | None = None,
 ) -> RankedList:
     """The first `top` gallery items of each query by Euclidean distance, as `ranked_list` gives them.
 
@@ -48,6 +50,8 @@ def search(
         chunk_size: gallery items that are read at a time.
         query_chunk_size: queries that are compared with them at a time, at most. Beside features and labels, the
             memory is about 40 bytes x chunk_size x query_chunk_size + 30 bytes x chunk_size x D.
+        presence: what the items have, where they do not all have the same modalities; as in `ranking_distance`, and
+            like there it counts for normalised features alone.
 
     Raises:
         InputError: shapes or settings do not fit, or a feature is NaN or infinite.
@@ -55,16 +59,26 @@ def search(
     _check(query, gallery, query_labels, gallery_labels, (top, chunk_size, query_chunk_size))
     device = query.device
     query_labels, gallery_labels = labels_to(query_labels, device), labels_to(gallery_labels, device)
+    if presence is not None:
+        presence.check(len(query), len(gallery), query.shape[1])
+        presence = None if not normalise or presence.is_uniform else presence
+    normalise = normalise and presence is None  # the parts that a pair shares are normalised when they are known
     asked = _read(query, slice(0, len(query)), device, normalise, "query")
     centre = centre_of(asked)  # of the queries, so that distances do not depend on what is read with an item
     first = centred(asked, centre)
     key = torch.full((len(query), min(top, len(gallery))), LAST, device=device)
     for columns in row_slices(len(gallery), chunk_size):
-        second = centred(_read(gallery, columns, device, normalise, "gallery"), centre)
+        read = _read(gallery, columns, device, normalise, "gallery")
+        second = centred(read, centre)
         labels = take(gallery_labels, columns)
         for rows in row_slices(len(query), rows_at_a_time(query_chunk_size, len(second), device)):
             _, excluded = ranking_masks(take(query_labels, rows), labels, protocol)
-            distance = euclidean(first[rows], second).masked_fill_(excluded, torch.inf)
+            if presence is None:
+                distance = euclidean(first[rows], second)
+            else:
+                own, others = presence.query[rows].to(device), presence.gallery[columns].to(device)
+                distance = shared_distance(asked[rows], read, own, others, presence.blocks)
+            distance.masked_fill_(excluded, torch.inf)
             key[rows] = merge_nearest(key[rows], distance, columns.start, hidden=excluded)
     hidden = key == LAST
     index = key_position(key).masked_fill_(hidden, 0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models.hdm import HDM
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
-from trireid.types import NUM_MODALITIES
+from trireid.types import NUM_MODALITIES, Blocks
 
 SlotReaderName = Literal["mean", "max", "attention", "project", "hdm"]
 
@@ -39,12 +39,13 @@ class SlotReader(nn.Module):
         self.name = name
         self.num_slots = num_slots
         self.feature_dim = num_modalities * dim
+        self.blocks: Blocks = tuple((modality,) for modality in range(num_modalities))
         if name == "attention":
             self.norm = ModalityLayerNorm(num_modalities, dim)
             self.query = nn.Parameter(torch.randn(num_modalities, dim) * 0.02)
         if name == "hdm":
             self.hdm = HDM(dim, num_heads=math.gcd(dim, 8), num_modalities=num_modalities)
-            self.feature_dim = self.hdm.feature_dim
+            self.feature_dim, self.blocks = self.hdm.feature_dim, self.hdm.subsets
         if name == "project":
             self.projection = ModalityLinear(num_modalities, num_slots * dim, dim)
 

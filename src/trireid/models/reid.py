@@ -16,7 +16,7 @@ from trireid.models.modality import mask_absent
 from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS
 from trireid.models.slimming import in_original_grid
-from trireid.types import MODALITIES, ReIDOutput, Selection
+from trireid.types import MODALITIES, MODALITY_BLOCKS, ReIDOutput, Selection
 
 GuideName = Literal["reduced", "cls", "mean_patch"]
 
@@ -28,6 +28,7 @@ class HDMHead(nn.Module):
         super().__init__()
         self.hdm, self.atmoe = hdm, atmoe
         self.feature_dim = hdm.feature_dim
+        self.blocks = hdm.subsets
 
     def forward(self, patches: Tensor, global_features: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Feature `(B, E * D)` of patches `(B, M, N, D)` and globals `(B, M, D)`."""
@@ -102,9 +103,8 @@ class ReIDModel(nn.Module):
         if self.training:
             logits = {name: self._classify(name, features[name], present) for name in self.classifiers}
         used = present if present is not None else images.new_ones(images.shape[:2]).bool()
-        return ReIDOutput(
-            features=features, present=used, logits=logits, selection=selection, auxiliary=tokens.auxiliary
-        )
+        blocks = {"global": MODALITY_BLOCKS} | ({} if self.head is None else {"head": self.head.blocks})
+        return ReIDOutput(features, used, logits, selection, auxiliary=tokens.auxiliary, blocks=blocks)
 
     def _guides(self, tokens: BackboneOutput, global_features: Tensor) -> Tensor:
         if self.guide == "cls":
@@ -146,8 +146,13 @@ def check_inputs(images: Tensor, present: Tensor | None, camera: Tensor | None) 
         InputError: what was given and what is allowed.
     """
     if images.dim() != 5 or images.shape[1] != len(MODALITIES) or images.shape[2] != 3:
-        raise InputError(f"images have shape {tuple(images.shape)}; they must be (B, {len(MODALITIES)}, 3, H, W)")
+        raise InputError(
+            f"images have shape {tuple(images.shape)}; they must be (B, {len(MODALITIES)}, 3, H, W): where a "
+            "modality has no image give zeros, and say so in present"
+        )
     if present is not None:
+        if present.dtype != torch.bool:
+            raise InputError(f"present is of type {present.dtype}; it must be torch.bool, true where there is an image")
         if tuple(present.shape) != tuple(images.shape[:2]):
             raise InputError(f"present has shape {tuple(present.shape)}; it must be {tuple(images.shape[:2])}")
         if not bool(present.any(dim=1).all()):

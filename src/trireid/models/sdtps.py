@@ -159,7 +159,7 @@ class SDTPS(nn.Module):
         self.scale = nn.Parameter(torch.ones(num_modalities, 1, 1))
         self.guide_map = ModalityLinear(num_modalities, dim, dim) if learned_guides and guided else None
         self.reader = SlotReader(reader, dim=dim, num_slots=self.num_slots + 1, num_modalities=num_modalities)
-        self.feature_dim = self.reader.feature_dim
+        self.feature_dim, self.blocks = self.reader.feature_dim, self.reader.blocks
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trireid.data.records import Record
 from trireid.errors import InputError
-from trireid.evaluation.evaluate import ranking_distance
+from trireid.evaluation.evaluate import feature_distance
 from trireid.evaluation.metrics import RankMetrics, rank_metrics, ranked_list
 from trireid.evaluation.protocols import ranking_masks, take
 from trireid.evaluation.saved import SavedFeatures, SavedSide
@@ -69,9 +69,10 @@ def rank_saved(saved: SavedFeatures, *, feature: str = FEATURE) -> Ranked:
     Raises:
         InputError: there is no such feature, or no query has a match.
     """
-    query = feature_of(saved.query, feature)
-    gallery = None if saved.query_is_gallery else feature_of(saved.gallery, feature)
-    distance = ranking_distance(query, gallery, normalise=saved.normalise, rerank=saved.rerank)
+    for side in (saved.query, saved.gallery):
+        feature_of(side, feature)
+    gallery = None if saved.query_is_gallery else saved.gallery.features
+    distance = feature_distance(saved.query.features, gallery, feature, normalise=saved.normalise, rerank=saved.rerank)
     return Ranked(saved, distance, rank_metrics(distance, saved.query.labels, saved.gallery.labels, saved.protocol))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from trireid.config.schema import TrainConfig
+from trireid.data.dropping import drop_modalities
 from trireid.errors import RunError
 from trireid.losses import reid_loss
 from trireid.train.gathering import gather_output, gather_rows
@@ -89,13 +90,17 @@ def make_gradients(
         accelerator: gives autocast, backward and the gradient scaler.
         settings: loss weights.
         transform: makes images of (pixels, seed, present) of a batch, on the device.
-        complete: no triplet lacks a modality; the model is then not asked to look, which would wait for the device.
+        complete: every triplet has all modalities and keeps them; the model is then not asked to look, which would wait
+            for the device.
 
     Returns:
         The terms of the loss.
     """
-    images = transform(batch.images, batch.seed, batch.present)
-    output = model(images, present=None if complete else batch.present, camera=batch.camera)
+    present = batch.present
+    if settings.modality_dropout > 0:
+        present = drop_modalities(present, batch.seed, settings.modality_dropout)
+    images = transform(batch.images, batch.seed, present)
+    output = model(images, present=None if complete else present, camera=batch.camera)
     label = batch.label
     if accelerator.num_processes > 1:  # the loss is of the whole batch, in every process the same
         output, label = gather_output(output), gather_rows(label)

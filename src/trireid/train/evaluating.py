@@ -54,29 +54,12 @@ def evaluate_split(
         InputError: A feature is not finite.
         RunError: Another process met an error.
     """
-
-    def extract(loader: DataLoader[Batch], records: Sequence[Record]) -> FeatureSet | None:
-        own = partial(
-            extract_features,
-            model,
-            loader,
-            device=device,
-            dtype=dtype,
-            transform=split.transform,
-            withheld=settings.missing,
-            missing_as=settings.missing_as,
-            names=[record.name for record in records],
-            progress=bar.advance,
-        )
-        if split.num_shares == 1:
-            return own()
-        return gather_features(lambda: own() if count_items(loader) else None, device=device)
-
-    with progress_bar(f"evaluating {split.name}", enabled=progress, total=split.num_items, transient=True) as bar:
-        query = extract(split.query_loader, split.query_records)
-        gallery = None if split.gallery_loader is None else extract(split.gallery_loader, split.gallery_records)
-    if query is None:
+    extracted = extract_split(
+        model, split, settings=settings, device=device, dtype=dtype, progress=progress, withheld=settings.missing
+    )
+    if extracted is None:
         return None
+    query, gallery = extracted
     return evaluate_features(
         query,
         gallery,
@@ -87,6 +70,47 @@ def evaluate_split(
         normalise=settings.normalise,
         missing=settings.missing,
     )
+
+
+def extract_split(
+    model: nn.Module,
+    split: EvaluationSplit,
+    *,
+    settings: EvaluateConfig,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    progress: bool,
+    withheld: Sequence[str],
+    leave_out_empty: bool = False,
+) -> tuple[FeatureSet, FeatureSet | None] | None:
+    """Features of query and gallery (None where the queries are it) with some modalities withheld.
+
+    Args: as `evaluate_split` and `extract_features`. Returns None on all processes but the main one.
+    """
+
+    def extract(loader: DataLoader[Batch], records: Sequence[Record]) -> FeatureSet | None:
+        own = partial(
+            extract_features,
+            model,
+            loader,
+            device=device,
+            dtype=dtype,
+            transform=split.transform,
+            withheld=withheld,
+            missing_as=settings.missing_as,
+            leave_out_empty=leave_out_empty,
+            names=[record.name for record in records],
+            progress=bar.advance,
+        )
+        if split.num_shares == 1:
+            return own()
+        return gather_features(lambda: own() if count_items(loader) else None, device=device)
+
+    title = f"evaluating {split.name}" + (f" without {', '.join(withheld)}" if withheld else "")
+    with progress_bar(title, enabled=progress, total=split.num_items, transient=True) as bar:
+        query = extract(split.query_loader, split.query_records)
+        gallery = None if split.gallery_loader is None else extract(split.gallery_loader, split.gallery_records)
+    return None if query is None else (query, gallery)
 
 
 def describe_reranked(

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trireid.errors import ConfigError, RunError, TrireidError
 from trireid.evaluation.features import FeatureSet, join_features
 from trireid.models.heads import BNNeckClassifier
-from trireid.types import ReIDOutput
+from trireid.types import Blocks, ReIDOutput
 
 
 def check_batch_size(batch_size: int, num_processes: int) -> None:
@@ -110,6 +110,7 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
     sizes: list[int] = _gather_objects(0 if own is None else len(own))
     layouts = _gather_objects({name: (tuple(table.shape[1:]), table.dtype) for name, table in tables.items()})
     layout = next(each for each, size in zip(layouts, sizes, strict=True) if size)  # a split has items
+    blocks: dict[str, Blocks] = next((each for each in _gather_objects(own.blocks if own else {}) if each), {})
     is_main = distributed.get_rank() == 0
     parts: list[dict[str, Tensor]] = [{} for _ in sizes] if is_main else []
     for name, (shape, dtype) in layout.items():
@@ -118,7 +119,7 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
             part[name] = table
     if not is_main:
         return None
-    return join_features([FeatureSet(part, part.pop(_PRESENT), part.pop(_ITEM)) for part in parts])
+    return join_features([FeatureSet(part, part.pop(_PRESENT), part.pop(_ITEM), blocks) for part in parts])
 
 
 _PRESENT, _ITEM = "(present)", "(item)"  # no names of features

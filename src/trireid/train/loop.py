@@ -176,15 +176,16 @@ def _prepare(
     if settings.compile:
         model.backbone.compile_blocks()
     trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
+    complete = inputs.complete and settings.modality_dropout == 0
     gradients = partial(
         make_gradients,
         model=trained,
         accelerator=accelerator,
         settings=settings,
         transform=inputs.transform,
-        complete=inputs.complete,
+        complete=complete,
     )
-    possible = accelerator.device.type == "cuda" and inputs.complete and accelerator.num_processes == 1
+    possible = accelerator.device.type == "cuda" and complete and accelerator.num_processes == 1
     return partial(
         train_epoch,
         trained,

@@ -10,9 +10,10 @@ import torch
 
 from trireid.config.schema import Config
 from trireid.data.records import DatasetIndex
-from trireid.errors import RunError
+from trireid.errors import ConfigError, RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.saved import SavedFeatures
+from trireid.train.cases import describe_cases
 from trireid.train.checkpoint import Checkpoint, build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
@@ -24,6 +25,8 @@ def test_checkpoint(
     *,
     config: Config | None = None,  # noqa: PT028 - not a test, in spite of its name
     progress: bool = True,  # noqa: PT028
+    missing_cases: bool = False,  # noqa: PT028
+    any_to_any: bool = False,  # noqa: PT028
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on the test split, in the precision it was trained in.
 
@@ -32,17 +35,21 @@ def test_checkpoint(
         config: another configuration than the checkpoint's own, such as other data or withheld modalities; its
             model must be the same.
         progress: show a bar.
+        missing_cases, any_to_any: tables over withheld modalities, see `cases.describe_cases`; the configuration
+            itself withholds none then.
 
     Returns:
         `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, figures in [0, 1];
+        with the tables that were asked for as `missing` and `any_to_any`, and
         with `evaluate.rerank` also `reranked`, with the same figures after re-ranking. Empty on all processes
         of a launcher but the main one; they share the work.
 
     Raises:
+        ConfigError: Modalities are withheld where a table over them is asked for.
         CheckpointError: The checkpoint is damaged or does not fit the configuration's model.
         DataError: Something is wrong with the data set.
     """
-    tested = _run_test(path, config, progress=progress)
+    tested = _run_test(path, config, progress=progress, missing=missing_cases, any_to_any=any_to_any)
     result = tested.result
     if result is None:
         return {}
@@ -51,6 +58,7 @@ def test_checkpoint(
         "epoch": tested.checkpoint.epoch,
         "note": tested.checkpoint.note,
         **describe_result(result),
+        **tested.cases,
         **describe_reranked(result, tested.split, settings=tested.config.evaluate, device=tested.device),
         **describe_data(tested.index),
     }
@@ -84,12 +92,20 @@ class _Tested:
     split: EvaluationSplit
     device: torch.device
     result: EvaluationResult | None
+    cases: dict[str, Any]
 
 
-def _run_test(path: Path, config: Config | None, *, progress: bool) -> _Tested:
+def _run_test(
+    path: Path, config: Config | None, *, progress: bool, missing: bool = False, any_to_any: bool = False
+) -> _Tested:
     """Evaluate a checkpoint; arguments and errors as `test_checkpoint`."""
     checkpoint = load_checkpoint(path)
     config = checkpoint.config if config is None else config
+    if (missing or any_to_any) and config.evaluate.missing:
+        raise ConfigError(
+            f"evaluate.missing withholds {', '.join(config.evaluate.missing)}, but the tables over withheld modalities "
+            "start from all of them: set evaluate.missing=[]"
+        )
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
     accelerator = make_accelerator(device=device, precision=precision)
@@ -99,7 +115,20 @@ def _run_test(path: Path, config: Config | None, *, progress: bool) -> _Tested:
     index = scan_index(config, progress=progress)
     split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
-    return _Tested(checkpoint, config, index, split, device, result)
+    cases: dict[str, Any] = {}
+    if missing or any_to_any:
+        cases = describe_cases(
+            model,
+            split,
+            result,
+            config=config,
+            device=device,
+            dtype=dtype,
+            progress=progress,
+            missing=missing,
+            any_to_any=any_to_any,
+        )
+    return _Tested(checkpoint, config, index, split, device, result, cases)
 
 
 def describe_result(result: EvaluationResult) -> dict[str, Any]:

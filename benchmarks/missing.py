@@ -1,0 +1,154 @@
+"""Missing modalities of the runs of a folder, presence-aware and zero-filled: a Markdown table, and all of it as JSON.
+
+Every run (`CELL/seedN` of `trireid ablate`) is measured once and keeps its figures in `missing.json`:
+
+- cases: the complete set and the six published cases, the same modalities withheld from query and gallery;
+- mixed: every item has a random subset of its modalities (the same for all runs), so that query and gallery items of
+  every kind meet; by our distance, by whole features with zeros for what is absent, and by zero images.
+
+    python benchmarks/missing.py FOLDER [--parallel N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from trireid.ablation import visible_devices
+from trireid.config.load import override_config
+from trireid.evaluation.cases import Sides, mean_figures, rank_case, rank_cases
+from trireid.evaluation.features import FeatureSet
+from trireid.evaluation.missing import subset_cases
+from trireid.files import write_json, write_text
+from trireid.train.checkpoint import build_for, load_checkpoint
+from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
+from trireid.train.evaluating import extract_split
+from trireid.train.inputs import open_test, scan_index
+
+CASES = subset_cases()
+
+
+def measure(run: Path) -> dict[str, Any]:
+    """Figures of one run, see above."""
+    checkpoint = load_checkpoint(run)
+    config = checkpoint.config
+    device = resolve_device(config.train.device)
+    dtype = autocast_dtype(resolve_precision(config.train.precision, device))
+    model = build_for(checkpoint, config).to(device)
+    split = open_test(config, scan_index(config), checkpoint.label_map, device=device)
+    settings = {
+        "query_labels": split.query_labels,
+        "gallery_labels": split.query_labels if split.gallery_labels is None else split.gallery_labels,
+        "protocol": split.protocol,
+        "device": device,
+    }
+    found: dict[str, Any] = {"mixed": {}}
+    for way, filled in (("aware", False), ("zero_filled", True)):
+        changed = override_config(config, [f"evaluate.missing_as={'zeros' if filled else 'absent'}"]).evaluate
+        features: dict[str, Sides] = {}
+        for shown, withheld in CASES.items():
+            sides = extract_split(
+                model, split, settings=changed, device=device, dtype=dtype, progress=False, withheld=withheld
+            )
+            assert sides is not None
+            features[shown] = sides
+        ranked = rank_cases(features, **settings)
+        found[way] = ranked | {"mean": mean_figures({name: each for name, each in ranked.items() if CASES[name]})}
+        query = mixed({name: sides[0] for name, sides in features.items()}, seed=0)
+        others = {name: sides[1] for name, sides in features.items() if sides[1] is not None}
+        gallery = mixed(others, seed=1) if others else None
+        found["mixed"][way] = rank_case(query, gallery, **settings)
+        if not filled:
+            whole = replace(query, blocks={}), None if gallery is None else replace(gallery, blocks={})
+            found["mixed"]["whole"] = rank_case(*whole, **settings)
+    return found
+
+
+def mixed(cases: dict[str, FeatureSet], *, seed: int) -> FeatureSet:
+    """Every item out of a random case."""
+    sets = list(cases.values())
+    choice = torch.randint(len(sets), (len(sets[0]),), generator=torch.Generator().manual_seed(seed))
+    row = torch.arange(len(choice))
+    features = {name: torch.stack([each.features[name] for each in sets])[choice, row] for name in sets[0].features}
+    return replace(sets[0], features=features, present=torch.stack([each.present for each in sets])[choice, row])
+
+
+def measure_all(runs: list[Path], *, parallel: int) -> None:
+    """Measure what has no figures yet, each run in a process of its own."""
+    waiting = [run for run in runs if not (run / "missing.json").is_file()]
+    devices = visible_devices()
+    running: list[subprocess.Popen[bytes]] = []
+    for number, run in enumerate(waiting):
+        environment = dict(os.environ)
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        if len(running) == parallel:
+            running.pop(0).wait()
+        running.append(subprocess.Popen([sys.executable, __file__, "--run", str(run)], env=environment))
+    for process in running:
+        process.wait()
+
+
+def table(runs: list[Path]) -> str:
+    """Mean and standard deviation over seeds by cell and feature, mAP in per cent."""
+    cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        figures = json.loads((run / "missing.json").read_text())
+        for feature in figures["aware"]["rnt"]:
+            row = cells[run.parent.name, feature]
+            row["complete"].append(figures["aware"]["rnt"][feature]["mAP"])
+            row["six cases"].append(figures["aware"]["mean"][feature]["mAP"])
+            row["six, zero-filled"].append(figures["zero_filled"]["mean"][feature]["mAP"])
+            for way, name in (("aware", "mixed"), ("whole", "mixed, whole"), ("zero_filled", "mixed, zero-filled")):
+                row[name].append(figures["mixed"][way][feature]["mAP"])
+            for case, withheld in CASES.items():
+                if withheld:
+                    row[f"has {case}"].append(figures["aware"][case][feature]["mAP"])
+    header = ["cell", "feature", "seeds", *next(iter(cells.values()))]
+    lines = ["| " + " | ".join(header) + " |", "|---|---|" + "---:|" * (len(header) - 2)]
+    for (cell, feature), row in cells.items():
+        values = [_spread(each) for each in row.values()]
+        lines.append("| " + " | ".join([cell, feature, str(len(row["complete"])), *values]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: list[float]) -> str:
+    percent = [100 * value for value in values]
+    return f"{mean(percent):.1f} ± {stdev(percent):.1f}" if len(percent) > 1 else f"{percent[0]:.1f}"
+
+
+def main() -> None:
+    """Measure and show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/missing"))
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--run", type=Path, help="measure this run alone")
+    given = parser.parse_args()
+    if given.run is not None:
+        write_json(given.run / "missing.json", measure(given.run))
+        return
+    measure_all([path.parent for path in sorted(given.folder.glob("*/seed*/metrics.json"))], parallel=given.parallel)
+    runs = [path.parent for path in sorted(given.folder.glob("*/seed*/missing.json"))]
+    if not runs:
+        sys.exit(f"{given.folder} holds no finished run: give the --out folder of trireid ablate")
+    text = table(runs)
+    write_text(given.folder / "missing.md", text)
+    write_json(
+        given.folder / "missing.json",
+        {str(run.relative_to(given.folder)): json.loads((run / "missing.json").read_text()) for run in runs},
+    )
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Modality dropout: items of a training batch lose some of their modalities, so that a model learns to do without."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trireid.data.randomness import uniform_draws
+from trireid.errors import InputError
+from trireid.types import modality_subsets
+
+_PURPOSE = 0x6D6F64616C697479
+"""Parts these draws from those of augmentation, which are of the same seed."""
+
+
+def drop_modalities(present: Tensor, seed: Tensor, probability: float) -> Tensor:
+    """Presence after dropout, a function of each item's seed alone, as augmentation is.
+
+    With the probability given, an item keeps a random proper and non-empty subset of the modalities that it has, each
+    equally likely. An item with one modality keeps it.
+
+    Args:
+        present: `(B, M)` bool.
+        seed: `(B,)` int64, of each item's draws.
+        probability: in [0, 1].
+
+    Returns:
+        `(B, M)` bool, on the device of `present`; what was absent stays absent.
+
+    Raises:
+        InputError: the probability is out of range.
+
+    Source: the idea is that of Neverova et al., ModDrop, TPAMI 2016. Deviation: one draw an item, not one a modality.
+    """
+    if not 0.0 <= probability <= 1.0:
+        raise InputError(f"modality dropout is {probability}; it must lie in [0, 1]")
+    num_modalities = present.shape[1]
+    subset = present.new_zeros(2**num_modalities - 1, num_modalities)  # (E, M)
+    for row, members in enumerate(modality_subsets(num_modalities)):
+        for modality in members:
+            subset[row, modality] = True
+    allowed = ~(subset & ~present[:, None]).any(dim=-1)  # (B, E): within what the item has
+    allowed &= subset.sum(dim=1) < present.sum(dim=1, keepdim=True)  # and less than that
+    count = allowed.sum(dim=1)  # (B,)
+    chance, which = uniform_draws(seed ^ _PURPOSE, 2).unbind(dim=1)
+    place = (which * count).long()  # of the chosen one among those allowed
+    chosen = (allowed.cumsum(dim=1) <= place[:, None]).sum(dim=1).clamp(max=len(subset) - 1)
+    dropped = (chance < probability) & (count > 0)
+    return torch.where(dropped[:, None], subset[chosen], present)

@@ -1,0 +1,117 @@
+"""Distances between items that lack different modalities: a pair is compared by the blocks that both items have.
+
+Each item is L2-normalised over these blocks alone, and what they say counts by how many they are, so that a ranking may
+hold items of every kind. Items are grouped by what they have: at most 7 x 7 pairs of groups, each one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trireid.errors import InputError
+from trireid.evaluation.distance import centred, euclidean
+from trireid.evaluation.order import row_slices
+from trireid.types import Blocks, filled_blocks
+
+ROWS = 1024
+"""Queries that are compared at a time."""
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Which modalities the items of a ranking have, and what the blocks of their feature are made of.
+
+    Attributes:
+        blocks: K blocks, see `types.Blocks`.
+        query: `(Q, M)` bool.
+        gallery: `(G, M)` bool; the same tensor where the queries are the gallery.
+    """
+
+    blocks: Blocks
+    query: Tensor
+    gallery: Tensor
+
+    @property
+    def is_uniform(self) -> bool:
+        """True where all items have the same modalities: whole features compare, as without presence."""
+        first = self.query[:1]
+        return bool((self.query == first).all()) and bool((self.gallery == first).all())
+
+    def check(self, num_queries: int, num_gallery: int, width: int) -> None:
+        """Raise InputError unless it belongs to features `(Q, D)` and `(G, D)`."""
+        if (len(self.query), len(self.gallery)) != (num_queries, num_gallery):
+            raise InputError(
+                f"presence is of {len(self.query)} queries and {len(self.gallery)} gallery items, the features of "
+                f"{num_queries} and {num_gallery}; there must be one row for each"
+            )
+        if width % len(self.blocks):
+            raise InputError(f"a feature of width {width} cannot be {len(self.blocks)} blocks of equal width")
+
+
+def presence_groups(present: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Items by what they have: `(n, M)` bool -> pattern `(M,)` bool and the rows `(g,)` int64 of each group."""
+    patterns, group = present.unique(dim=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        yield pattern, (group == number).nonzero()[:, 0]
+
+
+def shared_distance(
+    first: Tensor, second: Tensor, first_present: Tensor, second_present: Tensor, blocks: Blocks
+) -> Tensor:
+    """Distances of all pairs, each over the blocks that both items have something in.
+
+    With `cos` the cosine over these blocks and `share` their share of all K, the distance is
+    `sqrt(2 - 2 sqrt(share) cos)`: the Euclidean distance of the normalised parts where all blocks are shared, and the
+    nearer to sqrt(2), that of unrelated features, the less there is to go by. The root is the rule of errors: a mean
+    over s blocks scatters by 1 / sqrt(s), so that a cosine over s of them is worth sqrt(s). A pair that shares nothing
+    is at sqrt(2).
+
+    Args:
+        first, second: `(Q, D)` and `(G, D)` features, un-normalised.
+        first_present, second_present: `(Q, M)` and `(G, M)` bool.
+        blocks: what the blocks of a feature are made of.
+
+    Returns:
+        `(Q, G)` float32 in [0, 2], each the same whatever it is computed with.
+    """
+    result = torch.empty(len(first), len(second), dtype=torch.float32, device=first.device)
+    groups = list(presence_groups(second_present))
+    for own, rows in presence_groups(first_present):
+        for other, columns in groups:
+            shared = filled_blocks(blocks, own) & filled_blocks(blocks, other)  # (K,)
+            weight = shared.double().mean().sqrt()
+            gallery = _part(second[columns], shared)
+            zero = gallery.new_zeros(gallery.shape[1], dtype=torch.float64)  # a mean would depend on the other items
+            around = centred(gallery, zero)
+            for some in row_slices(len(rows), ROWS):
+                distance = euclidean(centred(_part(first[rows[some]], shared), zero), around)
+                result[rows[some, None], columns] = _weighed(distance, weight)
+    return result
+
+
+def shared_pair_distance(
+    first: Tensor, second: Tensor, first_present: Tensor, second_present: Tensor, blocks: Blocks
+) -> Tensor:
+    """The same of single pairs: `(p, D)`, `(p, D)` and their presence `(p, M)` -> `(p,)` float32."""
+    shared = filled_blocks(blocks, first_present) & filled_blocks(blocks, second_present)  # (p, K)
+    one, other = (
+        functional.normalize((each.double().unflatten(1, (len(blocks), -1)) * shared[..., None]).flatten(1), dim=1)
+        for each in (first, second)
+    )
+    return _weighed(torch.linalg.vector_norm(one - other, dim=1), shared.double().mean(dim=1).sqrt())
+
+
+def _weighed(distance: Tensor, weight: Tensor) -> Tensor:
+    """Distances of unit features towards sqrt(2), by what their cosine is worth in [0, 1], float32."""
+    return (weight * distance.double().square() + 2.0 * (1.0 - weight)).sqrt().float()
+
+
+def _part(features: Tensor, shared: Tensor) -> Tensor:
+    """The chosen blocks `(K,)` bool of features `(n, D)`, at unit length."""
+    chosen = features.float().unflatten(1, (len(shared), -1))[:, shared].flatten(1)
+    return functional.normalize(chosen, dim=1)
