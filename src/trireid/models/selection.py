@@ -7,6 +7,7 @@ Scores, softmax and ranking are in float32 whatever the input type, because low-
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -276,5 +277,11 @@ def random_scores(like: Tensor, *, training: bool) -> Tensor:
     """
     if training:
         return torch.rand(like.shape, device=like.device)
-    fixed = torch.rand(like.shape[-1], generator=torch.Generator().manual_seed(0))
-    return fixed.to(like.device).expand(like.shape)
+    return _fixed_draw(like.shape[-1], like.device).expand(like.shape)
+
+
+@lru_cache(maxsize=16)
+def _fixed_draw(length: int, device: torch.device) -> Tensor:
+    """`(N,)`, kept, because a copy to a device a batch would wait for it, and could not be recorded."""
+    with torch.inference_mode(False):
+        return torch.rand(length, generator=torch.Generator().manual_seed(0)).to(device)
