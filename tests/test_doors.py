@@ -32,7 +32,7 @@ def trained(monkeypatch):
 def evaluated(monkeypatch):
     calls = []
 
-    def test_checkpoint(path, *, config, progress):
+    def test_checkpoint(path, *, config, progress, **tables):
         calls.append((path, config))
         counts = {"num_queries": 8, "num_gallery": 9, "messages": []}
         return {"checkpoint": str(path), "epoch": 5, "note": "", "feature": FIGURES, **counts}

@@ -202,7 +202,7 @@ def test_the_command_prints_markdown_and_writes_both_forms(run: Path, tmp_path: 
     assert "| query | rnt | nt | rt | rn | t | n | r |" in shown.stdout
     written = json.loads((tmp_path / "figures.json").read_text())
     assert set(written) >= {"feature", "missing", "any_to_any", "config"}
-    page = call("test", run, "--missing", "all", "--zero-fill", "--out", tmp_path / "figures.md")
+    page = call("test", run, "--missing", "all", "--out", tmp_path / "figures.md", "evaluate.missing_as=zeros")
     assert page.exit_code == 0, page.output
     text = (tmp_path / "figures.md").read_text()
     assert "| withheld | queries | gallery | mAP global |" in text

@@ -44,7 +44,8 @@ from trireid.config.load import load_config
 from trireid.files import write_json
 from trireid.train.testing import test_checkpoint
 
-figures = test_checkpoint(Path(sys.argv[2]), config=load_config(sys.argv[1]), progress=False)
+tables = {"missing_cases": True, "any_to_any": True}
+figures = test_checkpoint(Path(sys.argv[2]), config=load_config(sys.argv[1]), progress=False, **tables)
 if figures:
     write_json(Path(sys.argv[3]), figures)
 """
@@ -65,6 +66,11 @@ MODELS = {
         "model.head=none",
         "model.global_classifier=separate",
         "data.modalities=[rgb, tir]",
+    ],
+    "modality dropout, a classifier each": [
+        "model.head=hdm",
+        "model.global_classifier=separate",
+        "train.modality_dropout=0.5",
     ],
     "learned cut": ["model.head=none", "model.backbone.depth=2", f"model.slimming={CUT}", "train.clip_grad_norm=1"],
 }
@@ -126,6 +132,7 @@ def test_a_shared_evaluation_gives_the_figures_of_one_process(tree: Path, tmp_pa
         assert done.returncode == 0, done.stderr[-3000:]
         figures.append(json.loads(out.read_text()))
     assert figures[0]["num_gallery"] == 64
+    assert set(figures[0]) >= {"missing", "any_to_any"}
     assert figures[0] == figures[1]  # the batches are the same, and so is every digit
 
 

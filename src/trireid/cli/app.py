@@ -108,10 +108,6 @@ def evaluate(
     any_to_any: Annotated[
         bool, typer.Option("--any-to-any", help="Every subset of modalities as query against every one as gallery.")
     ] = False,
-    zero_fill: Annotated[
-        bool | None,
-        typer.Option("--zero-fill/--no-zero-fill", help="Withheld images are zeros to the model, as upstream does it."),
-    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures: .md as Markdown, else as JSON.")] = None,
     skip_bad: SkipBad = False,
 ) -> None:
@@ -121,8 +117,6 @@ def evaluate(
     overrides = _overrides(settings, set_, skip_bad=skip_bad)
     if rerank is not None:
         overrides.append(f"evaluate.rerank={str(rerank).lower()}")
-    if zero_fill is not None:
-        overrides.append(f"evaluate.missing_as={'zeros' if zero_fill else 'absent'}")
     all_cases = missing is not None and missing.strip().lower() == "all"
     if all_cases or any_to_any:
         overrides.append("evaluate.missing=[]")
