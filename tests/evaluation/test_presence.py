@@ -12,7 +12,7 @@ from trireid.errors import InputError
 from trireid.evaluation.evaluate import Rerank, evaluate_features, feature_distance, ranking_distance
 from trireid.evaluation.features import FeatureSet, joint_blocks
 from trireid.evaluation.metrics import ranked_list
-from trireid.evaluation.presence import Presence, shared_distance, shared_pair_distance
+from trireid.evaluation.presence import Presence, shared_distance, shared_pair_distance, unrelated_cosine
 from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
 from trireid.evaluation.saved import SavedFeatures, SavedSide, load_features, save_features
 from trireid.evaluation.search import search
@@ -32,7 +32,7 @@ def make(count, blocks, *, seed=0, complete=False):
     return torch.randn(count, len(blocks) * WIDTH, generator=generator), present
 
 
-def literal(first, second, first_present, second_present, blocks):
+def literal(first, second, first_present, second_present, blocks, *, unrelated=0.0):
     """The definition, pair by pair, in Python numbers."""
     table = torch.empty(len(first), len(second))
     for (i, one), (j, two) in itertools.product(enumerate(first.tolist()), enumerate(second.tolist())):
@@ -41,20 +41,22 @@ def literal(first, second, first_present, second_present, blocks):
         a, b = ([x for k in shared for x in row[k * WIDTH : (k + 1) * WIDTH]] for row in (one, two))
         product = sum(x * y for x, y in zip(a, b, strict=True))
         cosine = product / (math.hypot(*a) * math.hypot(*b)) if shared else 0.0
-        table[i, j] = math.sqrt(max(0.0, 2.0 - 2.0 * math.sqrt(len(shared) / len(blocks)) * cosine))
+        weight = math.sqrt(len(shared) / len(blocks))
+        table[i, j] = math.sqrt(max(0.0, 2.0 - 2.0 * (weight * cosine + (1.0 - weight) * unrelated)))
     return table
 
 
+@pytest.mark.parametrize("unrelated", [0.0, 0.4])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_distances_equal_the_definition(name):
+def test_distances_equal_the_definition(name, unrelated):
     blocks = BLOCKS[name]
     first, own = make(13, blocks, seed=1)
     second, other = make(17, blocks, seed=2)
-    expected = literal(first, second, own, other, blocks)
-    found = shared_distance(first, second, own, other, blocks)
+    expected = literal(first, second, own, other, blocks, unrelated=unrelated)
+    found = shared_distance(first, second, own, other, blocks, unrelated=unrelated)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
     row, column = torch.cartesian_prod(torch.arange(13), torch.arange(17)).unbind(1)
-    pairs = shared_pair_distance(first[row], second[column], own[row], other[column], blocks)
+    pairs = shared_pair_distance(first[row], second[column], own[row], other[column], blocks, unrelated=unrelated)
     torch.testing.assert_close(pairs.view(13, 17), expected, atol=1e-6, rtol=1e-6)
 
 
@@ -71,6 +73,30 @@ def test_more_shared_blocks_of_equal_likeness_are_nearer():
     distance = shared_distance(query, query.expand(3, -1), present[2:], present, MODALITY_BLOCKS)[0]
     assert distance.tolist() == sorted(distance.tolist(), reverse=True)
     assert distance[2] == 0.0
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_cosine_of_unrelated_items_equals_loops(name):
+    blocks = BLOCKS[name]
+    features, present = make(11, blocks)
+    features = features + 0.7
+    filled = filled_blocks(blocks, present)
+    products, squares = 0.0, 0.0
+    for k in range(len(blocks)):
+        rows = features[:, k * WIDTH : (k + 1) * WIDTH].double()[filled[:, k]]
+        pairs = [float(a @ b) for a, b in itertools.permutations(rows, 2)]
+        products += sum(pairs) / len(pairs)
+        squares += float(rows.square().sum()) / len(rows)
+    assert unrelated_cosine(features, present, blocks) == pytest.approx(products / squares)
+
+
+def test_the_cosine_of_unrelated_items_where_it_cannot_be_known():
+    features, present = make(5, MODALITY_BLOCKS)
+    assert unrelated_cosine(features[:1], present[:1], MODALITY_BLOCKS) == 0.0
+    assert unrelated_cosine(torch.zeros_like(features), present, MODALITY_BLOCKS) == 0.0
+    apart = torch.tensor([[1.0], [-1.0]]).expand(2, 3 * WIDTH)
+    assert unrelated_cosine(apart, torch.ones(2, 3, dtype=torch.bool), MODALITY_BLOCKS) == 0.0
+    assert unrelated_cosine(apart[:1].expand(4, -1), torch.ones(4, 3, dtype=torch.bool), MODALITY_BLOCKS) == 1.0
 
 
 def test_filled_blocks_are_those_that_a_present_modality_went_into():
@@ -109,7 +135,7 @@ def test_a_memory_mapped_gallery_gives_the_list_of_the_full_matrix(tmp_path, nam
     position = torch.arange(129)
     labels = Labels(position % 5, position % 3, position % 2, position)
     rows, columns = (Labels(**{k: v[part] for k, v in vars(labels).items()}) for part in (slice(9), slice(9, 129)))
-    presence = Presence(blocks, own, other)
+    presence = Presence(blocks, own, other, 0.3)
     expected = ranked_list(ranking_distance(query, gallery, presence=presence), rows, columns, Protocol("p"))
     for chunk_size, query_chunk_size in ((1000, 256), (50, 4), (7, 1)):
         sizes = {"chunk_size": chunk_size, "query_chunk_size": query_chunk_size}
@@ -123,9 +149,9 @@ def test_re_ranking_works_on_these_distances(apart):
     blocks = BLOCKS["subsets"]
     query, own = make(20, blocks, seed=1)
     gallery, other = make(40, blocks, seed=2) if apart else (query, own)
-    presence = Presence(blocks, own, other)
+    presence = Presence(blocks, own, other, 0.3)
     pairs = [
-        shared_distance(a, b, p, q, blocks)
+        shared_distance(a, b, p, q, blocks, unrelated=0.3)
         for (a, p), (b, q) in itertools.product([(query, own), (gallery, other)], repeat=2)
     ]
     found = k_reciprocal(query, gallery if apart else None, k1=6, k2=3, presence=presence)
@@ -152,7 +178,9 @@ def test_evaluation_ranks_by_what_both_have_and_says_so():
     assert f"{lacking} of 30 queries lack a modality: pairs of items are compared by what both have" in result.messages
     for name in ("global", "head", "joint"):
         value = features.features[name]
-        expected = literal(value, value, features.present, features.present, features.blocks[name])
+        blocks, present = features.blocks[name], features.present
+        unrelated = unrelated_cosine(value, present, blocks)
+        expected = literal(value, value, present, present, blocks, unrelated=unrelated)
         torch.testing.assert_close(feature_distance(features, None, name), expected, atol=1e-6, rtol=1e-6)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from trireid.errors import InputError
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
-from trireid.evaluation.presence import Presence, shared_distance
+from trireid.evaluation.presence import Presence, shared_distance, unrelated_cosine
 from trireid.evaluation.rerank import k_reciprocal
 from trireid.types import EXCLUSION_FIELD, UNKNOWN, Batch, Labels, Protocol
 
@@ -173,10 +173,11 @@ def feature_distance(
     rerank: Rerank | None = None,
 ) -> Tensor:
     """The distance `(Q, G)` that is ranked of one feature of two sets; gallery None where queries are the gallery."""
-    presence = None
+    items, presence = query if gallery is None else gallery, None
     if name in query.blocks:
-        present = query.present.to(device)
-        presence = Presence(query.blocks[name], present, present if gallery is None else gallery.present.to(device))
+        blocks, present = query.blocks[name], items.present.to(device)
+        unrelated = unrelated_cosine(items.features[name].to(device), present, blocks)
+        presence = Presence(blocks, query.present.to(device), present, unrelated)
     return ranking_distance(
         query.features[name].to(device),
         None if gallery is None else gallery.features[name].to(device),
@@ -209,7 +210,8 @@ def ranking_distance(
     if presence is not None and normalise and not presence.is_uniform:
         if rerank is None:
             items = query if gallery is None else gallery
-            return shared_distance(query, items, presence.query, presence.gallery, presence.blocks)
+            sides = (presence.query, presence.gallery)
+            return shared_distance(query, items, *sides, presence.blocks, unrelated=presence.unrelated)
         return k_reciprocal(
             query, gallery, k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value, presence=presence
         )

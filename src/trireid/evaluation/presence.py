@@ -30,11 +30,13 @@ class Presence:
         blocks: K blocks, see `types.Blocks`.
         query: `(Q, M)` bool.
         gallery: `(G, M)` bool; the same tensor where the queries are the gallery.
+        unrelated: cosine of unrelated items, see `unrelated_cosine`.
     """
 
     blocks: Blocks
     query: Tensor
     gallery: Tensor
+    unrelated: float = 0.0
 
     @property
     def is_uniform(self) -> bool:
@@ -53,6 +55,29 @@ class Presence:
             raise InputError(f"a feature of width {width} cannot be {len(self.blocks)} blocks of equal width")
 
 
+def unrelated_cosine(features: Tensor, present: Tensor, blocks: Blocks) -> float:
+    """Cosine to expect of two items that have nothing to do with each other, in [0, 1].
+
+    The mean product of a block of two different items over its mean square, all blocks together: the part of features
+    that is common to all. Nearly all pairs of a set are of different identities, so that labels are not asked for.
+
+    Args:
+        features: `(n, D)` of any set of items like those to be ranked.
+        present: `(n, M)` bool.
+        blocks: what the blocks of a feature are made of.
+    """
+    filled = filled_blocks(blocks, present).double()  # (n, K)
+    values = features.double().unflatten(1, (len(blocks), -1)) * filled[..., None]
+    count = filled.sum(dim=0)  # (K,)
+    energy = values.square().sum(dim=(0, 2))
+    product = values.sum(dim=0).square().sum(dim=1) - energy  # of all ordered pairs of different items
+    several = count > 1
+    whole = (energy / count)[several].sum()
+    if not float(whole) > 0.0:
+        return 0.0
+    return float(((product / (count * (count - 1)))[several].sum() / whole).clamp(0.0, 1.0))
+
+
 def presence_groups(present: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Items by what they have: `(n, M)` bool -> pattern `(M,)` bool and the rows `(g,)` int64 of each group."""
     patterns, group = present.unique(dim=0, return_inverse=True)
@@ -61,20 +86,27 @@ def presence_groups(present: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def shared_distance(
-    first: Tensor, second: Tensor, first_present: Tensor, second_present: Tensor, blocks: Blocks
+    first: Tensor,
+    second: Tensor,
+    first_present: Tensor,
+    second_present: Tensor,
+    blocks: Blocks,
+    *,
+    unrelated: float = 0.0,
 ) -> Tensor:
     """Distances of all pairs, each over the blocks that both items have something in.
 
-    With `cos` the cosine over these blocks and `share` their share of all K, the distance is
-    `sqrt(2 - 2 sqrt(share) cos)`: the Euclidean distance of the normalised parts where all blocks are shared, and the
-    nearer to sqrt(2), that of unrelated features, the less there is to go by. The root is the rule of errors: a mean
-    over s blocks scatters by 1 / sqrt(s), so that a cosine over s of them is worth sqrt(s). A pair that shares nothing
-    is at sqrt(2).
+    With `cos` the cosine over these blocks, `share` their share of all K and w = sqrt(share), the distance is
+    `sqrt(2 - 2 (w cos + (1 - w) unrelated))`: the Euclidean distance of the normalised parts where all blocks are
+    shared, and the nearer to that of unrelated features, the less there is to go by. The root is the rule of errors: a
+    mean over s blocks scatters by 1 / sqrt(s), so that a cosine over s of them is worth sqrt(s). A pair that shares
+    nothing is as far apart as the unrelated.
 
     Args:
         first, second: `(Q, D)` and `(G, D)` features, un-normalised.
         first_present, second_present: `(Q, M)` and `(G, M)` bool.
         blocks: what the blocks of a feature are made of.
+        unrelated: see `unrelated_cosine`.
 
     Returns:
         `(Q, G)` float32 in [0, 2], each the same whatever it is computed with.
@@ -90,12 +122,18 @@ def shared_distance(
             around = centred(gallery, zero)
             for some in row_slices(len(rows), ROWS):
                 distance = euclidean(centred(_part(first[rows[some]], shared), zero), around)
-                result[rows[some, None], columns] = _weighed(distance, weight)
+                result[rows[some, None], columns] = _weighed(distance, weight, unrelated)
     return result
 
 
 def shared_pair_distance(
-    first: Tensor, second: Tensor, first_present: Tensor, second_present: Tensor, blocks: Blocks
+    first: Tensor,
+    second: Tensor,
+    first_present: Tensor,
+    second_present: Tensor,
+    blocks: Blocks,
+    *,
+    unrelated: float = 0.0,
 ) -> Tensor:
     """The same of single pairs: `(p, D)`, `(p, D)` and their presence `(p, M)` -> `(p,)` float32."""
     shared = filled_blocks(blocks, first_present) & filled_blocks(blocks, second_present)  # (p, K)
@@ -103,12 +141,12 @@ def shared_pair_distance(
         functional.normalize((each.double().unflatten(1, (len(blocks), -1)) * shared[..., None]).flatten(1), dim=1)
         for each in (first, second)
     )
-    return _weighed(torch.linalg.vector_norm(one - other, dim=1), shared.double().mean(dim=1).sqrt())
+    return _weighed(torch.linalg.vector_norm(one - other, dim=1), shared.double().mean(dim=1).sqrt(), unrelated)
 
 
-def _weighed(distance: Tensor, weight: Tensor) -> Tensor:
-    """Distances of unit features towards sqrt(2), by what their cosine is worth in [0, 1], float32."""
-    return (weight * distance.double().square() + 2.0 * (1.0 - weight)).sqrt().float()
+def _weighed(distance: Tensor, weight: Tensor, unrelated: float) -> Tensor:
+    """Distances of unit features towards that of unrelated ones, by what their cosine is worth in [0, 1], float32."""
+    return (weight * distance.double().square() + 2.0 * (1.0 - weight) * (1.0 - unrelated)).sqrt().float()
 
 
 def _part(features: Tensor, shared: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def k_reciprocal(
     distances: Distances = _OfFeatures(centred(features, centre_of(features)))
     if presence is not None:
         present = presence.query if gallery is None else torch.cat([presence.query, presence.gallery])
-        distances = _OfShared(features, present, presence.blocks)
+        distances = _OfShared(features, present, presence.blocks, presence.unrelated)
     columns = slice(0 if gallery is None else len(query), len(features))
     return _rerank(distances, slice(0, len(query)), columns, k1, k2, lambda_value, chunk_size)
 
@@ -180,6 +180,7 @@ class _OfShared:
     features: Tensor
     present: Tensor
     blocks: Blocks
+    unrelated: float
 
     @property
     def num_items(self) -> int:
@@ -191,12 +192,15 @@ class _OfShared:
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         features, present = self.features, self.present
-        return shared_distance(features[rows], features[columns], present[rows], present[columns], self.blocks)
+        parts = features[rows], features[columns], present[rows], present[columns]
+        return shared_distance(*parts, self.blocks, unrelated=self.unrelated)
 
     def pairs(self, row: Tensor, column: Tensor) -> Tensor:
         features, present = self.features, self.present
         parts = [
-            shared_pair_distance(features[one], features[two], present[one], present[two], self.blocks)
+            shared_pair_distance(
+                features[one], features[two], present[one], present[two], self.blocks, unrelated=self.unrelated
+            )
             for one, two in _some(row, column, features)
         ]
         return torch.cat(parts)

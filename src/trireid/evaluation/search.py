@@ -77,7 +77,9 @@ def search(
                 distance = euclidean(first[rows], second)
             else:
                 own, others = presence.query[rows].to(device), presence.gallery[columns].to(device)
-                distance = shared_distance(asked[rows], read, own, others, presence.blocks)
+                distance = shared_distance(
+                    asked[rows], read, own, others, presence.blocks, unrelated=presence.unrelated
+                )
             distance.masked_fill_(excluded, torch.inf)
             key[rows] = merge_nearest(key[rows], distance, columns.start, hidden=excluded)
     hidden = key == LAST
