@@ -35,8 +35,15 @@ def run(
     stopped = f"stopped; the state to resume from is in {config.output / 'state'}, go on with {resume_with}"
     with guarded(on_interrupt=stopped):
         from trireid.train.loop import train
+        from trireid.visualize.selections import selection_pictures
 
-        metrics = train(config, resume=resume, progress=is_main_process(), measure_untrained=measure_untrained)
+        metrics = train(
+            config,
+            resume=resume,
+            progress=is_main_process(),
+            measure_untrained=measure_untrained,
+            draw=selection_pictures,
+        )
     if metrics:
         show_result(config, metrics)
     return metrics

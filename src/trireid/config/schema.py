@@ -221,6 +221,8 @@ class TrainConfig(Section):
     evaluate_every: Positive = 1  # epochs
     checkpoint_every: Positive = 10  # epochs between states to resume from
     log_every: Positive = 10  # steps
+    maps_every: NonNegative = 5  # evaluated epochs divisible by it, and the last, show what is selected; 0 is never
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # besides metrics.jsonl
 
     @model_validator(mode="after")
     def _check_together(self) -> TrainConfig:

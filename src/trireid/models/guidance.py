@@ -15,9 +15,37 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.models.slimming import RowTokens, SlimmingStage
+from trireid.types import MODALITIES
 
 _GUIDE_SHARE: dict[str, tuple[float, float]] = {"self": (1.0, 0.0), "cross": (0.0, 1.0), "both": (2.0, 1.0)}
 """Weight of the own CLS token and of each other modality's, for the three cosine guidances."""
+
+
+def guide_shares(guidance: str, present: Tensor, *, beta: float = 0.25) -> dict[str, float]:
+    """Share that the predictor and the guide of each modality have in a score, all terms normalised to [0, 1].
+
+    These are the weights by which the terms are summed, divided by their sum; how much a term differs between the
+    patches is not in them. The mean is taken over the images that are present.
+
+    Args:
+        guidance: `self`, `cross` or `both` of a cut, or `sdtps`, with `(1 - 2 beta)` for the predictor beside them.
+        present: `(B, M)` bool.
+        beta: of SDTPS.
+
+    Returns:
+        `guide/rgb`, ... (of all images), `guide/own` (the part of these that looks at its own image) and, for `sdtps`,
+        `guide/predictor`; the modalities and the predictor sum to 1. Empty for a guidance without guides.
+    """
+    if guidance != "sdtps" and guidance not in _GUIDE_SHARE:
+        return {}
+    own, other = (2.0, 1.0) if guidance == "sdtps" else _GUIDE_SHARE[guidance]
+    predictor, factor = (1.0 - 2.0 * beta, beta) if guidance == "sdtps" else (0.0, 1.0)
+    weights = factor * select.guide_weights(present, own=own, other=other)  # (B, M, G)
+    shares = weights / (predictor + weights.sum(dim=-1, keepdim=True)).clamp_min(1e-12)
+    mean = shares[present].mean(dim=0)  # (G,)
+    found = {f"guide/{name}": float(value) for name, value in zip(MODALITIES, mean, strict=True)}
+    found["guide/own"] = float(shares.diagonal(dim1=1, dim2=2)[present].mean())
+    return found if guidance != "sdtps" else found | {"guide/predictor": 1.0 - float(mean.sum())}
 
 
 def stage_scores(

@@ -36,6 +36,7 @@ from trireid.train.inputs import EvaluationSplit, TrainingInputs
 from trireid.train.runs import METRICS_FILE, STATE_FILE, EpochLog
 from trireid.train.state import TrainingState, save_state
 from trireid.train.testing import describe_data, describe_result
+from trireid.train.watching import Draw, watch_selection
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class RunKeeper:
         progress: show bars.
         restored: the state that the run goes on from, None for a fresh one.
         is_main: this is the main process.
+        draw: makes pictures of what is selected, None for none.
     """
 
     def __init__(
@@ -89,10 +91,12 @@ class RunKeeper:
         progress: bool,
         restored: TrainingState | None,
         is_main: bool = True,
+        draw: Draw | None = None,
     ) -> None:
         self.config, self.inputs, self.folder = config, inputs, config.output
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.device, self.dtype, self.progress = device, dtype, progress
+        self.draw = draw
         self.seconds = 0.0 if restored is None else restored.seconds
         self.untrained: Figures = {} if restored is None else restored.untrained
         # The file knows its own figures, also where the run was cut off between a new best and its next state.
@@ -103,7 +107,7 @@ class RunKeeper:
         self._said: set[str] = set()
         self.last_test: tuple[int, EvaluationResult | None] | None = None  # the result is on the main process
         last_epoch = 0 if restored is None else restored.epoch
-        self.epochs = EpochLog(self.folder, last_epoch=last_epoch) if is_main else None
+        self.epochs = EpochLog(self.folder, last_epoch=last_epoch, trackers=config.train.trackers) if is_main else None
 
     def measure_untrained(self) -> None:
         """Evaluate the model as it is on the test split, to be set beside the final figures."""
@@ -125,6 +129,8 @@ class RunKeeper:
         final = epoch == settings.epochs
         if final or epoch % settings.evaluate_every == 0:
             entry["metrics"] = self.evaluate(epoch)
+            if settings.maps_every and (final or epoch % settings.maps_every == 0):
+                self.watch(epoch, entry)
         self.log(entry, seconds=perf_counter() - start)
         if final or epoch % settings.checkpoint_every == 0:
             self.save(epoch)
@@ -147,6 +153,17 @@ class RunKeeper:
             self.best_score = score
             self._save_checkpoint(BEST_FILE, epoch, note=f"best on {split.name}", figures=result.metrics)
         return {split.name: result.metrics}
+
+    def watch(self, epoch: int, entry: dict[str, Any]) -> None:
+        """Show what is selected of a few test triplets, its statistics in the log of the epoch; main process alone."""
+        if self.epochs is None:
+            return
+        numbers, images = watch_selection(
+            self.model, self.inputs.test, device=self.device, dtype=self.dtype, draw=self.draw
+        )
+        if numbers:
+            entry["selection"] = numbers
+            self.epochs.show(images, epoch=epoch)
 
     def log(self, entry: Mapping[str, Any], *, seconds: float) -> None:
         """Write the line of an epoch."""

@@ -40,13 +40,20 @@ from trireid.train.progress import progress_bar
 from trireid.train.recording import record_steps
 from trireid.train.runs import STATE_FILE, claim_run_folder, read_metrics, require_space, write_start
 from trireid.train.state import find_state, restore
+from trireid.train.trackers import check_trackers
+from trireid.train.watching import Draw
 from trireid.types import Batch
 
 _log = logging.getLogger(__name__)
 
 
 def train(
-    config: Config, *, resume: bool = False, progress: bool = True, measure_untrained: bool = False
+    config: Config,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    measure_untrained: bool = False,
+    draw: Draw | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate one run; every process of a launcher calls it.
 
@@ -59,6 +66,7 @@ def train(
         resume: continue the run of this folder from its last saved state; a finished run is left as it is.
         progress: show bars (the main process only).
         measure_untrained: evaluate the model on the test split before training, too.
+        draw: makes pictures of what is selected, such as `visualize.selections.selection_pictures`; None for none.
 
     Returns:
         The content of `metrics.json` (empty on all processes but the main one), figures in [0, 1]: `feature` (of
@@ -70,6 +78,7 @@ def train(
         RunError: The folder cannot be used, the disk is full, or the loss is not finite.
         TrireidError: Other mistakes in the data, the settings or the start weights.
     """
+    check_trackers(config.train.trackers)
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
     accelerator = make_accelerator(device=device, precision=precision)
@@ -98,6 +107,7 @@ def train(
                 precision=precision,
                 progress=progress and main,
                 measure_untrained=measure_untrained,
+                draw=draw,
             )
     except ImageError as error:
         # An error of a loader's worker and its traceback hold each other, and accelerate holds the loaders. Unless both
@@ -108,7 +118,13 @@ def train(
 
 
 def _train(
-    config: Config, accelerator: Accelerator, *, precision: Precision, progress: bool, measure_untrained: bool
+    config: Config,
+    accelerator: Accelerator,
+    *,
+    precision: Precision,
+    progress: bool,
+    measure_untrained: bool,
+    draw: Draw | None,
 ) -> dict[str, Any]:
     """From a claimed run folder to the final figures."""
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
@@ -139,6 +155,7 @@ def _train(
         progress=progress,
         restored=state,
         is_main=main,
+        draw=draw,
     )
     if measure_untrained and state is None:
         keeper.measure_untrained()

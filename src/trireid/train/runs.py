@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trireid.config.load import dump_config, load_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.files import write_json, write_text, writing
 from trireid.train.checkpoint import BEST_FILE, LAST_FILE
+from trireid.train.trackers import RemoteTrackers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,6 +41,8 @@ FREE_TO_CHANGE = (
     "data.workers",
     "train.log_every",
     "train.checkpoint_every",
+    "train.maps_every",
+    "train.trackers",
 )
 """Settings that may differ on a resume, because they do not change what is learnt."""
 
@@ -136,16 +142,20 @@ class EpochLog:
         folder: run folder.
         last_epoch: entries after this epoch are of a run that was cut off before it saved its state; they are
             taken away, since these epochs are run again.
+        trackers: `train.trackers`.
     """
 
-    def __init__(self, folder: Path, *, last_epoch: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
-
+    def __init__(self, folder: Path, *, last_epoch: int = 0, trackers: Sequence[str] = ("tensorboard",)) -> None:
         kept = [entry for entry in read_epochs(folder) if entry["epoch"] <= last_epoch]
         write_text(folder / EPOCHS_FILE, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._folder = folder
-        with writing(folder):
-            self._board: SummaryWriter = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=last_epoch + 1)
+        self._board: SummaryWriter | None = None
+        if "tensorboard" in trackers:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+            with writing(folder):
+                self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=last_epoch + 1)
+        self._remote = RemoteTrackers([name for name in trackers if name != "tensorboard"], folder)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add the entry of one epoch; its nested numbers become TensorBoard scalars such as `loss/total`.
@@ -157,20 +167,36 @@ class EpochLog:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        with writing(self._folder):
-            for name, value in flatten_numbers(entry):
-                if name != "epoch":
+        values = {name: value for name, value in flatten_numbers(entry) if name != "epoch"}
+        if self._board is not None:
+            with writing(self._folder):
+                for name, value in values.items():
                     self._board.add_scalar(name, value, entry["epoch"])
-            self._board.flush()
+                self._board.flush()
+        self._remote.log(values, epoch=entry["epoch"])
 
-    def close(self) -> None:
-        """Close the TensorBoard events.
+    def show(self, images: Mapping[str, NDArray[np.uint8]], *, epoch: int) -> None:
+        """Add pictures `(H, W, 3)` of an epoch, by tag.
 
         Raises:
             RunError: The folder cannot be written.
         """
-        with writing(self._folder):
-            self._board.close()
+        if self._board is not None:
+            with writing(self._folder):
+                for tag, image in images.items():
+                    self._board.add_image(tag, image, epoch, dataformats="HWC")
+        self._remote.show(images, epoch=epoch)
+
+    def close(self) -> None:
+        """Close the TensorBoard events and end the runs of other trackers.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
+        self._remote.close()
+        if self._board is not None:
+            with writing(self._folder):
+                self._board.close()
 
 
 def flatten_numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
