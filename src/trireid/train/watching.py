@@ -56,11 +56,13 @@ def watch_selection(
         dataset: Any = split.query_loader.dataset
         rows = sorted({index * len(dataset) // NUM_ITEMS for index in range(NUM_ITEMS)})
         batch = dataset.__getitems__(rows)
+        # As in training and evaluation, a model is only asked to look for absent modalities where some are.
+        present = None if bool(batch.present.all()) else batch.present.to(device)
         moved = batch.to(device)
         with evaluation_mode(model), torch.inference_mode():
             images = split.transform(moved.images, moved.present)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                output = model(images, present=moved.present, camera=moved.camera)
+                output = model(images, present=present, camera=moved.camera)
         names = [split.query_records[row].name for row in rows]
         return _numbers(model, output), {} if draw is None else draw(output, batch.images, names)
     except FAILURES as error:  # a picture must never cost a run
