@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 
 from tiny_run import untrained_run, write_tree
+from trireid.data.records import ImageSource
 from trireid.errors import InputError, RunError
 from trireid.report.items import named_records, open_model, prepare, select_items, spread_records
 from trireid.report.maps import item_maps, statistics_table
@@ -118,6 +121,16 @@ def test_one_image_that_is_missing_leaves_one_triplet_out(run_copy):
     page = words_of(write_report(run_copy))
     assert f"{content['query'][0]['name']} is left out of the maps: gone.png" in page
     assert "sdtps kept" in page
+
+
+def test_many_missing_images_are_named_in_part(run_dir):
+    run, notes = read_run(run_dir), []
+    records = list(test_records(run))
+    broken = [replace(each, images=(ImageSource(Path("gone.png")), *each.images[1:])) for each in records[:5]]
+    given = prepare(open_model(run), [*broken, *records[5:]], notes)
+    assert len(given) == len(records) - 5
+    assert [note.split(":")[0] for note in notes[:3]] == [f"{each.name} is left out of the maps" for each in broken[:3]]
+    assert notes[3:] == ["2 more triplets are left out of the maps for want of their images"]
 
 
 def test_moved_images_are_found_by_the_name_of_their_record(run_copy):

@@ -23,6 +23,9 @@ from trireid.report.run_folder import RunFolder
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.types import Selection
 
+MAX_NOTES = 3
+"""Images that cannot be read and are named one by one."""
+
 BATCH = 8
 
 
@@ -100,24 +103,27 @@ def open_model(run: RunFolder) -> OpenModel:
 
 
 def prepare(opened: OpenModel, records: Sequence[Record], notes: list[str]) -> ModelInput:
-    """Read the images of some records; one that cannot be read is left out with a note.
+    """Read the images of some records; one that cannot be read is left out with a note, many with one for the rest.
 
     Raises:
         InputError: none of them can be read.
     """
-    kept, images = [], []
+    kept, images, lost = [], [], []
     for record in restrict(records, opened.modalities):
         try:
             images.append(opened.transform(load_images(record)))  # (M, 3, H, W)
             kept.append(record)
         except ImageError as error:
-            notes.append(f"{record.name} is left out of the maps: {error}")
+            lost.append(f"{record.name} is left out of the maps: {error}")
     if not kept:
-        reason = notes[-1] if notes else "no record was given"
+        reason = lost[0] if lost else "no record was given"
         raise InputError(
             f"the images of {len(records)} triplets cannot be read ({reason}); if the data set was moved, give its "
             "place with data.root=..."
         )
+    notes += lost[:MAX_NOTES]
+    if len(lost) > MAX_NOTES:
+        notes.append(f"{len(lost) - MAX_NOTES} more triplets are left out of the maps for want of their images")
     return ModelInput(
         records=tuple(kept),
         images=torch.stack(images),
