@@ -160,6 +160,8 @@ class Backbone(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compile the blocks of the ViT, once a token count for any number of rows, and what is before and between."""
+        if self.is_compiled:
+            return
         self.is_compiled = True
         self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
         for block in self.vit.blocks:
