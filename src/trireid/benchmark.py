@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trireid.errors import ConfigError, InputError
 from trireid.losses import reid_loss
 from trireid.models.reid import ReIDModel
-from trireid.train.recording import record_steps
+from trireid.train.recording import RecordedGradients
 from trireid.types import NUM_MODALITIES, Batch, ReIDOutput
 
 Step = Callable[[], object]
@@ -111,7 +111,7 @@ def training_step(
         terms["total"].backward()
         return terms
 
-    run = record_steps(gradients, model, wanted=True, possible=True) if recorded else gradients
+    run = RecordedGradients(gradients, model) if recorded else gradients
 
     def step() -> object:
         model.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -107,6 +108,16 @@ class Selection:
     mask: Tensor
     grid: tuple[int, int]
     weights: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Selection:
+        """The same selection with each of its tensors changed by a function, such as one that moves or indexes it."""
+        return Selection(
+            indices=change(self.indices),
+            scores=change(self.scores),
+            mask=change(self.mask),
+            grid=self.grid,
+            weights=None if self.weights is None else change(self.weights),
+        )
 
 
 @dataclass(frozen=True)

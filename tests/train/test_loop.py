@@ -28,11 +28,6 @@ TIMES = ("seconds", "data_seconds", "step_seconds", "train_seconds")
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(scope="module")
 def finished(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A finished run of two epochs, for tests that only read it."""
     folder = tmp_path_factory.mktemp("finished") / "run"

@@ -26,11 +26,6 @@ SUBSETS = ["rnt", "nt", "rt", "rn", "t", "n", "r"]
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(scope="module")
 def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(tiny_config(tree, folder, "model.head=hdm", "train.modality_dropout=0.5"), progress=False)

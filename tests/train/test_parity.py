@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
-from tiny_run import tiny_config, write_tree
+from tiny_run import tiny_config
 from trireid.config.load import load_config, override_config
 from trireid.config.schema import TrainConfig
 from trireid.data.sampler import IdentitySampler, UniformIdentitySampler
@@ -160,11 +160,6 @@ def test_a_warmup_that_ends_at_once_leaves_the_cosine(warmup: int) -> None:
     shape: dict[str, Any] = {"warmup_factor": 7.0, "final_lr_factor": 0.0, "cosine_under_warmup": True}
     assert lr_factor(1, epochs=2, warmup_epochs=warmup, **shape) == pytest.approx(0.5)
     assert lr_factor(2, epochs=2, warmup_epochs=warmup, **shape) == pytest.approx(0.0)
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("parity"))
 
 
 def parity_config(tree: Path, output: Path) -> Any:

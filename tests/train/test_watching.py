@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tiny_run import tiny_config, write_tree
+from tiny_run import tiny_config
 from trireid.config.load import override_config
 from trireid.errors import RunError
 from trireid.models.guidance import guide_shares
@@ -19,11 +19,6 @@ from trireid.train.runs import claim_run_folder, read_epochs, write_start
 from trireid.visualize.selections import selection_pictures
 
 EVERY = "train.maps_every=1"
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")

@@ -207,20 +207,20 @@ def ranking_distance(
     """
     if presence is not None:
         presence.check(len(query), len(query if gallery is None else gallery), query.shape[1])
-    if presence is not None and normalise and not presence.is_uniform:
-        if rerank is None:
-            items = query if gallery is None else gallery
-            sides = (presence.query, presence.gallery)
-            return shared_distance(query, items, *sides, presence.blocks, unrelated=presence.unrelated)
+        if not normalise or presence.is_uniform:
+            presence = None
+    if normalise and presence is None:
+        query = functional.normalize(query.float(), dim=-1)
+        gallery = None if gallery is None else functional.normalize(gallery.float(), dim=-1)
+    if rerank is not None:
         return k_reciprocal(
             query, gallery, k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value, presence=presence
         )
-    if normalise:
-        query = functional.normalize(query.float(), dim=-1)
-        gallery = None if gallery is None else functional.normalize(gallery.float(), dim=-1)
-    if rerank is None:
-        return pairwise_distance(query, query if gallery is None else gallery)
-    return k_reciprocal(query, gallery, k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value)
+    items = query if gallery is None else gallery
+    if presence is None:
+        return pairwise_distance(query, items)
+    sides = (presence.query, presence.gallery)
+    return shared_distance(query, items, *sides, presence.blocks, unrelated=presence.unrelated)
 
 
 def _check_complete(features: FeatureSet, labels: Labels, side: str) -> None:

@@ -141,8 +141,8 @@ def _side_tensors(name: str, side: SavedSide) -> dict[str, Tensor]:
 
 def _read_side(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> SavedSide:
     """One side out of the tensors and the description."""
-    parts = [tensors[f"{name}/feature/{key}"] for key in SAVED_FEATURES if f"{name}/feature/{key}" in tensors]
-    features = dict(zip(SAVED_FEATURES, parts, strict=False)) | {"joint": torch.cat(parts, dim=-1)}
+    kept = {key: tensors[f"{name}/feature/{key}"] for key in SAVED_FEATURES if f"{name}/feature/{key}" in tensors}
+    features = kept | {"joint": torch.cat(list(kept.values()), dim=-1)}
     # Files of before this entry rank as they did: features as a whole, what is absent as zeros.
     described = {key: each for key, each in description.get("blocks", {}).items() if each is not None}
     blocks = joint_blocks({key: tuple(map(tuple, each)) for key, each in described.items()}, features)

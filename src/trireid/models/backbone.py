@@ -144,15 +144,8 @@ class Backbone(nn.Module):
             embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))  # halves the traffic of the residual
         tokens, chosen, auxiliary = self._blocks(embedded, present=shown, rows=rows)
         sequence = self._spread(self._finish(tokens.sequence()), shown, rows)  # (B, M, 1 + N (+ 1), D)
-        selection = {
-            name: Selection(
-                indices=self._spread(each.indices, shown, rows),
-                scores=self._spread(each.scores, shown, rows),
-                mask=self._spread(each.mask, shown, rows),
-                grid=self.grid,
-            )
-            for name, each in chosen.items()
-        }
+        spread = partial(self._spread, present=shown, rows=rows)
+        selection = {name: each.map(spread) for name, each in chosen.items()}
         end = 1 + tokens.patches.shape[1]
         fused = sequence[:, :, end:] if tokens.fused is not None else None
         cls, patches = sequence[:, :, 0], sequence[:, :, 1:end]

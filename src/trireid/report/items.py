@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -140,8 +141,9 @@ def select_items(opened: OpenModel, given: ModelInput) -> list[SelectedItem]:
         with torch.inference_mode():
             out = opened.model(given.images[rows], present=given.present[rows], camera=given.camera[rows])
         for row, record in enumerate(given.records[rows]):
-            selection = {name: _row(each, row) for name, each in out.selection.items()}
-            items.append(SelectedItem(record, out.present[row : row + 1], selection))
+            one = itemgetter(slice(row, row + 1))
+            selection = {name: each.map(one) for name, each in out.selection.items()}
+            items.append(SelectedItem(record, one(out.present), selection))
     return items
 
 
@@ -154,17 +156,6 @@ def joined(selections: Sequence[Selection]) -> Selection:
         mask=torch.cat([each.mask for each in selections]),
         grid=selections[0].grid,
         weights=torch.cat(weights) if weights else None,
-    )
-
-
-def _row(selection: Selection, row: int) -> Selection:
-    rows = slice(row, row + 1)
-    return Selection(
-        indices=selection.indices[rows],
-        scores=selection.scores[rows],
-        mask=selection.mask[rows],
-        grid=selection.grid,
-        weights=None if selection.weights is None else selection.weights[rows],
     )
 
 

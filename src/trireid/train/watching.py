@@ -19,7 +19,7 @@ from trireid.models.guidance import guide_shares
 from trireid.models.reid import ReIDModel
 from trireid.models.sdtps import SDTPS
 from trireid.train.inputs import EvaluationSplit
-from trireid.types import ReIDOutput, Selection
+from trireid.types import ReIDOutput
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _numbers(model: ReIDModel, output: ReIDOutput) -> dict[str, Any]:
     present = output.present.cpu()
     found: dict[str, dict[str, float]] = {}
     for name, selection in output.selection.items():
-        found[name] = selection_statistics(_to_cpu(selection), present)
+        found[name] = selection_statistics(selection.map(Tensor.cpu), present)
     for stage in model.backbone.stages.values():
         name = f"block{stage.after_block}"
         if name in found:
@@ -85,13 +85,3 @@ def _numbers(model: ReIDModel, output: ReIDOutput) -> dict[str, Any]:
     return {
         name: {key: value for key, value in values.items() if math.isfinite(value)} for name, values in found.items()
     }
-
-
-def _to_cpu(selection: Selection) -> Selection:
-    """The part that maps and statistics read."""
-    return Selection(
-        indices=selection.indices.cpu(),
-        scores=selection.scores.cpu(),
-        mask=selection.mask.cpu(),
-        grid=selection.grid,
-    )
