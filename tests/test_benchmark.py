@@ -64,6 +64,20 @@ def test_summary_is_the_median_and_the_quartiles():
     rows = benchmark.as_rows([cost, other])
     assert [row["relative_throughput"] for row in rows] == [1.0, 2.0]
     assert rows[1]["gmac"] is None
+    assert rows[1]["tflops"] is None
+
+
+def test_operations_a_second_and_their_share_of_the_matrix_rate():
+    # 3e9 multiply-adds a triplet, 4 triplets in 2 s: 12e9 operations a second; training does three times as much.
+    costs = [
+        benchmark.summarise("a", mode, [2.0], batch_size=4, parameters=1, macs=3 * 10**9, memory=None)
+        for mode in ("inference", "training")
+    ]
+    rows = benchmark.as_rows(costs, rate=48e9)
+    assert [row["tflops"] for row in rows] == pytest.approx([0.012, 0.036])
+    assert [row["matrix_share"] for row in rows] == pytest.approx([0.25, 0.75])
+    assert {row["matrix_share"] for row in benchmark.as_rows(costs)} == {None}
+    assert benchmark.matrix_rate(torch.device("cpu"), dtype=torch.float32) is None
 
 
 def test_training_step_changes_the_parameters():

@@ -229,13 +229,42 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def as_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
-    """Costs as plain dictionaries, with the throughput relative to the first of the same mode."""
+def matrix_rate(device: torch.device, *, dtype: torch.dtype, size: int = 8192, repeats: int = 10) -> float | None:
+    """Floating-point operations a second of a square matrix product on a CUDA device: what a model can be held against.
+
+    Args:
+        device: None is returned for the CPU.
+        dtype: of the matrices, which hold random numbers (a card computes zeros faster).
+        size: rows and columns; repeats: timed products, of which the median counts, after three others.
+    """
+    if device.type != "cuda":
+        return None
+    one, two = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = time_steps({"product": lambda: one @ two}, device=device, repeats=repeats, warmup=3)["product"]
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def as_rows(costs: Sequence[Cost], *, rate: float | None = None) -> list[dict[str, Any]]:
+    """Costs as plain dictionaries, with figures that need more than one of them.
+
+    Args:
+        costs: in the order of the rows.
+        rate: operations a second of a matrix product, see `matrix_rate`.
+
+    Returns:
+        The attributes of each, and `relative_throughput` to the first of the same mode; `tflops`, 1e12 operations a
+        second (2 a multiply-add, 3 times as many in training for the gradients of inputs and weights); `matrix_share`
+        of `rate` in [0, 1]. The last two are None where they are not known.
+    """
     first: dict[str, float] = {}
     rows = []
     for cost in costs:
         base = first.setdefault(cost.mode, cost.throughput)
-        rows.append({**asdict(cost), "relative_throughput": cost.throughput / base})
+        passes = 3 if cost.mode == "training" else 1
+        tflops = None if cost.gmac is None else 2e-3 * cost.gmac * passes * cost.throughput
+        share = None if tflops is None or rate is None else 1e12 * tflops / rate
+        relative = cost.throughput / base
+        rows.append({**asdict(cost), "relative_throughput": relative, "tflops": tflops, "matrix_share": share})
     return rows
 
 

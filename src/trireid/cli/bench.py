@@ -62,6 +62,10 @@ def run(
             named[label] = load_config(path, overrides)
         for cell in cells:
             named[f"{label}: {cell.name}"] = cell_config(path, cell, overrides)
+    first = next(iter(named.values()))
+    device = resolve_device(first.train.device)
+    dtype = autocast_dtype(resolve_precision(first.train.precision, device)) or torch.float32
+    rate = benchmark.matrix_rate(device, dtype=dtype)
     with progress("measuring") as report:
         rows = measure(
             named,
@@ -72,10 +76,13 @@ def run(
             compile_models=compile_models,
             record=record,
             callables=callables,
+            rate=rate,
             progress=report,
         )
-    machine = benchmark.describe_machine(resolve_device(next(iter(named.values())).train.device))
-    show_table(f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}", _HEADER, _cells(rows))
+    machine = {**benchmark.describe_machine(device), "matrix_tflops": None if rate is None else rate / 1e12}
+    product = "" if rate is None else f", matrix product {rate / 1e12:.0f} TFLOP/s"
+    title = f"{machine['name']}, {machine['threads']} threads, torch {machine['torch']}{product}"
+    show_table(title, _HEADER, _cells(rows))
     if out is not None:
         write_json(out, {"machine": machine, "rows": rows})
         say(f"written: {out}")
@@ -93,6 +100,7 @@ def measure(
     compile_models: bool = False,
     record: bool = False,
     callables: Sequence[str] = (),
+    rate: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of `benchmark.as_rows` for every configuration and mode, timed in turn.
@@ -106,6 +114,7 @@ def measure(
         record: time replays of CUDA graphs, as `train.cuda_graph` makes them for training.
         callables: `package.module:factory`; the factory gets image_size and device and returns what takes images. On a
             GPU it is called twice, the first time to measure the memory of what it makes.
+        rate: operations a second of a matrix product there, see `benchmark.matrix_rate`.
         progress: called with (done, all) rounds.
 
     Raises:
@@ -158,7 +167,7 @@ def measure(
                 progress=progress,
             )
             costs += [_cost(each, seconds[each.name], macs=macs.get(each.name), memory=peak) for each, peak in chosen]
-    return benchmark.as_rows(costs)
+    return benchmark.as_rows(costs, rate=rate)
 
 
 @dataclass(frozen=True)
@@ -286,6 +295,13 @@ def _factory(spec: str) -> Callable[..., Callable[[torch.Tensor], object]]:
     return factory
 
 
+def _operations(row: Mapping[str, Any]) -> str:
+    if row["tflops"] is None:
+        return "-"
+    share = "" if row["matrix_share"] is None else f" ({100 * row['matrix_share']:.0f} %)"
+    return f"{row['tflops']:.3g}{share}"
+
+
 _HEADER = [
     "model",
     "mode",
@@ -296,6 +312,7 @@ _HEADER = [
     "quartiles",
     "triplets/s",
     "relative",
+    "TFLOP/s",
     "peak GiB",
 ]
 
@@ -312,6 +329,7 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             f"{1e3 * row['latency_low']:.1f}-{1e3 * row['latency_high']:.1f}",
             f"{row['throughput']:.0f}",
             f"{row['relative_throughput']:.2f}x",
+            _operations(row),
             "-" if row["peak_memory"] is None else f"{row['peak_memory'] / 2**30:.2f}",
         ]
         for row in rows
