@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{objects.float().mean():.2f} of the patches show the object\nafter block  " + "  ".join(GUIDANCES))
     for number, block in enumerate(backbone.vit.blocks, start=1):
         before, sequence = sequence, block(sequence)
-        tokens = RowTokens(sequence[:, :1], sequence[:, 1:], None, places, 0)
+        tokens = RowTokens(sequence, places)
         context = {"block": block, "before": before, "present": present, "rows": None, "num_places": num_places}
         if number in BLOCKS:
             scores = {

@@ -51,10 +51,9 @@ def test_the_guides_of_the_others_are_the_mean_of_their_cls_tokens():
             return patches[..., 0].float()
 
     cls, patches = torch.randn(6, 1, 4), torch.randn(6, 3, 4)
-    tokens = slimming.RowTokens(cls, patches, None, torch.arange(3).expand(6, -1), 0)
-    stage = slimming.SlimmingStage(1, 0.5, "learned")
+    tokens = slimming.RowTokens(torch.cat([cls, patches], dim=1), torch.arange(3).expand(6, -1))
     present = torch.ones(2, 3, dtype=torch.bool)
-    guiding.stage_scores(stage, tokens, block=None, before=None, present=present, rows=None, predictor=Listener())
+    guiding.learned_scores(Listener(), tokens, present=present, rows=None)
     assert torch.equal(seen["own"], cls[:, 0])
     for item in range(2):
         for own in range(3):

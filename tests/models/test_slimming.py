@@ -75,7 +75,7 @@ def test_cosine_scores_equal_loops(guidance):
     torch.manual_seed(0)
     batch, modalities, count, dim = 2, 3, 5, 4
     cls, patches = torch.randn(batch * modalities, 1, dim), torch.randn(batch * modalities, count, dim)
-    tokens = RowTokens(cls, patches, None, torch.arange(count).expand(6, -1), 0)
+    tokens = RowTokens(torch.cat([cls, patches], dim=1), torch.arange(count).expand(6, -1))
     present = torch.ones(batch, modalities, dtype=torch.bool)
     stage = SlimmingStage(after_block=1, keep_ratio=0.5, guidance=guidance)
     scores = guiding.stage_scores(stage, tokens, block=None, before=None, present=present, rows=None)
@@ -112,7 +112,7 @@ def test_random_guidance_is_fixed_in_evaluation_and_varies_in_training():
 def test_the_fused_token_is_the_mass_weighted_mean_over_cuts():
     torch.manual_seed(0)
     patches = torch.randn(1, 8, 3)
-    tokens = RowTokens(torch.randn(1, 1, 3), patches, None, torch.arange(8)[None], 0)
+    tokens = RowTokens(torch.cat([torch.randn(1, 1, 3), patches], dim=1), torch.arange(8)[None])
     stage = SlimmingStage(after_block=1, keep_ratio=0.5)
     equal = torch.tensor([[1.0, 1, 1, 1, 0, 0, 0, 0]])
     first, _ = slimming.cut(tokens, stage, scores=equal, grid=(2, 4))

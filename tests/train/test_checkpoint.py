@@ -19,7 +19,14 @@ from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, RunError
 from trireid.models.build import build_model
 from trireid.train import checkpoint as module
-from trireid.train.checkpoint import build_for, load_checkpoint, load_model, load_weights, save_checkpoint
+from trireid.train.checkpoint import (
+    build_for,
+    checkpoint_writer,
+    load_checkpoint,
+    load_model,
+    load_weights,
+    save_checkpoint,
+)
 
 LABELS = LabelMap(identities=("000001", "000002", "000003"), cameras=("1", "2"))
 
@@ -50,6 +57,19 @@ def test_what_was_saved_is_loaded(tmp_path: Path, config: Config) -> None:
     assert loaded.model_state.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.model_state[name], value)
+
+
+def test_what_is_written_later_is_the_model_of_the_moment_of_the_copy(tmp_path: Path, config: Config) -> None:
+    model = tiny_model(config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    write = checkpoint_writer(tmp_path / "a.safetensors", model, config=config, label_map=LABELS, epoch=4)
+    assert not (tmp_path / "a.safetensors").exists()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(1)
+    write()
+    loaded = load_checkpoint(tmp_path / "a.safetensors").model_state
+    assert all(torch.equal(loaded[name], value) for name, value in before.items())
 
 
 def test_a_loaded_model_gives_the_same_features(tmp_path: Path, config: Config) -> None:

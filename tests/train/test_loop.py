@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.errors import CheckpointError, DataError, RunError
 from trireid.evaluation.saved import load_features
-from trireid.train import loop
+from trireid.train import keeper, loop
 from trireid.train.checkpoint import load_checkpoint, load_model
 from trireid.train.keeper import RunKeeper
 from trireid.train.loop import train
@@ -24,7 +25,7 @@ from trireid.train.runs import read_epochs
 from trireid.train.state import load_state
 from trireid.train.testing import test_checkpoint as evaluate_checkpoint
 
-TIMES = ("seconds", "data_seconds", "step_seconds", "train_seconds")
+TIMES = ("seconds", "data_seconds", "step_seconds", "evaluation_seconds", "train_seconds")
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +294,27 @@ def test_a_disk_too_small_is_found_before_the_first_epoch(
     monkeypatch.setattr(loop, "train_epoch", lambda *_, **__: pytest.fail("training began"))
     with pytest.raises(RunError, match="free some space"):
         train(tiny_config(tree, tmp_path / "run"), progress=False)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_checkpoint_that_could_not_be_written_ends_the_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """It is written while the run goes on, and its error still reaches the caller, at the latest at the end."""
+
+    def writer(path: Path, *_: Any, **__: Any) -> Callable[[], None]:
+        def write() -> None:
+            raise RunError(f"cannot write {path.name}: no space left")
+
+        return write
+
+    monkeypatch.setattr(keeper, "checkpoint_writer", writer)
+    config = tiny_config(
+        tree, tmp_path / "run", "train.evaluate_every=1", "train.checkpoint_every=9", **{"train.epochs": epochs}
+    )
+    with pytest.raises(RunError, match=r"cannot write best.safetensors: no space left"):
+        train(config, progress=False)
+    assert not (config.output / "metrics.json").exists()
 
 
 def test_a_run_that_failed_before_training_can_be_started_again(tmp_path: Path) -> None:

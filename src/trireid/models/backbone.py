@@ -108,6 +108,7 @@ class Backbone(nn.Module):
         depth, last_cut = len(vit.blocks), max((stage.after_block for stage in stages), default=0)
         self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
         self.is_compiled = False
+        self._learned_scores, self._cut = guidance.learned_scores, slimming.cut
         self.cuts_in_training = True  # False: train dense, while learned stages learn from all patches
         wanted = num_cameras > 0 and sie_coefficient > 0
         self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
@@ -143,7 +144,7 @@ class Backbone(nn.Module):
         if not self.training and torch.is_autocast_enabled(embedded.device.type):
             embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))  # halves the traffic of the residual
         tokens, chosen, auxiliary = self._blocks(embedded, present=shown, rows=rows)
-        sequence = self._spread(self._finish(tokens.sequence()), shown, rows)  # (B, M, 1 + N (+ 1), D)
+        sequence = self._spread(self._finish(tokens.sequence), shown, rows)  # (B, M, 1 + N (+ 1), D)
         spread = partial(self._spread, present=shown, rows=rows)
         selection = {name: each.map(spread) for name, each in chosen.items()}
         end = 1 + tokens.patches.shape[1]
@@ -159,12 +160,13 @@ class Backbone(nn.Module):
         self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
         for block in self.vit.blocks:
             block.compile(dynamic=False)
-        for predictor in self.predictors.values():
-            predictor.compile(dynamic=True)
+        self._learned_scores = torch.compile(guidance.learned_scores, dynamic=False)
+        self._cut = torch.compile(slimming.cut, dynamic=False)
 
-    def _mark_rows(self, values: Tensor) -> None:
-        if self.is_compiled:  # they come in every number: last batches, absent modalities
-            torch._dynamo.maybe_mark_dynamic(values, 0)
+    def _mark_rows(self, *values: Tensor | None) -> None:
+        for value in values if self.is_compiled else ():  # they come in every number: last batches, absent modalities
+            if value is not None:
+                torch._dynamo.maybe_mark_dynamic(value, 0)
 
     def embed(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
         """Tokens `(R, 1 + N, D)` before the first block, of images `(R, 3, H, W)` and a shift `(R, D)` of their CLS."""
@@ -181,39 +183,51 @@ class Backbone(nn.Module):
         self, sequence: Tensor, *, present: Tensor, rows: Tensor | None
     ) -> tuple[RowTokens, dict[str, Selection], dict[str, Tensor]]:
         positions = torch.arange(sequence.shape[1] - 1, device=sequence.device).expand(len(sequence), -1)
-        tokens = RowTokens(sequence[:, :1], sequence[:, 1:], None, positions, 0)
+        tokens = RowTokens(sequence, positions)
         selection: dict[str, Selection] = {}
         learning: dict[str, tuple[Tensor, Tensor]] = {}  # scores and places of the learned stages
         foreseen: list[Tensor] = []  # attention of late blocks
         for number, block in enumerate(self.vit.blocks, start=1):
-            self._mark_rows(sequence)
-            before, sequence = sequence, block(sequence)
+            before = tokens.sequence
+            self._mark_rows(before)
+            tokens = tokens._replace(sequence=block(before))
             if learning and number >= self.first_foreseen:
                 foreseen.append(guidance.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
             stage, name = self.stages.get(number), f"block{number}"
             if stage is None or stage.guidance == "none":
                 continue
-            tokens = tokens.with_sequence(sequence)
-            scores = guidance.stage_scores(
-                stage,
-                tokens,
-                block=block,
-                before=before,
-                present=present,
-                rows=rows,
-                predictor=self.predictors[name] if stage.is_learned else None,
-                num_places=self.grid[0] * self.grid[1],
-            )
+            scores = self._scores(tokens, stage, name, block=block, before=before, present=present, rows=rows)
             if stage.is_learned and self.training:
                 learning[f"{name}/foresight"] = scores, tokens.positions
             if self.cuts_in_training or not self.training:
-                tokens, selection[name] = slimming.cut(tokens, stage, scores=scores, grid=self.grid)
-                sequence = tokens.sequence()
+                self._mark_rows(tokens.sequence, tokens.positions, scores, tokens.mass)
+                tokens, selection[name] = self._cut(tokens, stage, scores=scores, grid=self.grid)
         auxiliary = {
             name: guidance.foresight_loss(scores, places, torch.stack(foreseen).mean(dim=0), tokens.positions)
             for name, (scores, places) in learning.items()
         }
-        return tokens.with_sequence(sequence), selection, auxiliary
+        return tokens, selection, auxiliary
+
+    def _scores(
+        self,
+        tokens: RowTokens,
+        stage: SlimmingStage,
+        name: str,
+        *,
+        block: nn.Module,
+        before: Tensor,
+        present: Tensor,
+        rows: Tensor | None,
+    ) -> Tensor:
+        """`(R, N)` for a cut; arguments as those of `guidance.stage_scores`."""
+        places = self.grid[0] * self.grid[1]
+        if not stage.is_learned:
+            return guidance.stage_scores(
+                stage, tokens, block=block, before=before, present=present, rows=rows, num_places=places
+            )
+        self._mark_rows(tokens.sequence, tokens.positions, present, rows)
+        places = places if stage.guidance == "consensus" else 0
+        return self._learned_scores(self.predictors[name], tokens, present=present, rows=rows, consensus_places=places)
 
     @staticmethod
     def _spread(values: Tensor, present: Tensor, rows: Tensor | None) -> Tensor:

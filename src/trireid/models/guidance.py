@@ -56,19 +56,16 @@ def stage_scores(
     before: Tensor,
     present: Tensor,
     rows: Tensor | None,
-    predictor: nn.Module | None = None,
     num_places: int = 0,
 ) -> Tensor:
-    """Scores `(R, N)` float32 of the patches still there, by the guidance of the stage.
-
-    A gradient passes only to the predictor of `learned` and `consensus`.
+    """Scores `(R, N)` float32 of the patches still there, by a guidance without weights of its own; no gradient passes.
 
     Args:
-        stage: one with a guidance other than `none`.
+        stage: its guidance is none of `learned`, `consensus` (see `learned_scores`) and `none`.
         tokens: rows after the block.
         block: the block that was just run; before: its input `(R, T, D)`.
         present: `(B, M)` bool; rows: `(R,)` places of the rows in its flat form, None where all are present.
-        predictor: of a learned guidance; num_places: patches of the original grid.
+        num_places: patches of the original grid.
 
     Raises:
         InputError: `cross` guidance for an item with a single modality: nothing is there to guide.
@@ -80,13 +77,6 @@ def stage_scores(
         )
     if stage.guidance == "random":
         return select.random_scores(tokens.patches[..., 0], training=block.training)
-    if predictor is not None:
-        guides, weights = row_guides(tokens.cls, present, rows, own=0.0, other=1.0)
-        others = (weights.unsqueeze(1) @ guides.float())[:, 0] / max(1, present.shape[1] - 1)  # (R, D), their mean
-        scores: Tensor = predictor(tokens.patches, tokens.cls[:, 0], others)
-        if stage.guidance == "consensus":
-            scores = scores + mean_by_place(scores, tokens.positions, present, rows, num_places)
-        return scores
     with torch.no_grad():
         if stage.guidance == "distinct":
             apart = select.min_max_normalise(-cosine_with_mean(tokens.patches))
@@ -96,6 +86,25 @@ def stage_scores(
         own, other = _GUIDE_SHARE[stage.guidance]
         guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other)
         return guided_scores(tokens.patches, guides, weights)
+
+
+def learned_scores(
+    predictor: nn.Module, tokens: RowTokens, *, present: Tensor, rows: Tensor | None, consensus_places: int = 0
+) -> Tensor:
+    """Scores `(R, N)` float32 of the patches still there by a predictor, which alone gets a gradient.
+
+    Args:
+        predictor: a `PatchPredictor`.
+        tokens: rows after the block.
+        present: `(B, M)` bool; rows: as in `stage_scores`.
+        consensus_places: patches of the original grid for the guidance `consensus`; 0 for `learned`.
+    """
+    guides, weights = row_guides(tokens.cls, present, rows, own=0.0, other=1.0)
+    others = (weights.unsqueeze(1) @ guides.float())[:, 0] / max(1, present.shape[1] - 1)  # (R, D), their mean
+    scores: Tensor = predictor(tokens.patches, tokens.cls[:, 0], others)
+    if consensus_places:
+        scores = scores + mean_by_place(scores, tokens.positions, present, rows, consensus_places)
+    return scores
 
 
 def cosine_with_mean(patches: Tensor) -> Tensor:

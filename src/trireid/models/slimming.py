@@ -50,28 +50,31 @@ class RowTokens(NamedTuple):
     """Tokens on their way through the blocks.
 
     Attributes:
-        cls: `(R, 1, D)`; patches: `(R, N, D)`; fused: `(R, 1, D)` or None before the first cut.
+        sequence: `(R, 1 + N (+ 1), D)`: CLS, patches, and after the first cut the fused token.
         positions: `(R, N)` int64 place of each patch in the original grid.
         num_fused: patches that went into the fused token.
         mass: `(R, N)` float32, how many patches each stands for once others were merged into it; None before that.
     """
 
-    cls: Tensor
-    patches: Tensor
-    fused: Tensor | None
+    sequence: Tensor
     positions: Tensor
-    num_fused: int
+    num_fused: int = 0
     mass: Tensor | None = None
 
-    def sequence(self) -> Tensor:
-        """`(R, 1 + N (+ 1), D)`: CLS, patches, fused token."""
-        return torch.cat([self.cls, self.patches] + ([self.fused] if self.fused is not None else []), dim=1)
+    @property
+    def cls(self) -> Tensor:
+        """`(R, 1, D)`."""
+        return self.sequence[:, :1]
 
-    def with_sequence(self, sequence: Tensor) -> RowTokens:
-        """The same bookkeeping around new token values."""
-        end = 1 + self.patches.shape[1]
-        fused = sequence[:, end:] if self.fused is not None else None
-        return self._replace(cls=sequence[:, :1], patches=sequence[:, 1:end], fused=fused)
+    @property
+    def patches(self) -> Tensor:
+        """`(R, N, D)`."""
+        return self.sequence[:, 1 : 1 + self.positions.shape[1]]
+
+    @property
+    def fused(self) -> Tensor | None:
+        """`(R, 1, D)`, None before the first cut."""
+        return self.sequence[:, -1:] if self.num_fused else None
 
 
 def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patches: int) -> tuple[int, ...]:
@@ -131,19 +134,21 @@ def cut(
     chosen = selection_in_grid(positions, mask, tokens.positions, scores, grid)
     if num_kept == num_patches:
         return tokens, chosen
-    fused = select.fuse_dropped(tokens.patches, scores, mask).unsqueeze(1)  # (R, 1, D)
-    kept, mass = select.gather_patches(tokens.patches, indices), tokens.mass
+    patches, mass = tokens.patches, tokens.mass
+    fused = select.fuse_dropped(patches, scores, mask).unsqueeze(1)  # (R, 1, D)
     if stage.dropped == "merge":
         mass = torch.ones_like(scores.detach()) if mass is None else mass
-        kept, mass = merge_dropped(tokens.patches, mass, indices, mask)  # (R, K, D), (R, K)
-    elif mass is not None:
-        mass = mass.gather(1, indices)
+        kept, mass = merge_dropped(patches, mass, indices, mask)  # (R, K, D), (R, K)
+    else:
+        kept = select.gather_patches(patches, indices)
+        mass = None if mass is None else mass.gather(1, indices)
     num_dropped = num_patches - num_kept
     total = tokens.num_fused + num_dropped
     if tokens.fused is not None:
         # Every patch that was ever dropped keeps the same share of the one fused token.
         fused = (tokens.fused * tokens.num_fused + fused * num_dropped) / total
-    return RowTokens(tokens.cls, kept, fused, positions, total, mass), chosen
+    sequence = torch.cat([tokens.cls, kept, fused], dim=1)  # (R, 1 + K + 1, D)
+    return RowTokens(sequence, positions, total, mass), chosen
 
 
 def merge_dropped(patches: Tensor, mass: Tensor, indices: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

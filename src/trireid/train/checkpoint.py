@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -64,7 +64,7 @@ class Checkpoint:
         )
 
 
-def save_checkpoint(
+def checkpoint_writer(
     path: Path,
     model: nn.Module,
     *,
@@ -73,20 +73,19 @@ def save_checkpoint(
     epoch: int,
     note: str = "",
     figures: Figures | None = None,
-) -> None:
-    """Write a checkpoint, whole or not at all; arguments as the attributes of `Checkpoint`.
+) -> Callable[[], None]:
+    """Copy what a checkpoint holds now, so that the model may change before it is written.
 
     Args:
+        path: of the file.
         model: not wrapped (by DistributedDataParallel or a compiler), so that the names are its own.
+        config, label_map, epoch, note, figures: as the attributes of `Checkpoint`.
 
-    Raises:
-        RunError: The folder cannot be written or the disk is full.
+    Returns:
+        What writes it, whole or not at all; it raises RunError where the folder cannot be written or the disk is full.
     """
-    # A copy each: the file format refuses tensors that share memory.
-    state = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in model.state_dict().items()
-    }
+    # A copy each, also because the file format refuses tensors that share memory.
+    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
     metadata = {
         "trireid_format": FORMAT_VERSION,
         "config": config.model_dump_json(),
@@ -95,11 +94,20 @@ def save_checkpoint(
         "note": note,
         "figures": json.dumps(figures or {}),
     }
-    with replacing(path) as temporary:
-        try:
-            save_file(state, temporary, metadata=metadata)
-        except SafetensorError as error:  # how the library reports a full disk
-            raise RunError(f"cannot write {path}: {error}; free some space or choose another output") from error
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            try:
+                save_file(state, temporary, metadata=metadata)
+            except SafetensorError as error:  # how the library reports a full disk
+                raise RunError(f"cannot write {path}: {error}; free some space or choose another output") from error
+
+    return write
+
+
+def save_checkpoint(path: Path, model: nn.Module, **content: Any) -> None:
+    """Write a checkpoint, whole or not at all; arguments and errors as those of `checkpoint_writer`."""
+    checkpoint_writer(path, model, **content)()
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

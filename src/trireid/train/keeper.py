@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
@@ -21,8 +22,8 @@ from trireid.train.checkpoint import (
     LAST_FILE,
     Figures,
     build_for,
+    checkpoint_writer,
     load_checkpoint,
-    save_checkpoint,
 )
 from trireid.train.evaluating import (
     describe_figures,
@@ -108,6 +109,8 @@ class RunKeeper:
         self.last_test: tuple[int, EvaluationResult | None] | None = None  # the result is on the main process
         last_epoch = 0 if restored is None else restored.epoch
         self.epochs = EpochLog(self.folder, last_epoch=last_epoch, trackers=config.train.trackers) if is_main else None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._being_written: Future[None] | None = None
 
     def measure_untrained(self) -> None:
         """Evaluate the model as it is on the test split, to be set beside the final figures."""
@@ -128,7 +131,9 @@ class RunKeeper:
         settings = self.config.train
         final = epoch == settings.epochs
         if final or epoch % settings.evaluate_every == 0:
+            begun = perf_counter()
             entry["metrics"] = self.evaluate(epoch)
+            entry["evaluation_seconds"] = perf_counter() - begun
             if settings.maps_every and (final or epoch % settings.maps_every == 0):
                 self.watch(epoch, entry)
         self.log(entry, seconds=perf_counter() - start)
@@ -174,6 +179,7 @@ class RunKeeper:
     def save(self, epoch: int) -> None:
         """Save the last checkpoint and the state to resume from."""
         self._save_checkpoint(LAST_FILE, epoch, note="last", figures=None)
+        self._finish_writing()
         if self.epochs is None:
             return
         state = TrainingState(
@@ -193,6 +199,7 @@ class RunKeeper:
         Returns:
             The content of `metrics.json`; empty on all processes but the main one.
         """
+        self._finish_writing()
         epoch, test = self.config.train.epochs, self.inputs.test
         if self.last_test is not None and self.last_test[0] == epoch:
             result = self.last_test[1]
@@ -250,10 +257,12 @@ class RunKeeper:
         return result
 
     def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:
+        """Copy the weights and write them while the run goes on; an error shows at the next one, or at the end."""
         check_finite(self.model, epoch)
         if self.epochs is None:
             return
-        save_checkpoint(
+        self._finish_writing()
+        write = checkpoint_writer(
             self.folder / name,
             self.model,
             config=self.config,
@@ -262,3 +271,14 @@ class RunKeeper:
             note=note,
             figures=figures,
         )
+        self._being_written = self._writer.submit(write)
+
+    def _finish_writing(self) -> None:
+        """Wait until the checkpoint that is being written is on the disk.
+
+        Raises:
+            RunError: It could not be written.
+        """
+        if self._being_written is not None:
+            being_written, self._being_written = self._being_written, None
+            being_written.result()
