@@ -99,7 +99,7 @@ def main(
     images = torch.randn(batch_size, NUM_MODALITIES, 3, *size, device=device)
     with room_to_compile(len(models)):
         for each in models.values():
-            each.backbone.compile_blocks()
+            each.backbone.compile_blocks(cuts=True)
         steps = {
             name: inference_step(RecordedModel(each, dtype=dtype), images, dtype=dtype) for name, each in models.items()
         }

@@ -48,6 +48,15 @@ def test_outputs_by_name(head, classifier):
     assert quiet.logits == {}
 
 
+@pytest.mark.parametrize(
+    ("preset", "given", "kept"), [("reference", None, 4), ("sound", None, 8), ("reference", 1.0, 8), ("sound", 0.25, 2)]
+)
+def test_the_share_that_the_head_keeps_is_the_presets_where_none_is_given(preset, given, kept):
+    model = build(sdtps=SDTPSConfig(preset=preset, sparse_ratio=given)).eval()
+    assert model.backbone.num_patches == 8
+    assert model(images()).selection["sdtps"].indices.shape[-1] == kept
+
+
 @pytest.mark.parametrize("subset", modality_subsets())
 @pytest.mark.parametrize("head", HEADS)
 def test_content_of_absent_modalities_is_ignored(head, subset):

@@ -331,7 +331,7 @@ def test_few_identities_a_batch_and_the_settings_are_logged_once(
     train(tiny_config(tree, tmp_path / "run", "data.batch_size=4", "train.epochs=1"), progress=False)
     texts = [record.getMessage() for record in caplog.records]
     assert sum("only 2 identities in a batch" in text for text in texts) == 1
-    assert sum("sparse_ratio: 0.5" in text for text in texts) == 1
+    assert sum("aggr_ratio: 0.4" in text for text in texts) == 1
     assert capsys.readouterr().out == ""
 
 

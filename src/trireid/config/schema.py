@@ -149,7 +149,7 @@ class SDTPSConfig(Section):
     """The SDTPS head (models/sdtps.py). `preset` fills every setting that is None."""
 
     preset: Literal["reference", "sound"] = "reference"
-    sparse_ratio: Ratio = 0.5
+    sparse_ratio: Ratio | None = None
     aggr_ratio: Ratio = 0.4
     beta: Annotated[float, Number, Field(ge=0.0, le=0.5)] = 0.25
     use_gumbel: bool = False

@@ -13,7 +13,7 @@ from trireid.models.hdm import HDM
 from trireid.models.heads import BNNeckClassifier
 from trireid.models.pife import PIFE
 from trireid.models.reid import HDMHead, ReIDModel
-from trireid.models.sdtps import PRESETS, SDTPS
+from trireid.models.sdtps import PRESETS, SDTPS, SPARSE_RATIOS
 from trireid.models.slimming import SlimmingStage
 from trireid.models.weights import load_backbone_weights
 from trireid.types import MODALITIES, NUM_MODALITIES
@@ -92,7 +92,7 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
             backbone.dim,
             backbone.num_patches,
             grid=None if config.slimming else backbone.grid,
-            sparse_ratio=settings.sparse_ratio,
+            sparse_ratio=settings.sparse_ratio or SPARSE_RATIOS[settings.preset],
             aggr_ratio=settings.aggr_ratio,
             beta=settings.beta,
             tau=settings.gumbel_tau,

@@ -52,6 +52,11 @@ PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
 )
 """Two settings of one implementation: `reference` is the contract to the letter, `sound` has its faults mended."""
 
+SPARSE_RATIOS = MappingProxyType({"reference": 0.5, "sound": 1.0})
+"""Share of the patches that a preset keeps where none is given. After the last block a choice saves no compute, and no
+table of docs/results.md shows it above the same head without it beyond the noise; the choice inside the ViT is
+`model.slimming`."""
+
 
 def slot_count(num_patches: int, *, sparse_ratio: float, aggr_ratio: float) -> int:
     """Number of aggregated slots, `max(1, int(N * aggr_ratio * sparse_ratio))`. Source: contract S8, S10."""
