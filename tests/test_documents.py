@@ -204,6 +204,7 @@ def test_the_python_code_of_the_readme_runs(finished_run, monkeypatch, capsys):
     assert distances.startswith("tensor([0.0")  # the first item is nearest to itself
     assert share == "tensor(0.5000)"
     assert names["out"].embedding.shape[0] == len(names["records"]) == 8
+    assert names["nearest"].index[:, 0].tolist() == [0, 1]
 
 
 def test_the_pictures_of_the_readme_are_there_and_small():

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from trireid.data.synthetic import write_synthetic as write_synthetic
     from trireid.errors import TrireidError as TrireidError
     from trireid.evaluation.evaluate import evaluate_model as evaluate_model
+    from trireid.evaluation.expansion import average_query_expansion as average_query_expansion
     from trireid.evaluation.metrics import pairwise_distance as pairwise_distance
     from trireid.evaluation.metrics import rank_metrics as rank_metrics
+    from trireid.evaluation.recording import RecordedModel as RecordedModel
+    from trireid.evaluation.rerank import k_reciprocal as k_reciprocal
+    from trireid.evaluation.search import search as search
     from trireid.models.build import build_model as build_model
     from trireid.report.page import write_report as write_report
     from trireid.train.checkpoint import load_checkpoint as load_checkpoint
@@ -29,17 +33,20 @@ if TYPE_CHECKING:
     from trireid.types import Selection as Selection
 
 _HOMES = {
-    "MODALITIES": "types",
     "Batch": "types",
     "Config": "config.schema",
     "Labels": "types",
+    "MODALITIES": "types",
     "Protocol": "types",
     "ReIDOutput": "types",
+    "RecordedModel": "evaluation.recording",
     "Selection": "types",
     "TrireidError": "errors",
+    "average_query_expansion": "evaluation.expansion",
     "build_model": "models.build",
     "dump_config": "config.load",
     "evaluate_model": "evaluation.evaluate",
+    "k_reciprocal": "evaluation.rerank",
     "load_checkpoint": "train.checkpoint",
     "load_config": "config.load",
     "load_model": "train.checkpoint",
@@ -47,6 +54,7 @@ _HOMES = {
     "pairwise_distance": "evaluation.metrics",
     "rank_metrics": "evaluation.metrics",
     "scan": "data.readers",
+    "search": "evaluation.search",
     "test_checkpoint": "train.testing",
     "write_report": "report.page",
     "write_synthetic": "data.synthetic",

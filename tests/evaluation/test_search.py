@@ -49,6 +49,15 @@ def test_a_memory_mapped_gallery_gives_the_list_of_the_full_matrix(tmp_path, exc
         assert_same(found, expected)
 
 
+def test_without_labels_nothing_is_hidden_and_nothing_matches():
+    query, gallery = make_set(1, 4)[0], make_set(2, 30)[0]
+    found = search(query, torch.cat([gallery, query]), top=3)
+    distance = ranking_distance(query, torch.cat([gallery, query]), normalise=True)
+    assert torch.equal(found.index, distance.argsort(dim=1, stable=True)[:, :3])
+    assert found.index[:, 0].tolist() == [30, 31, 32, 33]
+    assert not found.matches.any()
+
+
 def test_a_tensor_on_the_disk_is_read_in_parts(tmp_path):
     query, query_labels = make_set(1, 4)
     gallery, gallery_labels = make_set(2, 50, first_item=4)

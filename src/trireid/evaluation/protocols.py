@@ -100,6 +100,11 @@ def take(labels: Labels, index: Tensor | slice) -> Labels:
     return Labels(**{name: value[index] for name, value in vars(labels).items()})
 
 
+def unknown_labels(count: int) -> Labels:
+    """Labels of items of which nothing is known: they match nothing, and nothing is hidden from them."""
+    return Labels(*(torch.full((count,), UNKNOWN) for _ in range(4)))
+
+
 def labels_to(labels: Labels, device: torch.device | str) -> Labels:
     """The same labels on another device."""
     return Labels(**{name: value.to(device) for name, value in vars(labels).items()})

@@ -15,7 +15,7 @@ from trireid.evaluation.distance import centre_of, centred, euclidean
 from trireid.evaluation.metrics import RankedList
 from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
 from trireid.evaluation.presence import Presence, shared_distance
-from trireid.evaluation.protocols import equal_known, labels_to, ranking_masks, take
+from trireid.evaluation.protocols import PROTOCOLS, equal_known, labels_to, ranking_masks, take, unknown_labels
 from trireid.types import Labels, Protocol
 
 Features = Tensor | NDArray[Any]
@@ -25,9 +25,9 @@ Features = Tensor | NDArray[Any]
 def search(
     query: Tensor,
     gallery: Features,
-    query_labels: Labels,
-    gallery_labels: Labels,
-    protocol: Protocol,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    protocol: Protocol = PROTOCOLS["all"],
     *,
     top: int = 10,
     normalise: bool = True,
@@ -43,8 +43,9 @@ def search(
     Args:
         query: `(Q, D)` features.
         gallery: `(G, D)` features, also of half precision, on any device or memory-mapped.
-        query_labels, gallery_labels: `(Q,)` and `(G,)`.
-        protocol: which items a query must not see.
+        query_labels, gallery_labels: `(Q,)` and `(G,)`; None where nothing is known of the items: then none is hidden
+            and none matches.
+        protocol: which items a query must not see; by default the item itself alone.
         top: places of each list, at most G of them.
         normalise: L2-normalise query and gallery first.
         chunk_size: gallery items that are read at a time.
@@ -56,6 +57,8 @@ def search(
     Raises:
         InputError: shapes or settings do not fit, or a feature is NaN or infinite.
     """
+    query_labels = unknown_labels(len(query)) if query_labels is None else query_labels
+    gallery_labels = unknown_labels(len(gallery)) if gallery_labels is None else gallery_labels
     _check(query, gallery, query_labels, gallery_labels, (top, chunk_size, query_chunk_size))
     device = query.device
     query_labels, gallery_labels = labels_to(query_labels, device), labels_to(gallery_labels, device)
