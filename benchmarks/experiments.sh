@@ -2,7 +2,7 @@
 # The tables of heads and of slimming in docs/results.md; what is finished is not run again. Arguments: KEY=VALUE.
 # NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. LANDSAT: folder of landsat_places.
 # WEIGHTS: timm, or a file of vit_small_patch14_dinov2. OUT: folder of all runs. PARALLEL: runs at a time, over all GPUs.
-# GRIDS: of slimming heads landsat_slimming landsat_heads. SEEDS: how many. LIMIT: seconds a grid, then it is interrupted.
+# GRIDS: some of the file names below. SEEDS: how many. LIMIT: seconds a grid, then it is interrupted.
 set -euo pipefail
 NAMES=${NAMES:?folder of RGBNT201_train.txt and RGBNT201_test.txt}
 LANDSAT=${LANDSAT:-../shared/data/landsat_places}
@@ -12,7 +12,7 @@ DATA=${DATA:-data/synthetic_hard}
 TRIREID="${PYTHON:-python3} -m trireid"
 [ -d "$DATA" ] || $TRIREID synth --layout rgbnt201 --names "$NAMES" --difficulty hard --size 256x128 \
   --out "$DATA" --workers "$(nproc)"
-for grid in ${GRIDS:-slimming heads landsat_slimming landsat_heads}; do
+for grid in ${GRIDS:-slimming heads cuts_and_heads landsat_slimming landsat_heads}; do
   case $grid in
     landsat_*) settings=(--config configs/landsat_places/sdtps.yaml "data.root=$LANDSAT" train.device=auto) ;;
     *) settings=(--config configs/synthetic/vit_small.yaml "data.root=$DATA" "model.backbone.pretrained=$WEIGHTS") ;;

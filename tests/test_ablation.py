@@ -1,6 +1,7 @@
 """Grids: how cells are named, planned, resumed, and what the table says."""
 
 import json
+from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
@@ -12,6 +13,16 @@ from trireid.ablation import Cell, Job
 from trireid.cli.app import app
 from trireid.config.load import dump_config, load_config
 from trireid.errors import ConfigError, RunError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_cells_of_every_experiment_are_valid(path):
+    landsat = path.stem.startswith("landsat")
+    config = ROOT / "configs" / ("landsat_places/sdtps.yaml" if landsat else "synthetic/vit_small.yaml")
+    cells = ablation.file_cells(path)
+    assert len(ablation.plan(config, cells, overrides=[], seeds=1, out=Path("runs/never"))) == len(cells) > 1
 
 
 def test_vary_makes_every_combination_and_does_not_split_lists():
