@@ -48,7 +48,7 @@ def main(
     ).to(device)
     model.train(mode == "training")
     if compiled:
-        model.backbone.compile_blocks(cuts=mode == "inference")
+        model.backbone.compile_blocks(cuts=True)
     images = torch.randn(batch_size, NUM_MODALITIES, 3, *settings.data.image_size, device=device)
     if mode == "training":
         step = training_step(model, images, num_classes=171, dtype=dtype)

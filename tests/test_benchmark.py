@@ -215,7 +215,7 @@ class Own(torch.nn.Module):
     def backbone(self):
         return self
 
-    def compile_blocks(self, *, cuts):
+    def compile_blocks(self, *, cuts=False):
         self.compile(dynamic=False)
 
     def forward(self, images):

@@ -205,7 +205,7 @@ def _own(
         model.to(device)
         images = torch.randn(size, NUM_MODALITIES, 3, *config.data.image_size, device=device)
         if compiled:
-            model.backbone.compile_blocks(cuts=mode == "inference")
+            model.backbone.compile_blocks(cuts=True)
         if mode == "inference":
             runner = RecordedModel(model, dtype=dtype) if record else _evaluating(model)
             return benchmark.inference_step(runner, images, dtype=dtype)

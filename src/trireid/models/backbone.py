@@ -108,7 +108,7 @@ class Backbone(nn.Module):
         depth, last_cut = len(vit.blocks), max((stage.after_block for stage in stages), default=0)
         self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
         self.is_compiled = False
-        self._learned_scores, self._cut = guidance.learned_scores, slimming.cut
+        self._learned_scores, self._cut = guidance.learned_scores, slimming.cut  # in evaluation, where compiled
         self.cuts_in_training = True  # False: train dense, while learned stages learn from all patches
         wanted = num_cameras > 0 and sie_coefficient > 0
         self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
@@ -156,21 +156,19 @@ class Backbone(nn.Module):
         """Compile the blocks of the ViT, once a token count for any number of rows, and what is before and between.
 
         Args:
-            cuts: what a cut does, too: two more pieces for each cut to compile, a little time saved in every batch; for
-                a model that only infers. Else the predictors alone.
+            cuts: in evaluation what a cut does, too: two more pieces to compile for each, a little time saved in every
+                batch. Worth it for a model that only infers.
         """
-        if self.is_compiled:
-            return
+        if not self.is_compiled:
+            self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
+            for block in self.vit.blocks:
+                block.compile(dynamic=False)
+            for predictor in self.predictors.values():
+                predictor.compile(dynamic=True)
         self.is_compiled = True
-        self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
-        for block in self.vit.blocks:
-            block.compile(dynamic=False)
         if cuts:
             self._learned_scores = torch.compile(guidance.learned_scores, dynamic=False)
             self._cut = torch.compile(slimming.cut, dynamic=False)
-        else:
-            for predictor in self.predictors.values():
-                predictor.compile(dynamic=True)
 
     def _mark_rows(self, *values: Tensor | None) -> None:
         for value in values if self.is_compiled else ():  # they come in every number: last batches, absent modalities
@@ -210,7 +208,8 @@ class Backbone(nn.Module):
                 learning[f"{name}/foresight"] = scores, tokens.positions
             if self.cuts_in_training or not self.training:
                 self._mark_rows(tokens.sequence, tokens.positions, scores, tokens.mass)
-                tokens, selection[name] = self._cut(tokens, stage, scores=scores, grid=self.grid)
+                cut = slimming.cut if self.training else self._cut
+                tokens, selection[name] = cut(tokens, stage, scores=scores, grid=self.grid)
         auxiliary = {
             name: guidance.foresight_loss(scores, places, torch.stack(foreseen).mean(dim=0), tokens.positions)
             for name, (scores, places) in learning.items()
@@ -235,8 +234,9 @@ class Backbone(nn.Module):
                 stage, tokens, block=block, before=before, present=present, rows=rows, num_places=places
             )
         self._mark_rows(tokens.sequence, tokens.positions, present, rows)
+        score = guidance.learned_scores if self.training else self._learned_scores
         places = places if stage.guidance == "consensus" else 0
-        return self._learned_scores(self.predictors[name], tokens, present=present, rows=rows, consensus_places=places)
+        return score(self.predictors[name], tokens, present=present, rows=rows, consensus_places=places)
 
     @staticmethod
     def _spread(values: Tensor, present: Tensor, rows: Tensor | None) -> Tensor:

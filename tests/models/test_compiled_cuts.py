@@ -1,0 +1,54 @@
+"""Compiled cuts (`Backbone.compile_blocks(cuts=True)`) choose and give what plain ones do."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+
+import pytest
+import torch
+
+from trireid.config.schema import BackboneConfig, ModelConfig, SlimmingConfig
+from trireid.models.build import build_model
+from trireid.train.device import room_to_compile
+
+DEVICES = [
+    pytest.param(
+        "cpu",
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here"),
+        ],
+    ),
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")],
+    ),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dropped", ["fuse", "merge"])
+def test_compiled_cuts_are_plain_ones(device: str, dropped: str) -> None:
+    stages = tuple(SlimmingConfig(after_block=number, keep_ratio=0.6, dropped=dropped) for number in (1, 2))
+    tiny = BackboneConfig(name="tiny", pretrained="none", width=32, depth=3, num_heads=2)
+    config = ModelConfig(backbone=tiny, head="none", slimming=stages)
+    torch.manual_seed(0)
+    plain = build_model(config, image_size=(32, 32), num_classes=4, num_cameras=0).to(device).eval()
+    compiled = copy.deepcopy(plain)
+    compiled.backbone.compile_blocks()
+    compiled.backbone.compile_blocks(cuts=True)  # also afterwards
+    with room_to_compile():
+        for batch in (2, 5):
+            images = torch.randn(batch, 3, 3, 32, 32, device=device)
+            present = torch.ones(batch, 3, dtype=torch.bool, device=device)
+            present[1, 2] = False
+            for shown in (None, present):
+                with torch.inference_mode():
+                    expected, found = plain(images, shown), compiled(images, shown)
+                assert expected.selection.keys() == found.selection.keys() == {"block1", "block2"}
+                for name, chosen in expected.selection.items():
+                    assert torch.equal(chosen.indices, found.selection[name].indices)
+                    assert torch.equal(chosen.mask, found.selection[name].mask)
+                    torch.testing.assert_close(chosen.scores, found.selection[name].scores, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(expected.embedding, found.embedding, atol=1e-4, rtol=1e-4)
