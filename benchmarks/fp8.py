@@ -22,9 +22,9 @@ from trireid.benchmark import inference_step, summarise, time_steps
 from trireid.config.load import load_config, override_config
 from trireid.evaluation.recording import RecordedModel
 from trireid.models.build import build_model
+from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import build_for, load_checkpoint
-from trireid.train.device import room_to_compile
 from trireid.train.evaluating import evaluate_split
 from trireid.train.inputs import open_test, scan_index
 from trireid.types import NUM_MODALITIES

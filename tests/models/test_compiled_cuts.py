@@ -10,7 +10,7 @@ import torch
 
 from trireid.config.schema import BackboneConfig, ModelConfig, SlimmingConfig
 from trireid.models.build import build_model
-from trireid.train.device import room_to_compile
+from trireid.models.compiling import room_to_compile
 
 DEVICES = [
     pytest.param(
@@ -52,3 +52,19 @@ def test_compiled_cuts_are_plain_ones(device: str, dropped: str) -> None:
                     assert torch.equal(chosen.mask, found.selection[name].mask)
                     torch.testing.assert_close(chosen.scores, found.selection[name].scores, atol=1e-4, rtol=1e-4)
                 torch.testing.assert_close(expected.embedding, found.embedding, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_of_any_size_share_what_was_compiled(device: str) -> None:
+    tiny = BackboneConfig(name="tiny", pretrained="none", width=32, depth=3, num_heads=2)
+    config = ModelConfig(backbone=tiny, head="none", slimming=(SlimmingConfig(after_block=1, keep_ratio=0.6),))
+    model = build_model(config, image_size=(32, 32), num_classes=4, num_cameras=2).to(device).eval()
+    model.backbone.compile_blocks(cuts=True)
+    counts = []
+    with room_to_compile(), torch.inference_mode():
+        for batch in (2, 3, 5, 7):
+            images, camera = torch.randn(batch, 3, 3, 32, 32), torch.zeros(batch, dtype=torch.int64)
+            model(images.to(device), camera=camera.to(device))
+            counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts[0] > 0
+    assert counts == counts[:1] * 4

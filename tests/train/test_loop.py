@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,25 +297,69 @@ def test_a_disk_too_small_is_found_before_the_first_epoch(
         train(tiny_config(tree, tmp_path / "run"), progress=False)
 
 
+def failing_writer(path: Path, *_: Any, **__: Any) -> Callable[[], None]:
+    def write() -> None:
+        raise RunError(f"cannot write {path.name}: no space left")
+
+    return write
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_checkpoint_that_could_not_be_written_ends_the_run(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
-    """It is written while the run goes on, and its error still reaches the caller, at the latest at the end."""
-
-    def writer(path: Path, *_: Any, **__: Any) -> Callable[[], None]:
-        def write() -> None:
-            raise RunError(f"cannot write {path.name}: no space left")
-
-        return write
-
-    monkeypatch.setattr(keeper, "checkpoint_writer", writer)
-    config = tiny_config(
-        tree, tmp_path / "run", "train.evaluate_every=1", "train.checkpoint_every=9", **{"train.epochs": epochs}
-    )
+    """It is written while the run goes on, and its error still reaches the caller."""
+    monkeypatch.setattr(keeper, "checkpoint_writer", failing_writer)
+    settings = ("train.evaluate_every=1", "train.checkpoint_every=9")
+    config = tiny_config(tree, tmp_path / "run", *settings, **{"train.epochs": epochs})
     with pytest.raises(RunError, match=r"cannot write best.safetensors: no space left"):
         train(config, progress=False)
     assert not (config.output / "metrics.json").exists()
+
+
+def broken_after_the_first_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, started = loop.train_epoch, []
+
+    def one_epoch(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        if started:
+            raise KeyboardInterrupt
+        started.append(True)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_epoch", one_epoch)
+
+
+def test_a_run_that_is_broken_off_has_its_best_on_the_disk(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = keeper.checkpoint_writer
+
+    def slow_writer(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        write = original(*args, **kwargs)
+
+        def later() -> None:
+            time.sleep(0.3)
+            write()
+
+        return later
+
+    monkeypatch.setattr(keeper, "checkpoint_writer", slow_writer)
+    broken_after_the_first_epoch(monkeypatch)
+    config = tiny_config(tree, tmp_path / "run", "train.evaluate_every=1", "train.checkpoint_every=9")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, progress=False)
+    assert load_checkpoint(config.output / "best.safetensors").epoch == 1
+
+
+def test_a_failed_write_is_said_where_the_run_ends_by_another_error(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeper, "checkpoint_writer", failing_writer)
+    broken_after_the_first_epoch(monkeypatch)
+    config = tiny_config(tree, tmp_path / "run", "train.evaluate_every=1", "train.checkpoint_every=9")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, progress=False)
+    assert "cannot write best.safetensors: no space left" in caplog.text
 
 
 def test_a_run_that_failed_before_training_can_be_started_again(tmp_path: Path) -> None:

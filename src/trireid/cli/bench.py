@@ -21,8 +21,9 @@ from trireid.errors import ConfigError
 from trireid.evaluation.recording import RecordedModel
 from trireid.files import write_json
 from trireid.models.build import build_model
+from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
-from trireid.train.device import autocast_dtype, resolve_device, resolve_precision, room_to_compile
+from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
 from trireid.train.recording import WARM_UP
 from trireid.types import NUM_MODALITIES
 
@@ -44,7 +45,7 @@ def run(
     callables: Sequence[str],
     out: Path | None,
 ) -> None:
-    """Measure, print a table, and write it as JSON.
+    """Measure, print a table, and write it as JSON; shares are of a matrix product in the precision of the first.
 
     Raises:
         ConfigError: a setting is wrong, or a callable cannot be found.

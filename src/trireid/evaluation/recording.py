@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
+from trireid.models.compiling import room_to_compile
 from trireid.types import ReIDOutput
 
 WARM_UP = 3
@@ -48,7 +49,7 @@ class RecordedModel:
         self._model.eval()
         shown, graph = images.clone(), torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), room_to_compile():
             for _ in range(WARM_UP):
                 self._forward(shown)
         torch.cuda.current_stream().wait_stream(self._stream)

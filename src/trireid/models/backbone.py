@@ -139,7 +139,7 @@ class Backbone(nn.Module):
         if rows is not None:
             flat = flat[rows]
             shift = shift[rows] if shift is not None else None
-        self._mark_rows(flat)
+        self._mark_rows(flat, shift)
         embedded = self.embed(flat, shift)
         if not self.training and torch.is_autocast_enabled(embedded.device.type):
             embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))  # halves the traffic of the residual

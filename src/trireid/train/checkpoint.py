@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ValidationError
@@ -105,9 +105,18 @@ def checkpoint_writer(
     return write
 
 
-def save_checkpoint(path: Path, model: nn.Module, **content: Any) -> None:
-    """Write a checkpoint, whole or not at all; arguments and errors as those of `checkpoint_writer`."""
-    checkpoint_writer(path, model, **content)()
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    *,
+    config: Config,
+    label_map: LabelMap,
+    epoch: int,
+    note: str = "",
+    figures: Figures | None = None,
+) -> None:
+    """Write a checkpoint now; arguments and errors as those of `checkpoint_writer`."""
+    checkpoint_writer(path, model, config=config, label_map=label_map, epoch=epoch, note=note, figures=figures)()
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

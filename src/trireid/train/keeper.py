@@ -61,9 +61,10 @@ def check_finite(model: nn.Module, epoch: int) -> None:
 
 
 class RunKeeper:
-    """Evaluates, chooses and saves one run.
+    """Evaluates, chooses and saves one run; a context manager, at whose end everything is written.
 
-    All processes call the same methods: they share the evaluations, and the main process alone ranks and writes.
+    All processes call the same methods: they share the evaluations, and the main process alone ranks and writes. A
+    checkpoint is written while the run goes on, and its error shows where the next is written, or at the end.
 
     Args:
         config: resolved configuration.
@@ -112,6 +113,20 @@ class RunKeeper:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._being_written: Future[None] | None = None
 
+    def __enter__(self) -> RunKeeper:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Wait for what is being written; its own error is logged where the run ends by another."""
+        try:
+            self._finish_writing()
+        except RunError as failed:
+            if error is None:
+                raise
+            _log.error("%s", failed)
+        finally:
+            self._writer.shutdown()
+
     def measure_untrained(self) -> None:
         """Evaluate the model as it is on the test split, to be set beside the final figures."""
         result = self._evaluate(self.inputs.test)
@@ -125,7 +140,7 @@ class RunKeeper:
 
         Args:
             epoch: that was trained.
-            entry: what is known of it; gets the figures.
+            entry: what is known of it; gets the figures, and the seconds of evaluation with the copy of a new best.
             start: `perf_counter()` at its beginning.
         """
         settings = self.config.train
@@ -199,7 +214,6 @@ class RunKeeper:
         Returns:
             The content of `metrics.json`; empty on all processes but the main one.
         """
-        self._finish_writing()
         epoch, test = self.config.train.epochs, self.inputs.test
         if self.last_test is not None and self.last_test[0] == epoch:
             result = self.last_test[1]
@@ -257,7 +271,7 @@ class RunKeeper:
         return result
 
     def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:
-        """Copy the weights and write them while the run goes on; an error shows at the next one, or at the end."""
+        """Copy the weights now and write them while the run goes on."""
         check_finite(self.model, epoch)
         if self.epochs is None:
             return

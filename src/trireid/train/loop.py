@@ -19,6 +19,7 @@ from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
 from trireid.data.loader import set_epoch
 from trireid.models.build import build_model
+from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
 from trireid.train.device import (
     Precision,
@@ -27,7 +28,6 @@ from trireid.train.device import (
     make_accelerator,
     resolve_device,
     resolve_precision,
-    room_to_compile,
     seed_epoch,
 )
 from trireid.train.environment import describe_environment
@@ -163,18 +163,19 @@ def _train(
     run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings)
 
     first = 1 if state is None else state.epoch + 1
-    for epoch in range(first, settings.epochs + 1):
-        start = perf_counter()
-        seed_epoch(settings.seed, epoch, process=accelerator.process_index)
-        set_epoch(loader, epoch)
-        model.backbone.cuts_in_training = epoch > settings.dense_epochs
-        entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, partial(_factor, epoch, settings))}
-        with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
-            entry |= run_epoch(epoch=epoch, bar=bar)
-        keeper.end_epoch(epoch, entry, start=start)
+    with keeper:
+        for epoch in range(first, settings.epochs + 1):
+            start = perf_counter()
+            seed_epoch(settings.seed, epoch, process=accelerator.process_index)
+            set_epoch(loader, epoch)
+            model.backbone.cuts_in_training = epoch > settings.dense_epochs
+            entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, partial(_factor, epoch, settings))}
+            with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
+                entry |= run_epoch(epoch=epoch, bar=bar)
+            keeper.end_epoch(epoch, entry, start=start)
+            accelerator.wait_for_everyone()
+        metrics = keeper.finish()
         accelerator.wait_for_everyone()
-    metrics = keeper.finish()
-    accelerator.wait_for_everyone()
     return metrics
 
 
