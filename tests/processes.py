@@ -1,4 +1,4 @@
-"""Runs of the same script in one process or in several gloo processes on the CPU."""
+"""Runs of the same script in one process or in several, which choose gloo or NCCL by their device."""
 
 from __future__ import annotations
 
