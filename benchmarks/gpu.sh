@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The figures of one GPU in docs/performance.md, the most wanted first; about eight minutes, compilation included.
+# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. OUT: folder of the figures and the runs.
+# FLAGS, BATCH and REPEATS of `trireid bench`; a part that takes longer than its limit is left out, and the next begins.
+set -uo pipefail
+NAMES=${NAMES:?folder of RGBNT201_train.txt and RGBNT201_test.txt}
+OUT=${OUT:-runs/gpu}
+PYTHON=${PYTHON:-python3}
+FLAGS=${FLAGS---compile --cuda-graph}
+export DATA=${DATA:-data/synthetic_hard} NAMES PYTHON COLUMNS=200
+mkdir -p "$OUT"
+part() {
+  local name=$1 limit=$2
+  shift 2
+  echo "== $name, $SECONDS s after the start"
+  timeout "$limit" "$@" >"$OUT/$name.txt" 2>&1 || echo "$name: not complete (exit code $?)"
+  tail -n 14 "$OUT/$name.txt"
+}
+bench() {
+  local name=$1 limit=$2
+  shift 2
+  # shellcheck disable=SC2086
+  part "$name" "$limit" "$PYTHON" -m trireid bench --config configs/rgbnt201/baseline.yaml model.backbone.pretrained=none \
+    --mode inference --batch-size "${BATCH:-128}" --repeats "${REPEATS:-30}" --warmup 5 --out "$OUT/$name.json" $FLAGS "$@"
+}
+head -n 6 benchmarks/cost.yaml >"$OUT/cuts.yaml"
+(head -n 2 benchmarks/cost.yaml && tail -n 4 benchmarks/cost.yaml) >"$OUT/heads.yaml"
+bench cuts 150 --cells "$OUT/cuts.yaml"
+part epochs 180 env OUT="$OUT/epochs" WAYS=recorded EPOCHS=6 bash benchmarks/epochs.sh
+part ranking 90 "$PYTHON" benchmarks/ranking.py --device "${DEVICE:-cuda}" --literal none --large 100000 --out "$OUT/ranking.json"
+bench heads 150 --cells "$OUT/heads.yaml"
