@@ -167,3 +167,15 @@ def test_the_sampler_of_upstream_has_the_bounds_of_ours(path):
 
 def test_upstreams_code_is_no_setting_of_upstream():
     assert "train.lr" not in UPSTREAM_CODE  # SOLVER.BASE_LR
+
+
+def test_the_imagenet_tower_wants_its_own_rate_and_drop_path(tmp_path):
+    tower, rate = "model.backbone.name=vit_b16", "train.backbone_lr=2.8e-4"
+    for overrides in ([], [rate]):
+        with pytest.raises(ConfigError, match=r"for vit_b16 give (train.backbone_lr and )?model.backbone.drop_path"):
+            load_config(None, ["preset=parity", tower, *overrides])
+    path = write(tmp_path, "preset: parity\nmodel:\n  backbone:\n    name: vit_b16\n    drop_path: 0.1\n")
+    with pytest.raises(ConfigError, match=r"for vit_b16 give train.backbone_lr as well"):
+        load_config(path)
+    config = load_config(path, [rate])
+    assert (config.train.backbone_lr, config.model.backbone.drop_path) == (2.8e-4, 0.1)

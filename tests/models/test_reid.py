@@ -170,7 +170,14 @@ def test_camera_changes_the_feature_only_through_the_coefficient():
         (lambda m: m(torch.zeros(2, 3, 3, 64, 32)), "images are 64 x 32 pixels, the model was built for 32 x 16"),
         (lambda m: m(images(), torch.ones(3, 2).bool()), r"present has shape \(3, 2\); it must be \(3, 3\)"),
         (lambda m: m(images(), torch.zeros(3, 3).bool()), r"items \[0, 1, 2\] have no modality present"),
-        (lambda m: m(images(), camera=torch.zeros(2).long()), r"camera has shape \(2,\); it must be \(3,\)"),
+        (lambda m: m(images(), camera=torch.zeros(2).long()), r"of shape \(2,\); it must be int64 of shape \(3,\)"),
+        (lambda m: m(images(), camera=torch.zeros(3)), r"camera is torch.float32 of shape \(3,\); it must be int64"),
+        (lambda m: m(images(), camera=torch.tensor([0, 2, -1])), r"camera holds -1 to 2; the model knows 0 to 1"),
+        (lambda m: m(images(), camera=torch.tensor([0, 1, -2])), r"camera holds -2 to 1; the model knows 0 to 1"),
+        (lambda m: m(images(), camera=[0, 1, 1]), "camera is a list; it must be a tensor"),
+        (lambda m: m(images(), [[True] * 3] * 3), "present is a list; it must be a tensor"),
+        (lambda m: m(None), "images is a NoneType; it must be a tensor"),
+        (lambda m: m(images().byte()), "images are of type torch.uint8; they must be normalised floats"),
     ],
 )
 def test_bad_inputs_are_named(call, message):

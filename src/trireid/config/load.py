@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trireid.config.presets import preset_settings
+from trireid.config.presets import TOWER_SETTINGS, preset_settings
 from trireid.config.read import parse_yaml, read_mapping
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
@@ -196,12 +196,25 @@ def _apply_preset(tree: Tree, overrides: Sequence[str], *, source: str) -> tuple
             f"override {override!r}: ",
             parse_yaml(override.partition("=")[2], source=f"override {override!r}"),
         )
+    given = {path: _given(path, tree, overrides) for path in (*TOWER_SETTINGS, "model.backbone.name")}
     try:
-        settings = preset_settings(name)
+        settings = preset_settings(name, given)
     except ConfigError as error:
         raise ConfigError(f"{chosen}{error}") from None
     filled = _merge(nested(settings), {key: value for key, value in tree.items() if key != "preset"})
     return filled, [override for override in overrides if not _is_preset(override)]
+
+
+def _given(path: str, tree: Tree, overrides: Sequence[str]) -> object:
+    """What the last override, or else the tree, says of a setting; None where neither does."""
+    for override in reversed(overrides):
+        name, _, text = override.partition("=")
+        if name.strip() == path:
+            return text.strip()
+    value: object = tree
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _merge(low: Tree, high: Tree) -> Tree:

@@ -61,6 +61,7 @@ UPSTREAM_CODE: Settings = MappingProxyType(
 """What upstream's code does whatever its files say."""
 
 CLIP_LR = 5e-6  # hard-coded upstream for the CLIP tower
+IMAGENET_TOWER = ("vit_b16", "vit_base_patch16_224", "vit_base_patch16_224.augreg_in21k")
 
 PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
@@ -70,11 +71,19 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
 )
 
 
-def preset_settings(name: object) -> Settings:
+TOWER_SETTINGS = ("train.backbone_lr", "model.backbone.drop_path")
+"""What upstream sets by its tower: the preset has CLIP's, the ImageNet tower's must be given."""
+
+
+def preset_settings(name: object, given: Settings = MappingProxyType({})) -> Settings:
     """Settings of a preset by dotted path.
 
+    Args:
+        name: of the preset.
+        given: what is set beside it of `TOWER_SETTINGS` and `model.backbone.name`, None where nothing is.
+
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or upstream's ImageNet tower is asked for without its settings.
     """
     if name is None:  # how YAML reads an empty value and `null`
         name = "none"
@@ -82,4 +91,10 @@ def preset_settings(name: object) -> Settings:
         close = difflib.get_close_matches(str(name).lower(), list(PRESETS), n=1)
         hint = f"; the nearest is {close[0]}" if close else ""
         raise ConfigError(f"preset: given {name!r}, allowed is {' or '.join(PRESETS)}{hint}")
+    missing = [path for path in TOWER_SETTINGS if given.get(path) is None]
+    if name == "parity" and given.get("model.backbone.name") in IMAGENET_TOWER and missing:
+        raise ConfigError(
+            f"preset parity is of the CLIP tower; for {given['model.backbone.name']} give {' and '.join(missing)} as "
+            "well (upstream: 0.8 x train.lr and MODEL.DROP_PATH, which is 0.1 where a file has none)"
+        )
     return PRESETS[name]

@@ -21,7 +21,7 @@ NUM_NAMED_FAULTS = 3
 
 def scan(
     format: str,
-    root: Path,
+    root: Path | str,
     *,
     exclude: str = "auto",
     skip_bad: bool = False,
@@ -43,7 +43,7 @@ def scan(
     Raises:
         DataError: unknown format or rule, a fault of the whole tree, or any fault without `skip_bad`.
     """
-    index = read_index(format, root, exclude=exclude, verify_pixels=skip_bad, workers=workers, progress=progress)
+    index = read_index(format, Path(root), exclude=exclude, verify_pixels=skip_bad, workers=workers, progress=progress)
     tree = [fault for fault in index.faults if fault.kind in TREE_FAULTS]
     if tree:
         raise DataError(_summary(index, tree, advice=""))

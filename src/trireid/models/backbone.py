@@ -61,10 +61,19 @@ class CameraEmbedding(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, camera: Tensor | None, batch_size: int) -> Tensor:
-        """Vectors `(B, D)` for camera indices `(B,)` int64 or None."""
+        """Vectors `(B, D)` for camera indices `(B,)` int64 or None.
+
+        Raises:
+            InputError: an index that is no camera; on a GPU it is not looked for, which would wait for the device.
+        """
         mean = self.weight.mean(dim=0, keepdim=True)
         if camera is None:
             return mean.expand(batch_size, -1)
+        if camera.device.type == "cpu" and bool(((camera < -1) | (camera >= len(self.weight))).any()):
+            raise InputError(
+                f"camera holds {int(camera.min())} to {int(camera.max())}; the model knows 0 to "
+                f"{len(self.weight) - 1}, and -1 is an unknown camera"
+            )
         return torch.cat([self.weight, mean])[camera]  # index -1 is the mean
 
 

@@ -140,16 +140,21 @@ def _role(name: str) -> str:
 
 
 def check_inputs(images: Tensor, present: Tensor | None, camera: Tensor | None) -> None:
-    """Shapes of the model's inputs.
+    """Types and shapes of the model's inputs.
 
     Raises:
         InputError: what was given and what is allowed.
     """
+    for name, value in (("images", images), ("present", present), ("camera", camera)):
+        if not isinstance(value, Tensor) and (value is not None or name == "images"):
+            raise InputError(f"{name} is a {type(value).__name__}; it must be a tensor")
     if images.dim() != 5 or images.shape[1] != len(MODALITIES) or images.shape[2] != 3:
         raise InputError(
             f"images have shape {tuple(images.shape)}; they must be (B, {len(MODALITIES)}, 3, H, W): where a "
             "modality has no image give zeros, and say so in present"
         )
+    if not images.is_floating_point():
+        raise InputError(f"images are of type {images.dtype}; they must be normalised floats (data/transforms.py)")
     if present is not None:
         if present.dtype != torch.bool:
             raise InputError(f"present is of type {present.dtype}; it must be torch.bool, true where there is an image")
@@ -158,5 +163,8 @@ def check_inputs(images: Tensor, present: Tensor | None, camera: Tensor | None) 
         if not bool(present.any(dim=1).all()):
             rows = (~present.any(dim=1)).nonzero()[:, 0].tolist()
             raise InputError(f"items {rows[:5]} have no modality present: every item needs at least one")
-    if camera is not None and tuple(camera.shape) != tuple(images.shape[:1]):
-        raise InputError(f"camera has shape {tuple(camera.shape)}; it must be ({images.shape[0]},)")
+    wrong = camera is not None and (tuple(camera.shape) != tuple(images.shape[:1]) or camera.dtype != torch.int64)
+    if camera is not None and wrong:
+        raise InputError(
+            f"camera is {camera.dtype} of shape {tuple(camera.shape)}; it must be int64 of shape ({images.shape[0]},)"
+        )

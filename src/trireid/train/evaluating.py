@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,7 @@ def evaluate_split(
     if extracted is None:
         return None
     query, gallery = extracted
-    return evaluate_features(
+    result = evaluate_features(
         query,
         gallery,
         query_labels=split.query_labels,
@@ -70,6 +70,7 @@ def evaluate_split(
         normalise=settings.normalise,
         missing=settings.missing,
     )
+    return replace(result, messages=(*split.messages, *result.messages))
 
 
 def extract_split(

@@ -42,6 +42,7 @@ class EvaluationSplit:
         protocol: what a query must not see.
         transform: makes what the model takes of the loaders' pixels, on the device.
         num_shares: processes that the batches were dealt to; the loaders hold the part of this one.
+        messages: what a reader of its figures must know, one line each.
     """
 
     name: str
@@ -54,6 +55,7 @@ class EvaluationSplit:
     protocol: Protocol
     transform: Normalise
     num_shares: int = 1
+    messages: tuple[str, ...] = ()
 
     @property
     def num_items(self) -> int:
@@ -236,7 +238,28 @@ def _open_split(
         protocol=protocol,
         transform=Normalise(data.mean, data.std),
         num_shares=share[1],
+        messages=_unknown_cameras(query if same else (*query, *gallery), label_map) if _uses_cameras(config) else (),
     )
+
+
+def _uses_cameras(config: Config) -> bool:
+    return config.model.sie_coefficient > 0
+
+
+def _unknown_cameras(records: Sequence[Record], label_map: LabelMap) -> tuple[str, ...]:
+    """Say which cameras a model does not know, if it knows any: their items get the mean of those it knows."""
+    strange = [record.camera for record in records if record.camera not in (None, *label_map.cameras)]
+    if not strange or not label_map.cameras:
+        return ()
+    return (
+        f"{len(strange)} of {len(records)} items are of cameras that the model was not trained with "
+        f"({_listed(sorted(set(filter(None, strange))))}; it knows {_listed(label_map.cameras)}): they get the mean of "
+        "those it knows",
+    )
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
