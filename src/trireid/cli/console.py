@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 FIGURES = (("mAP", "mAP"), ("mINP", "mINP"), ("rank-1", "rank1"), ("rank-5", "rank5"), ("rank-10", "rank10"))
 _UNBOUNDED = 10_000  # characters
@@ -87,7 +88,7 @@ def working(description: str) -> Iterator[None]:
     if not is_main_process():
         yield
         return
-    with Console(stderr=True).status(description):
+    with Console(stderr=True).status(Text(description)):
         yield
 
 
@@ -120,9 +121,9 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     say(title)
     table = Table()
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a name in a file may look like rich's markup
     # A file or a pipe has no width that rows would have to be cut to.
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)
 

@@ -52,6 +52,8 @@ def show_report(source: Path, report: Any) -> None:
         rows["unknown", key, "no rule knows it"] += 1
     for ours, what in report.misfits.items():
         rows["wrong shape", what, ours] += 1
+    for key, what in report.unusable.items():
+        rows["no weights", key, what] += 1
     table = [[fate, f"{number}", key, where] for (fate, key, where), number in rows.items()]
     show_table(f"{source}: {report.describe()}", ["fate", "keys", "in the file", "here, or why"], table)
     for line in report.notes:

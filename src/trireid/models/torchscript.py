@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
-import struct
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trireid.errors import CheckpointError
+from trireid.models.untrusted import DAMAGE, DTYPES, check_memo, one_line
 
-_DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-DAMAGE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    NotImplementedError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    MemoryError,
-    OverflowError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What readers of pickles and archives raise at a damaged or hostile file; torch's own lets all of them through."""
 _MAX_MODULES, _MAX_NAME = 100_000, 10_000
 
 
@@ -73,14 +44,14 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             (description,) = [
                 name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")
             ]
-            with archive.open(_member(archive, description)) as file:
-                module = _TensorUnpickler(file, archive, prefix=description.removesuffix("data.pkl")).load()
+            content = archive.read(_member(archive, description))
+            check_memo(content)
+            module = _TensorUnpickler(content, archive, prefix=description.removesuffix("data.pkl")).load()
         tensors = _collect(module)
     except DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"weight file {path} is a TorchScript archive that cannot be read ({reason}): it is damaged, or holds more "
-            "than tensors; fetch it again or give a plain state_dict"
+            f"weight file {path} is a TorchScript archive that cannot be read ({one_line(error)}): it is damaged, or "
+            "holds more than tensors; fetch it again or give a plain state_dict"
         ) from error
     if not tensors:
         raise CheckpointError(f"weight file {path} is a TorchScript archive without any tensor")
@@ -95,13 +66,13 @@ class _TensorUnpickler(pickle.Unpickler):
     """Rebuilds tensors from the archive's own storages. What it hands out is its own, so a file can spoil nothing else.
 
     Args:
-        file: the pickled description.
+        content: the pickled description, see `check_memo`.
         archive: where the storages are.
         prefix: folder of the archive, with a slash.
     """
 
-    def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, *, prefix: str) -> None:
-        super().__init__(file)
+    def __init__(self, content: bytes, archive: zipfile.ZipFile, *, prefix: str) -> None:
+        super().__init__(io.BytesIO(content))
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, Tensor] = {}
 
@@ -115,8 +86,8 @@ class _TensorUnpickler(pickle.Unpickler):
             return lambda *items: dict(*items)
         if module == "torch.jit._pickle" and name.startswith(("build_", "restore_type_tag")):
             return lambda value, *_: value
-        if module == "torch" and name in _DTYPES:
-            return type(name, (_Attributes,), {"dtype": _DTYPES[name]})
+        if module == "torch" and name in DTYPES:
+            return type(name, (_Attributes,), {"dtype": DTYPES[name]})
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not opened")
 
     def persistent_load(self, pid: Any) -> Tensor:

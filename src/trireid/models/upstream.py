@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from trireid.errors import CheckpointError
 from trireid.models.towers import Rule, clip_rules, count_blocks, same, timm_rules
+from trireid.models.untrusted import value_fault
 from trireid.types import MODALITIES, modality_subsets
 
 BASE = "BACKBONE.base."
@@ -87,7 +88,8 @@ class ImportReport:
         missing: our name -> the keys it needs and the file lacks.
         unknown: keys that no rule knows.
         misfits: our name -> what is wrong with the shape.
-        notes: what was assumed, resized or filled.
+        unusable: key -> what is wrong with the values.
+        notes: what was read off the file, assumed, resized or filled.
     """
 
     used: dict[str, str] = field(default_factory=dict)
@@ -95,12 +97,13 @@ class ImportReport:
     missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     misfits: dict[str, str] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
-        """Whether every key has its place and every tensor its key."""
-        return not (self.missing or self.unknown or self.misfits)
+        """Whether every key has its place, every tensor its key and every value its meaning."""
+        return not (self.missing or self.unknown or self.misfits or self.unusable)
 
     def describe(self) -> str:
         """One line: counts, and the first names of what does not fit."""
@@ -110,6 +113,8 @@ class ImportReport:
         parts += [f"{len(self.unknown)} unknown ({_some(self.unknown)})"] if self.unknown else []
         wrong = [f"{name}: {what}" for name, what in self.misfits.items()]
         parts += [f"{len(wrong)} of another shape ({_some(wrong)})"] if wrong else []
+        faults = [f"{key} {what}" for key, what in self.unusable.items()]
+        parts += [f"{len(faults)} without use as weights ({_some(faults)})"] if faults else []
         return ", ".join(parts)
 
 
@@ -132,8 +137,14 @@ def is_upstream(state: Mapping[str, Tensor]) -> bool:
 
 
 def strip_parallel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state in float32 (counters stay), without the prefix `module.` of a parallel run."""
+    """The state in float32 (counters stay), without the prefix `module.` of a parallel run.
+
+    Raises:
+        CheckpointError: a key is there with and without it.
+    """
     plain = {key.removeprefix("module."): value for key, value in state.items()}
+    if len(plain) < len(state):
+        raise CheckpointError("the file has tensors of one name with and without the prefix module.: give one of them")
     return {key: value.float() if value.is_floating_point() else value for key, value in plain.items()}
 
 
@@ -228,7 +239,8 @@ def convert_upstream(
         ignore: patterns (`*` for anything) of further keys that the caller knows to be without use.
 
     Raises:
-        UpstreamMismatchError: keys are missing, unknown or of another shape; its report tells of every key.
+        UpstreamMismatchError: keys are missing, unknown, of another shape or not of finite real numbers; its report
+            tells of every key.
     """
     made: dict[str, Tensor] = {}
     report = ImportReport(notes=notes)
@@ -254,10 +266,13 @@ def convert_upstream(
         missing=report.missing,
         unknown=tuple(key for key in rest if key not in report.ignored),
         misfits=report.misfits,
+        unusable={key: fault for key in report.used if (fault := value_fault(key, state[key]))},
         notes=notes,
     )
     if not report.is_complete:
-        raise UpstreamMismatchError(f"the file does not fit upstream's model: {report.describe()}", report)
+        only_more = not (report.missing or report.misfits or report.unusable)
+        advice = "; if the model can do without these keys, name them with --ignore (ignore=)" if only_more else ""
+        raise UpstreamMismatchError(f"the file does not fit upstream's model: {report.describe()}{advice}", report)
     assert made.keys() == wanted.keys(), f"rules and model differ: {sorted(made.keys() ^ wanted.keys())[:5]}"
     return made, report
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import socket
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import safetensors
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from trireid.errors import CheckpointError
 from trireid.models.backbone import projects_features, timm_model_name
-from trireid.models.torchscript import DAMAGE, is_torchscript, read_torchscript
+from trireid.models.torchscript import is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
+from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
 
 PositionInterpolation = Literal["bicubic", "bilinear"]
 
@@ -67,7 +70,7 @@ def fill_backbone(
     """Load start weights that were read already.
 
     Args:
-        vit, name, interpolation: as in `load_backbone_weights`.
+        vit, name, interpolation: as in `load_backbone_weights`; a ViT on the `meta` device takes over the tensors.
         state, num_others: what `visual_tower` gives.
         source: the file, for messages.
 
@@ -75,7 +78,7 @@ def fill_backbone(
         One line that says what was loaded, for the log.
 
     Raises:
-        CheckpointError: keys that do not fit.
+        CheckpointError: keys that do not fit, or values that are not finite real numbers.
     """
     keep_head = name != "tiny" and projects_features(timm_model_name(name))
     ignored = _fill(vit, state, source=source, keep_head=keep_head, interpolation=interpolation)
@@ -91,11 +94,11 @@ def visual_tower(state: dict[str, Tensor], *, source: Path) -> tuple[dict[str, T
         The tensors, and how many were left out because they are not of CLIP's visual tower.
 
     Raises:
-        CheckpointError: a tensor of the visual tower is missing, or one is not known.
+        CheckpointError: a tensor of CLIP's visual tower is missing, not known, or not of finite real numbers.
     """
     prefix = clip_prefix(state)
     if prefix is None:
-        return {key: value.float() for key, value in state.items()}, 0
+        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, 0
     tower = {key: value for key, value in state.items() if key.startswith(prefix)}
     if f"{prefix}proj" not in tower or tower[f"{prefix}proj"].dim() != 2:
         raise CheckpointError(f"weight file {source} has CLIP's names, but no projection {prefix}proj (width, dim)")
@@ -106,6 +109,7 @@ def visual_tower(state: dict[str, Tensor], *, source: Path) -> tuple[dict[str, T
         if names:
             shown = ", ".join(sorted(names)[:3])
             raise CheckpointError(f"weight file {source} {what} {len(names)} tensors of CLIP's visual tower ({shown})")
+    _check_values(tower, source=source)
     made = {rule.target: rule.make([tower[name].float() for name in rule.sources]) for rule in rules}
     return made, len(state) - len(tower)
 
@@ -114,33 +118,41 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a .safetensors file, a torch file or a TorchScript archive; never runs code from the file.
 
     Raises:
-        CheckpointError: if the file is absent, damaged or holds anything but tensors.
+        CheckpointError: if the file is absent, damaged or holds anything but plain tensors, see `checked_table`.
     """
     if not path.is_file():
         raise CheckpointError(
             f"weight file {path} does not exist: give a local file, `timm` to download, or `none` to start from scratch"
         )
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if is_torchscript(path):
-            return read_torchscript(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        space = unpacked_size(path)
+        state = _read_table(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"weight file {path} holds more than tensors, or is no weight file: it was not opened; "
             "give a .safetensors file or a plain state_dict"
         ) from error
     except (safetensors.SafetensorError, *DAMAGE) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"weight file {path} cannot be read ({reason}): it is damaged or no weight file; "
+            f"weight file {path} cannot be read ({one_line(error)}): it is damaged or no weight file; "
             "fetch it again or give another"
         ) from error
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"weight file {path} holds no table of tensors")
-    return state
+    return checked_table(state, path=path, space=space)
+
+
+def _read_table(path: Path) -> Any:
+    """What the file holds: a dictionary of tensors, or whatever else was pickled without needing code."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if is_torchscript(path):
+        return read_torchscript(path)
+    with warnings.catch_warnings():
+        # A pickle that torch did not write is an error below, or is read all the same; either way one line is enough.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fetch_timm_weights(timm_name: str) -> Path:
@@ -169,9 +181,8 @@ def fetch_timm_weights(timm_name: str) -> Path:
         socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
         return Path(hub.hf_hub_download(repository, filename))
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"weights {timm_name} are not cached and cannot be downloaded ({reason}): {advice}"
+            f"weights {timm_name} are not cached and cannot be downloaded ({one_line(error)}): {advice}"
         ) from error
 
 
@@ -185,8 +196,8 @@ def _fill(
 ) -> list[str]:
     try:
         converted = checkpoint_filter_fn(state, vit, interpolation=interpolation, antialias=interpolation == "bicubic")
-    except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError) as error:
-        raise CheckpointError(f"weight file {source} does not fit the backbone: {error}") from error
+    except DAMAGE as error:
+        raise CheckpointError(f"weight file {source} does not fit the backbone: {one_line(error)}") from error
     ignored = [] if keep_head else [key for key in converted if key.startswith(_CLASSIFIER_PREFIXES)]
     wanted = {key: value for key, value in converted.items() if key not in ignored}
     own = vit.state_dict()
@@ -197,5 +208,17 @@ def _fill(
         parts = [("missing", missing), ("not in the model", surplus), ("of another shape", sorted(shapes))]
         found = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in parts if keys)
         raise CheckpointError(f"weight file {source} does not fit the backbone: {found}")
-    vit.load_state_dict(wanted, strict=True)
+    _check_values(wanted, source=source)
+    # A model without memory takes the tensors of the file themselves: it is as large as they are, whatever shapes say.
+    vit.load_state_dict(wanted, strict=True, assign=next(vit.parameters()).is_meta)
     return ignored
+
+
+def _check_values(tensors: Mapping[str, Tensor], *, source: Path) -> None:
+    faults = [f"{name} {fault}" for name, value in tensors.items() if (fault := value_fault(name, value))]
+    if faults:
+        more = f", and {len(faults) - 1} more tensors alike" if len(faults) > 1 else ""
+        raise CheckpointError(
+            f"weight file {source} holds values that are no weights: {faults[0]}{more}; it is damaged, or from a "
+            "training that failed"
+        )
