@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trireid.train.checkpoint import load_model as load_model
     from trireid.train.testing import test_checkpoint as test_checkpoint
     from trireid.train.upstream import load_upstream as load_upstream
+    from trireid.train.upstream import read_upstream as read_upstream
     from trireid.types import MODALITIES as MODALITIES
     from trireid.types import Batch as Batch
     from trireid.types import Labels as Labels
@@ -53,6 +54,7 @@ _HOMES = {
     "load_upstream": "train.upstream",
     "pairwise_distance": "evaluation.metrics",
     "rank_metrics": "evaluation.metrics",
+    "read_upstream": "train.upstream",
     "scan": "data.readers",
     "search": "evaluation.search",
     "test_checkpoint": "train.testing",

@@ -111,12 +111,12 @@ def test_half_precision_parallel_and_safetensors_files_are_read(tmp_path):
 def test_another_image_size_resizes_the_position_table_and_says_so(tmp_path):
     path = saved(tmp_path, upstream_state("sdtps"))
     imported = read_upstream(path, image_size=(32, 16))
-    assert "8 patches, 4 x 2 (assumed to lie like the images), resized (bilinear) to 8 x 4" in imported.report.notes[0]
+    assert "8 patches, 4 x 2 (assumed to lie like the images), resized (bilinear) to 8 x 4" in imported.report.notes[1]
     assert imported.model.backbone.num_patches == 32
     assert imported.model.head.num_slots == 2
     assert imported.model(torch.zeros(1, 3, 3, 32, 16)).embedding.shape == (1, 6 * 32)
     wide = read_upstream(path, image_size=(8, 24), checkpoint_image_size=(8, 16))
-    assert "2 x 4 (as given), resized (bilinear) to 2 x 6" in wide.report.notes[0]
+    assert "2 x 4 (as given), resized (bilinear) to 2 x 6" in wide.report.notes[1]
     with pytest.raises(CheckpointError, match="has 8 patches, checkpoint_image_size .* has 4 x 4"):
         read_upstream(path, image_size=(8, 24), checkpoint_image_size=(16, 16))
 

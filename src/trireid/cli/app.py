@@ -251,21 +251,26 @@ def bench(
 def import_(
     source: Annotated[Path, typer.Argument(help="DeMo's state_dict, OpenAI's CLIP file, or timm weights.")],
     target: Annotated[Path, typer.Argument(help="The .safetensors file to write; its report goes beside it.")],
-    image_size: Annotated[str, typer.Option(help="Height x width of the images the model will see.")] = "256x128",
+    image_size: Annotated[
+        str | None, typer.Option(help="Height x width of the images the model will see (256x128).")
+    ] = None,
     checkpoint_image_size: Annotated[
         str | None, typer.Option(help="Height x width the checkpoint was trained at (told by its position table).")
     ] = None,
     cameras: Annotated[int | None, typer.Option(min=1, help="Cameras, where they are not those of the file.")] = None,
-    sie_coefficient: Annotated[float, typer.Option(help="SIE_COE of the checkpoint.")] = 1.0,
-    sparse_ratio: Annotated[float, typer.Option(help="SDTPS_SPARSE_RATIO of the checkpoint.")] = 0.5,
-    beta: Annotated[float, typer.Option(help="SDTPS_BETA of the checkpoint.")] = 0.25,
+    sie_coefficient: Annotated[float | None, typer.Option(help="SIE_COE of the checkpoint (1).")] = None,
+    sparse_ratio: Annotated[float | None, typer.Option(help="SDTPS_SPARSE_RATIO of the checkpoint (0.5).")] = None,
+    beta: Annotated[float | None, typer.Option(help="SDTPS_BETA of the checkpoint (0.25).")] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Unknown keys to leave out, e.g. 'extra.*'; repeat.")
     ] = None,
-    format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863 or csv.")] = "rgbnt201",
+    format: Annotated[
+        str | None, typer.Option(help="rgbnt201 (without this option), rgbnt100, msvr310, wmveid863 or csv.")
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Name of the ViT, where the keys of timm weights do not tell.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over the target and its report.")] = False,
 ) -> None:
     """Turn a checkpoint of upstream into one of ours, or CLIP and timm weights into start weights; report every key."""
     from trireid.cli.importing import run
@@ -279,9 +284,10 @@ def import_(
         sie_coefficient=sie_coefficient,
         sparse_ratio=sparse_ratio,
         beta=beta,
-        ignore=tuple(ignore or ()),
+        ignore=tuple(ignore) if ignore else None,
         data_format=format,
         backbone=backbone,
+        overwrite=force,
     )
 
 

@@ -11,13 +11,15 @@ from trireid.cli.console import note, say, show_table, working
 from trireid.cli.synth import parse_size
 
 
-def run(source: Path, target: Path, *, image_size: str, checkpoint_image_size: str | None, **options: Any) -> None:
+def run(
+    source: Path, target: Path, *, image_size: str | None, checkpoint_image_size: str | None, **options: Any
+) -> None:
     """Import and print the report; options as `trireid.train.importing.import_file`.
 
     Raises:
         TrireidError: the file is damaged or does not fit; the report was printed where there is one.
     """
-    size = parse_size(image_size, option="--image-size")
+    size = parse_size(image_size, option="--image-size") if image_size else None
     its_own = parse_size(checkpoint_image_size, option="--checkpoint-image-size") if checkpoint_image_size else None
     with working(f"reading {source}"):
         from trireid.models.upstream import UpstreamMismatchError

@@ -70,7 +70,7 @@ def check_memo(content: bytes) -> None:
         ValueError: it is, or the pickle is damaged.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if opcode.name in _PUTS and argument > count:
+        if opcode.name in _PUTS and int(argument or 0) > count:
             raise ValueError(f"its description has a part of number {argument} after {count} steps")
 
 
@@ -109,15 +109,15 @@ def checked_table(table: Mapping[Any, Any], *, path: Path, space: int) -> dict[s
     shown = 0
     for key, value in table.items():
         if not isinstance(key, str) or len(key) > _MAX_NAME or not key.isprintable():
-            what = f"the key {ascii(key[:60])}" if isinstance(key, str) else f"a key of type {type(key).__name__}"
+            what = f"the key {key[:60]!a}" if isinstance(key, str) else f"a key of type {type(key).__name__}"
             raise CheckpointError(
                 f"weight file {path} has {what}: keys must be texts of printable characters, {_MAX_NAME} at most"
             )
         fault = _tensor_fault(value)
         if fault:
             raise CheckpointError(
-                f"weight file {path} cannot be used: {key} {fault}; give a file of dense tensors of plain numbers, each "
-                "stored whole"
+                f"weight file {path} cannot be used: {key} {fault}; give a file of dense tensors of plain numbers, "
+                "each stored whole"
             )
         storage = value.untyped_storage()
         held[storage.data_ptr()] = max(storage.nbytes(), held.get(storage.data_ptr(), 0))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trireid.errors import CheckpointError, RunError
+from trireid.errors import CheckpointError, InputError, RunError
 from trireid.files import replacing, write_json
 from trireid.models.backbone import create_vit
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
@@ -18,6 +20,8 @@ from trireid.models.upstream import HEAD_WIDTH, ImportReport, is_upstream
 from trireid.models.weights import fill_backbone, read_state, visual_tower
 from trireid.train.checkpoint import save_checkpoint
 from trireid.train.upstream import read_upstream
+
+_OPTIONS = {"num_cameras": "--cameras", "data_format": "--format"}  # others are called as the arguments are
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,16 @@ def import_file(
     source: Path,
     target: Path,
     *,
-    image_size: tuple[int, int] = (256, 128),
+    image_size: tuple[int, int] | None = None,
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
-    sie_coefficient: float = 1.0,
-    sparse_ratio: float = 0.5,
-    beta: float = 0.25,
-    ignore: tuple[str, ...] = (),
-    data_format: str = "rgbnt201",
+    sie_coefficient: float | None = None,
+    sparse_ratio: float | None = None,
+    beta: float | None = None,
+    ignore: tuple[str, ...] | None = None,
+    data_format: str | None = None,
     backbone: str | None = None,
+    overwrite: bool = False,
 ) -> Imported:
     """Write upstream's checkpoint as one of ours, or CLIP's and timm's weights as a start file.
 
@@ -60,54 +65,78 @@ def import_file(
         target: a .safetensors file; the report goes beside it.
         backbone: name of the ViT that start weights are for; None tells CLIP ViT-B/16 and ImageNet ViT-B/16 by keys.
         image_size, checkpoint_image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: of
-            upstream's checkpoints, see `read_upstream`.
+            upstream's checkpoints alone, see `read_upstream`; None takes its default.
+        overwrite: replace the target and its report where they exist.
 
     Raises:
         CheckpointError: the source is damaged, hostile or does not fit; the target is no .safetensors name.
-        RunError: the target cannot be written.
+        InputError: an argument has no use for this kind of file, or lies outside its range.
+        RunError: the target exists, or cannot be written.
     """
+    report_path = _check_target(source, target, overwrite=overwrite)
+    options = {
+        "image_size": image_size,
+        "checkpoint_image_size": checkpoint_image_size,
+        "num_cameras": num_cameras,
+        "sie_coefficient": sie_coefficient,
+        "sparse_ratio": sparse_ratio,
+        "beta": beta,
+        "ignore": ignore,
+        "data_format": data_format,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    state = read_state(source)
+    if not is_upstream(state):
+        name, report = _write_backbone(source, state, target, backbone=backbone, given=tuple(given))
+        write_json(report_path, asdict(report))
+        return Imported(target, report_path, False, name, report)
+    if backbone is not None:
+        raise InputError(
+            f"backbone (--backbone) {backbone} is for start weights; {source} is a whole model of upstream, whose "
+            "shapes tell its ViT: leave it out"
+        )
+    imported = read_upstream(source, state=state, **given)
+    save_checkpoint(
+        target,
+        imported.model,
+        config=imported.config,
+        label_map=imported.label_map,
+        epoch=0,
+        note=f"imported from {source.name}",
+    )
+    write_json(report_path, {"facts": asdict(imported.facts), **asdict(imported.report)})
+    return Imported(target, report_path, True, imported.config.model.backbone.name, imported.report)
+
+
+def _check_target(source: Path, target: Path, *, overwrite: bool) -> Path:
+    """The path of the report beside the target, if both may be written."""
     if target.suffix != ".safetensors":
         raise CheckpointError(f"the target {target} must end in .safetensors, the one format that is written here")
     if target.resolve() == source.resolve():
         raise CheckpointError(f"the target {target} is the source itself: choose another name")
-    state = read_state(source)
     report_path = target.with_suffix(".report.json")
-    if is_upstream(state):
-        imported = read_upstream(
-            source,
-            state=state,
-            image_size=image_size,
-            checkpoint_image_size=checkpoint_image_size,
-            num_cameras=num_cameras,
-            sie_coefficient=sie_coefficient,
-            sparse_ratio=sparse_ratio,
-            beta=beta,
-            ignore=ignore,
-            data_format=data_format,
+    existing = [path for path in (target, report_path) if path.exists()]
+    if existing and not overwrite:
+        raise RunError(
+            f"{existing[0]} exists already: choose another name, or write over it with --force (overwrite=True)"
         )
-        name, report = imported.config.model.backbone.name, imported.report
-        save_checkpoint(
-            target,
-            imported.model,
-            config=imported.config,
-            label_map=imported.label_map,
-            epoch=0,
-            note=f"imported from {source.name}",
-        )
-    else:
-        name, report = _write_backbone(source, state, target, backbone=backbone)
-    write_json(report_path, asdict(report))
-    return Imported(target, report_path, is_upstream(state), name, report)
+    return report_path
 
 
 def _write_backbone(
-    source: Path, state: dict[str, Tensor], target: Path, *, backbone: str | None
+    source: Path, state: dict[str, Tensor], target: Path, *, backbone: str | None, given: tuple[str, ...]
 ) -> tuple[str, ImportReport]:
+    """Write start weights; `given` are the arguments of whole models, which have no use here."""
     if any(key.startswith("backbone.vit.") for key in state):
         raise CheckpointError(f"{source} is a checkpoint of trireid already: use it as it is")
     tower, num_others = visual_tower(state, source=source)
     name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
-    vit = create_vit(name, image_size=_pretrained_size(source, tower), **sizes)
+    size = _pretrained_size(source, tower)
+    if given:
+        options = ", ".join(_OPTIONS.get(option, f"--{option.replace('_', '-')}") for option in given)
+        raise InputError(f"{options}: of no use for {source}, which holds start weights of a ViT alone; leave it out")
+    with torch.device("meta"):  # shapes alone: those of a hostile file could ask for any memory
+        vit = create_vit(name, image_size=size, **sizes)
     note = fill_backbone(vit, tower, name=name, source=source, num_others=num_others)
     own, prefix = vit.state_dict(), clip_prefix(state)
     if prefix is None:
@@ -121,10 +150,11 @@ def _write_backbone(
     ignored = {key: reason for key in state if key not in used}
     with replacing(target) as temporary:
         try:
-            save_file({key: value.detach().contiguous() for key, value in own.items()}, temporary)
+            save_file({key: value.detach().contiguous().clone() for key, value in own.items()}, temporary)
         except SafetensorError as error:
             raise RunError(f"cannot write {target}: {error}; free some space or choose another name") from error
-    return name, ImportReport(used=used, ignored=ignored, notes=(note,))
+    heads = f"ViT: {HEAD_WIDTH} channels a head assumed"
+    return name, ImportReport(used=used, ignored=ignored, notes=(note, heads) if sizes else (note,))
 
 
 def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, int]]:

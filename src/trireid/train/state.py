@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from trireid.data.labels import LabelMap
 from trireid.errors import RunError
 from trireid.files import replacing
-from trireid.models.torchscript import DAMAGE
+from trireid.models.untrusted import DAMAGE
 
 FORMAT_VERSION = 1
 

@@ -6,9 +6,11 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, InputError
 from trireid.models.build import build_model
 from trireid.models.sdtps import slot_count
+from trireid.models.selection import keep_count
 from trireid.models.towers import Rule
 from trireid.models.upstream import (
     HEAD_WIDTH,
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _POSITIONS, _CAMERAS = "backbone.vit.pos_embed", "backbone.camera_embedding.weight"
+_SIE_COEFFICIENT, _SPARSE_RATIO, _BETA = 1.0, 0.5, 0.25  # of the published configurations
+_MAX_SIDE, _MAX_CAMERAS = 4096, 10_000
 _NATIVE = {"clip_vit_b16": (16, 768, 12, 12, 512), "vit_b16": (16, 768, 12, 12, None)}
 
 
@@ -48,13 +53,15 @@ class ImportedModel:
         model: in evaluation mode, on the CPU, in float32.
         config: settings that build this model; data settings but for the image size are the defaults.
         label_map: identities and cameras by number, because the file does not name them.
-        report: what became of every key.
+        report: what became of every key, and what was read off the file or assumed.
+        facts: what the shapes tell: identities, cameras, kind of head.
     """
 
     model: ReIDModel
     config: Config
     label_map: LabelMap
     report: ImportReport
+    facts: UpstreamFacts
 
 
 def load_upstream(
@@ -63,12 +70,16 @@ def load_upstream(
     image_size: tuple[int, int] = (256, 128),
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
-    sie_coefficient: float = 1.0,
-    sparse_ratio: float = 0.5,
-    beta: float = 0.25,
+    sie_coefficient: float = _SIE_COEFFICIENT,
+    sparse_ratio: float = _SPARSE_RATIO,
+    beta: float = _BETA,
     ignore: tuple[str, ...] = (),
 ) -> ReIDModel:
-    """The model of an upstream checkpoint, in evaluation mode; the report goes to the log, see `read_upstream`."""
+    """The model of an upstream checkpoint, in evaluation mode.
+
+    What was read off the file, assumed and left out goes to the log of this module at level INFO, which Python does
+    not show by itself; `read_upstream` takes the same arguments and returns it as `report`, beside model and settings.
+    """
     imported = read_upstream(
         path,
         image_size=image_size,
@@ -91,9 +102,9 @@ def read_upstream(
     image_size: tuple[int, int] = (256, 128),
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
-    sie_coefficient: float = 1.0,
-    sparse_ratio: float = 0.5,
-    beta: float = 0.25,
+    sie_coefficient: float = _SIE_COEFFICIENT,
+    sparse_ratio: float = _SPARSE_RATIO,
+    beta: float = _BETA,
     ignore: tuple[str, ...] = (),
     data_format: str = "rgbnt201",
 ) -> ImportedModel:
@@ -106,19 +117,25 @@ def read_upstream(
         checkpoint_image_size: (height, width) it was trained at; None infers it from the position table.
         num_cameras: rows of the camera embedding; None keeps those of the file. Further ones get the mean.
         sie_coefficient: upstream's SIE_COE, which no shape tells; 1.0 in the published configurations.
-        sparse_ratio, beta: of SDTPS, which no shape tells either; 0.5 and 0.25 in the published configuration.
+        sparse_ratio, beta: of SDTPS, which no shape tells either; 0.5 and 0.25 in the published configuration. A ratio
+            that keeps every patch is refused: upstream then averages a token of zeros, which is not done here.
         ignore: patterns such as `extra.*` of keys that no rule knows and that may be left out; none by default.
         data_format: whose names of cameras the label map takes, and the format of the configuration.
 
     Raises:
         CheckpointError: the file is damaged, hostile, no checkpoint of upstream, or does not fit key by key
             (then a `UpstreamMismatchError` with the report).
+        InputError: an argument is of another type or outside its range.
     """
     path = Path(path)
+    _check_sizes(image_size=image_size, checkpoint_image_size=checkpoint_image_size)
+    _check_numbers(num_cameras=num_cameras, sie_coefficient=sie_coefficient, sparse_ratio=sparse_ratio, beta=beta)
+    _check_patterns(ignore)
     try:
         plain = strip_parallel(read_state(path) if state is None else state)
         facts = read_facts(plain)
-        rules, notes = upstream_rules(facts), []
+        _check_patches(facts, image_size=image_size, checkpoint_image_size=checkpoint_image_size)
+        rules, notes = upstream_rules(facts), [describe_facts(facts)]
         grid = (image_size[0] // facts.patch_size, image_size[1] // facts.patch_size)
         source, note = checkpoint_grid(facts, grid, checkpoint_image_size=checkpoint_image_size)
         notes.append(note)
@@ -126,26 +143,24 @@ def read_upstream(
             rules = _changed(rules, _POSITIONS, lambda table: resize_positions(table, source, grid))
         cameras = facts.num_cameras if num_cameras is None else num_cameras
         if cameras != facts.num_cameras:
-            if not facts.num_cameras or cameras < 1:
-                raise CheckpointError(
-                    f"num_cameras is {cameras}, the file has a camera embedding of {facts.num_cameras} rows: leave it "
-                    "out to keep them; another number, at least 1, needs an embedding"
-                )
+            notes.append(_camera_note(facts.num_cameras, cameras))
             rules = _changed(rules, _CAMERAS, lambda table: resize_cameras(table, cameras))
-            notes.append(f"camera embedding: {facts.num_cameras} rows made {cameras}: the first, then the mean of all")
         config, assumed = upstream_config(
             facts, image_size, cameras, sie_coefficient=sie_coefficient, sparse_ratio=sparse_ratio, beta=beta
         )
         config = config.model_copy(update={"data": DataConfig(format=data_format, image_size=image_size)})  # type: ignore[arg-type]
-        model = build_model(
+        build = partial(
+            build_model,
             config.model,
             image_size=image_size,
             num_classes=facts.num_classes,
             num_cameras=cameras,
             load_pretrained=False,
         )
-        wanted = {name: value.shape for name, value in model.state_dict().items()}
-        made, report = convert_upstream(plain, rules, wanted=wanted, notes=(*notes, *assumed), ignore=ignore)
+        with torch.device("meta"):  # shapes alone: those of a hostile file could ask for any memory
+            wanted = {name: value.shape for name, value in build().state_dict().items()}
+        made, report = convert_upstream(plain, rules, wanted=wanted, notes=(*notes, *assumed), ignore=tuple(ignore))
+        model = build()
     except UpstreamMismatchError as error:
         raise UpstreamMismatchError(f"{path}: {error}", error.report) from error
     except ValidationError as error:
@@ -155,7 +170,26 @@ def read_upstream(
         message = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise CheckpointError(message) from error
     model.load_state_dict(made, strict=True)
-    return ImportedModel(model.eval(), config, _label_map(facts.num_classes, cameras, data_format), report)
+    return ImportedModel(model.eval(), config, _label_map(facts.num_classes, cameras, data_format), report, facts)
+
+
+def describe_facts(facts: UpstreamFacts) -> str:
+    """One line of what the file tells by itself."""
+    heads = {
+        "none": "no head",
+        "hdm": "HDM",
+        "hdm_atmoe": f"HDM and ATMoE with {facts.atmoe_heads} heads",
+        "sdtps": f"SDTPS with {facts.num_slots} slots",
+    }
+    parts = [
+        f"{facts.num_classes} identities",
+        f"{facts.num_cameras} cameras" if facts.num_cameras else "no camera embedding",
+        f"{'CLIP' if facts.is_clip else 'ImageNet'} ViT of {facts.depth} blocks, {facts.width} wide",
+        "PIFE" if facts.pife else "no PIFE",
+        heads[facts.head],
+        "one classifier of the joined globals (DIRECT 1)" if facts.joint else "a classifier a modality (DIRECT 0)",
+    ]
+    return f"read off the file: {', '.join(parts)}"
 
 
 def checkpoint_grid(
@@ -189,7 +223,7 @@ def checkpoint_grid(
         else:
             raise CheckpointError(
                 f"the position table has {count} patches, the images {grid[0]} x {grid[1]}, and its own grid cannot "
-                "be inferred: give checkpoint_image_size"
+                "be inferred: give checkpoint_image_size (--checkpoint-image-size)"
             )
     resized = f"resized (bilinear) to {grid[0]} x {grid[1]}" if source != grid else "not resized"
     return source, f"position table: {count} patches, {source[0]} x {source[1]} ({why}), {resized}"
@@ -207,7 +241,8 @@ def upstream_config(
     """Settings that build the model of these facts, and what had to be assumed.
 
     Raises:
-        CheckpointError: the slots of SDTPS do not fit the patches of these images.
+        CheckpointError: the slots of SDTPS do not fit the patches of these images, or all patches would be kept.
+        InputError: a number was given for a part that the checkpoint does not have.
     """
     name = "clip_vit_b16" if facts.is_clip else "vit_b16"
     notes = [f"ViT: {facts.num_heads} heads assumed, {HEAD_WIDTH} channels each"]
@@ -216,23 +251,23 @@ def upstream_config(
     patch_size, width, depth, num_heads, projection = changed
     sdtps = SDTPSConfig()
     if num_cameras:
-        if not sie_coefficient > 0:
-            raise CheckpointError(f"sie_coefficient is {sie_coefficient:g}; with a camera embedding it must be above 0")
         notes.append(f"camera embedding: {num_cameras} cameras, scale {sie_coefficient:g} assumed (SIE_COE)")
+    elif sie_coefficient != _SIE_COEFFICIENT:
+        raise InputError(f"sie_coefficient is {sie_coefficient:g}, the file has no camera embedding: leave it out")
+    if facts.head == "hdm_atmoe":
+        head_width = facts.dim // max(1, facts.atmoe_heads)
+        notes.append(f"ATMoE: products of query and key divided by sqrt({head_width}), the width of a head, assumed")
+    if facts.head != "sdtps" and (sparse_ratio, beta) != (_SPARSE_RATIO, _BETA):
+        raise InputError(
+            f"sparse_ratio and beta ({sparse_ratio:g}, {beta:g}) are of SDTPS, which the file does not have: leave them "
+            "out"
+        )
     if facts.head == "sdtps":
         num_patches = (image_size[0] // facts.patch_size) * (image_size[1] // facts.patch_size)
-        aggr_ratio = 0.4
-        if slot_count(num_patches, sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio) != facts.num_slots:
-            aggr_ratio = facts.num_slots / (num_patches * sparse_ratio)
-        if aggr_ratio > 1.0:
-            raise CheckpointError(
-                f"SDTPS has {facts.num_slots} slots, more than the kept ones of {num_patches} patches at sparse_ratio "
-                f"{sparse_ratio:g}: give a larger image_size or sparse_ratio"
-            )
-        sdtps = SDTPSConfig(sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio, beta=beta)
+        sdtps = _sdtps_config(facts.num_slots, num_patches, sparse_ratio=sparse_ratio, beta=beta)
         notes.append(
-            f"SDTPS: {facts.num_slots} slots, so aggr_ratio {aggr_ratio:g}, with sparse_ratio {sparse_ratio:g} and "
-            f"beta {beta:g} assumed"
+            f"SDTPS: {facts.num_slots} slots, so aggr_ratio {sdtps.aggr_ratio:g}, with sparse_ratio {sparse_ratio:g} "
+            f"and beta {beta:g} assumed"
         )
     backbone = BackboneConfig(
         name=name,
@@ -253,6 +288,88 @@ def upstream_config(
         global_classifier="joint" if facts.joint else "separate",
     )
     return Config(model=model), tuple(notes)
+
+
+def _sdtps_config(num_slots: int, num_patches: int, *, sparse_ratio: float, beta: float) -> SDTPSConfig:
+    """Settings that give the slots of the file for these patches.
+
+    Raises:
+        CheckpointError: none does, or all patches would be kept.
+    """
+    if keep_count(num_patches, sparse_ratio) == num_patches:
+        raise CheckpointError(
+            f"sparse_ratio {sparse_ratio:g} keeps all {num_patches} patches: upstream then averages a token of zeros "
+            "with the slots, which is not done here, so that its features cannot be had; give a smaller one"
+        )
+    aggr_ratio = 0.4
+    if slot_count(num_patches, sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio) != num_slots:
+        aggr_ratio = num_slots / (num_patches * sparse_ratio)
+    if aggr_ratio > 1.0:
+        raise CheckpointError(
+            f"SDTPS has {num_slots} slots, more than the kept ones of {num_patches} patches at sparse_ratio "
+            f"{sparse_ratio:g}: give a larger image_size or sparse_ratio"
+        )
+    return SDTPSConfig(sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio, beta=beta)
+
+
+def _check_sizes(**sizes: tuple[int, int] | None) -> None:
+    """Raise an InputError unless each is a pair (height, width) of whole numbers of pixels; None passes as well."""
+    for name, size in sizes.items():
+        whole = isinstance(size, tuple | list) and len(size) == 2 and all(type(side) is int for side in size)
+        is_default = size is None and name != "image_size"
+        if not is_default and not (whole and size and all(1 <= side <= _MAX_SIDE for side in size)):
+            raise InputError(
+                f"{name} is {size!r}: give (height, width) in pixels, each 1 to {_MAX_SIDE}, such as (256, 128)"
+            )
+
+
+def _check_numbers(*, num_cameras: int | None, sie_coefficient: float, sparse_ratio: float, beta: float) -> None:
+    """Raise an InputError unless each is a number within its range."""
+    if num_cameras is not None and not (type(num_cameras) is int and 1 <= num_cameras <= _MAX_CAMERAS):
+        raise InputError(f"num_cameras is {num_cameras!r}: give a whole number, 1 to {_MAX_CAMERAS}, or None")
+    ranges = (
+        ("sie_coefficient", sie_coefficient, 0.0, 1e6),
+        ("sparse_ratio", sparse_ratio, 0.0, 1.0),
+        ("beta", beta, -math.ulp(0.0), 0.5),
+    )
+    for name, value, above, most in ranges:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and above < value <= most):
+            allowed = f"in [0, {most:g}]" if above < 0 else f"above 0, {most:g} at most"
+            raise InputError(f"{name} is {value!r}: give a number {allowed}")
+
+
+def _check_patterns(ignore: object) -> None:
+    """Raise an InputError for a bare text: its letters would be taken as patterns, and one of them may be `*`."""
+    if not isinstance(ignore, tuple | list) or not all(isinstance(pattern, str) for pattern in ignore):
+        raise InputError(f"ignore is {ignore!r}: give a tuple of patterns, such as ignore=('extra.*',)")
+
+
+def _check_patches(facts: UpstreamFacts, **sizes: tuple[int, int] | None) -> None:
+    """Raise an InputError where a side is no multiple of the patches of the file."""
+    for name, size in sizes.items():
+        if size is not None and any(side % facts.patch_size for side in size):
+            raise InputError(
+                f"{name} {size[0]} x {size[1]} is no multiple of the {facts.patch_size} pixels of a patch: give "
+                f"another {name} (--{name.replace('_', '-')})"
+            )
+
+
+def _camera_note(num_known: int, num_cameras: int) -> str:
+    """What becomes of the rows of the camera embedding.
+
+    Raises:
+        CheckpointError: the file has no embedding.
+    """
+    if not num_known:
+        raise CheckpointError(
+            f"num_cameras (--cameras) is {num_cameras}, the file has no camera embedding: leave it out; another number "
+            "needs an embedding"
+        )
+    if num_cameras < num_known:
+        return f"camera embedding: {num_known} rows made {num_cameras}: the first {num_cameras}, the rest left out"
+    further = num_cameras - num_known
+    return f"camera embedding: {num_known} rows made {num_cameras}: {further} more, each the mean of the {num_known}"
 
 
 def _changed(rules: list[Rule], target: str, change: Callable[[Tensor], Tensor]) -> list[Rule]:
