@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import trireid
-from trireid.errors import CheckpointError
+from trireid.errors import CheckpointError, TrireidError
 from trireid.losses import reid_loss
 from trireid.models.upstream import UpstreamMismatchError
 from trireid.train.upstream import read_upstream
@@ -93,6 +93,13 @@ def test_facts_are_read_off_the_shapes(tmp_path, direct, name):
     imported = read_upstream(saved(tmp_path, upstream_state(direct=direct, heads=8)), image_size=IMAGE)
     model = imported.config.model
     assert (model.head, model.atmoe_heads, model.global_classifier) == ("hdm_atmoe", 8, name)
+    assert (imported.facts.num_classes, imported.facts.num_cameras, imported.facts.joint) == (5, 3, direct == 1)
+    said = "; ".join(imported.report.notes)
+    assert "read off the file: 5 identities, 3 cameras, CLIP ViT of 2 blocks" in said
+    assert f"HDM and ATMoE with 8 heads, {'one' if direct else 'a'} classifier" in said
+    assert f"(DIRECT {direct})" in said
+    assert "query and key divided by sqrt(4), the width of a head, assumed" in said
+    assert "ViT: 2 heads assumed, 64 channels each" in said
     assert (model.backbone.depth, model.backbone.num_heads, model.backbone.projection) == (2, 2, 32)
 
 
@@ -145,7 +152,7 @@ def test_further_cameras_get_the_mean_of_the_known(tmp_path):
     weight = imported.model.backbone.camera_embedding.weight
     assert torch.equal(weight[:3], table)
     torch.testing.assert_close(weight[3:], table.mean(0).expand(2, -1))
-    assert any("3 rows made 5" in note for note in imported.report.notes)
+    assert any("3 rows made 5: 2 more, each the mean of the 3" in note for note in imported.report.notes)
     model = trireid.load_upstream(tmp_path / "DeMobest.pth", image_size=IMAGE)
     images, _ = batch()
     unknown = model(images, camera=torch.full((4,), -1)).embedding
@@ -178,6 +185,16 @@ def test_keys_must_fit_exactly(tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_an_unknown_key_alone_says_how_to_leave_it_out(tmp_path):
+    state = {**upstream_state(), "extra": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"without these keys, name them with --ignore \(ignore=\)"):
+        read_upstream(saved(tmp_path, state), image_size=IMAGE)
+    state["renamed"] = state.pop("classifier_moe.weight")
+    with pytest.raises(CheckpointError) as caught:
+        read_upstream(saved(tmp_path, state), image_size=IMAGE)
+    assert "--ignore" not in str(caught.value)
+
+
 def test_a_failed_import_carries_its_report(tmp_path):
     state = upstream_state()
     state["surprise"] = state.pop("classifier_moe.weight")
@@ -193,6 +210,67 @@ def test_keys_are_left_out_only_when_asked(tmp_path):
     path = saved(tmp_path, {**upstream_state(), "extra.a": torch.zeros(1)})
     report = read_upstream(path, image_size=IMAGE, ignore=("extra.*",)).report
     assert report.ignored == {"extra.a": "left out as asked"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ignore": "extr.*"}, r"ignore is 'extr.\*': give a tuple of patterns"),
+        ({"ignore": (3,)}, "give a tuple of patterns"),
+        ({"image_size": 256}, r"image_size is 256: give \(height, width\) in pixels"),
+        ({"image_size": "16x8"}, "image_size is '16x8': give"),
+        ({"image_size": (3, 16, 8)}, r"image_size is \(3, 16, 8\): give"),
+        ({"image_size": None}, "image_size is None: give"),
+        ({"image_size": (0, 8)}, "each 1 to 4096"),
+        ({"image_size": (16, 10**6)}, "each 1 to 4096"),
+        ({"image_size": (18, 8)}, r"image_size 18 x 8 is no multiple of the 4 pixels of a patch.*\(--image-size\)"),
+        ({"checkpoint_image_size": (18, 8)}, r"no multiple of the 4 pixels of a patch.*\(--checkpoint-image-size\)"),
+        ({"checkpoint_image_size": 16}, "checkpoint_image_size is 16: give"),
+        ({"num_cameras": "4"}, "num_cameras is '4': give a whole number, 1 to 10000"),
+        ({"num_cameras": 10**9}, "num_cameras is 1000000000: give"),
+        ({"num_cameras": 0}, "num_cameras is 0: give"),
+        ({"sparse_ratio": 0}, "sparse_ratio is 0: give a number above 0, 1 at most"),
+        ({"sparse_ratio": "0.5"}, "sparse_ratio is '0.5': give"),
+        ({"sparse_ratio": 1.0}, "keeps all 8 patches: upstream then averages a token of zeros"),
+        ({"sparse_ratio": 0.9}, "keeps all 8 patches"),  # rounded up
+        ({"beta": 0.6}, r"beta is 0.6: give a number in \[0, 0.5\]"),
+        ({"sie_coefficient": float("nan")}, "sie_coefficient is nan: give a number above 0"),
+    ],
+)
+def test_wrong_arguments_give_one_clear_error(tmp_path, options, message):
+    path = saved(tmp_path, {**upstream_state("sdtps"), "extra.a": torch.zeros(1)})
+    arguments = {"image_size": IMAGE, "ignore": ("extra.*",), **options}
+    with pytest.raises(TrireidError, match=message) as caught:
+        trireid.load_upstream(path, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_for_parts_that_the_file_lacks_are_refused(tmp_path):
+    state = upstream_state()
+    path = saved(tmp_path, state)
+    for option in ({"sparse_ratio": 0.4}, {"beta": 0.1}):
+        with pytest.raises(TrireidError, match="are of SDTPS, which the file does not have"):
+            read_upstream(path, image_size=IMAGE, **option)
+    del state["BACKBONE.cv_embed"]
+    path = saved(tmp_path, state)
+    with pytest.raises(TrireidError, match="sie_coefficient is 3, the file has no camera embedding"):
+        read_upstream(path, image_size=IMAGE, sie_coefficient=3.0)
+    with pytest.raises(TrireidError, match=r"num_cameras \(--cameras\) is 4, the file has no camera embedding"):
+        read_upstream(path, image_size=IMAGE, num_cameras=4)
+
+
+def test_fewer_cameras_keep_the_first_and_say_so(tmp_path):
+    state = upstream_state()
+    imported = trireid.read_upstream(saved(tmp_path, state), image_size=IMAGE, num_cameras=2)
+    assert torch.equal(imported.model.backbone.camera_embedding.weight, state["BACKBONE.cv_embed"][:2, 0])
+    assert "camera embedding: 3 rows made 2: the first 2, the rest left out" in imported.report.notes
+
+
+def test_one_key_with_and_without_the_prefix_of_parallel_runs_is_refused(tmp_path):
+    state = upstream_state()
+    state["module.classifier.weight"] = state["classifier.weight"] + 1
+    with pytest.raises(CheckpointError, match="with and without the prefix module"):
+        read_upstream(saved(tmp_path, state), image_size=IMAGE)
 
 
 class Hostile:

@@ -41,6 +41,7 @@ def test_an_imported_checkpoint_is_opened_by_load_model(tmp_path, head):
     assert checkpoint.label_map.to_dict() == {"identities": list("01234"), "cameras": ["1", "2", "3"]}
     assert checkpoint.note == "imported from DeMobest.pth"
     report = json.loads((tmp_path / "ours.report.json").read_text())
+    assert (report["facts"]["num_classes"], report["facts"]["head"]) == (5, head)
     assert len(report["used"]) + len(report["ignored"]) == len(upstream_state(head, direct=0))
 
 
@@ -78,6 +79,34 @@ def test_clip_and_timm_weights_become_start_files(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
     done = import_file(tmp_path / "start.safetensors", tmp_path / "again.safetensors")  # timm's names
     assert (done.backbone, done.is_model, len(done.report.ignored)) == ("clip_vit_b16", False, 0)
+
+
+def test_options_without_use_for_the_kind_of_file_are_refused(tmp_path):
+    draw = Draw(1)
+    clip_visual(draw, "visual.", positions=16)
+    torch.save(draw.state, tmp_path / "clip.pt")
+    torch.save(upstream_state(), tmp_path / "demo.pth")
+    clip = run(tmp_path / "clip.pt", tmp_path / "o.safetensors", "--image-size", "16x8", "--cameras", "3")
+    assert (clip.exit_code, "--image-size, --cameras: of no use for" in clip.stderr) == (2, True)
+    assert len(clip.stderr.splitlines()) == 1
+    whole = run(tmp_path / "demo.pth", tmp_path / "o.safetensors", "--image-size", "16x8", "--backbone", "vit_b16")
+    assert (whole.exit_code, "(--backbone) vit_b16 is for start weights" in whole.stderr) == (2, True)
+    assert not (tmp_path / "o.safetensors").exists()
+    odd = run(tmp_path / "demo.pth", tmp_path / "o.safetensors", "--image-size", "18x8")
+    assert "give another image_size (--image-size)" in odd.stderr
+
+
+@pytest.mark.parametrize("existing", ["o.safetensors", "o.report.json"])
+def test_what_exists_is_written_over_only_when_asked(tmp_path, existing):
+    torch.save(upstream_state(), tmp_path / "demo.pth")
+    (tmp_path / existing).write_text("precious")
+    arguments = (tmp_path / "demo.pth", tmp_path / "o.safetensors", "--image-size", "16x8")
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert f"{existing} exists already: choose another name, or write over it with --force" in refused.stderr
+    assert (tmp_path / existing).read_text() == "precious"
+    assert run(*arguments, "--force").exit_code == 0
+    assert trireid.load_model(tmp_path / "o.safetensors") is not None
 
 
 def test_a_named_backbone_of_timm_is_checked_and_its_classifier_left_out(tmp_path):

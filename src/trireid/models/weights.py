@@ -150,8 +150,8 @@ def _read_table(path: Path) -> Any:
     if is_torchscript(path):
         return read_torchscript(path)
     with warnings.catch_warnings():
-        # A pickle that torch did not write is an error below, or is read all the same; either way one line is enough.
-        warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+        # Torch remarks on unusual pickles, sparse and quantised tensors. The checks that follow say it in one line.
+        warnings.simplefilter("ignore", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -259,8 +259,8 @@ def upstream_config(
         notes.append(f"ATMoE: products of query and key divided by sqrt({head_width}), the width of a head, assumed")
     if facts.head != "sdtps" and (sparse_ratio, beta) != (_SPARSE_RATIO, _BETA):
         raise InputError(
-            f"sparse_ratio and beta ({sparse_ratio:g}, {beta:g}) are of SDTPS, which the file does not have: leave them "
-            "out"
+            f"sparse_ratio and beta ({sparse_ratio:g}, {beta:g}) are of SDTPS, which the file does not have: leave "
+            "them out"
         )
     if facts.head == "sdtps":
         num_patches = (image_size[0] // facts.patch_size) * (image_size[1] // facts.patch_size)
