@@ -17,9 +17,15 @@ def test_every_public_name_is_there(name):
 
 
 def test_names_that_others_rely_on():
-    assert {"load_model", "load_upstream", "rank_metrics", "build_model", "load_config", "ReIDOutput"} <= set(
-        trireid.__all__
-    )
+    assert {
+        "load_model",
+        "load_upstream",
+        "read_upstream",
+        "rank_metrics",
+        "build_model",
+        "load_config",
+        "ReIDOutput",
+    } <= set(trireid.__all__)
 
 
 def test_modules_are_reached_by_dots_without_importing_them_first(monkeypatch):
