@@ -12,8 +12,8 @@ _SHOWN = FIGURES[:3]
 _REASONS = {
     "empty": "nothing is left of queries or gallery",
     "unmatched": "no query has a match",
-    "unshared": "no pair of query and gallery shares a modality that the feature compares, so that the order of the files "
-    "would decide",
+    "unshared": "no pair of query and gallery shares a modality that the feature compares, so that the order of the "
+    "files would decide",
 }
 """Why a ranking has no figures."""
 
