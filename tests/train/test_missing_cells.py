@@ -23,7 +23,7 @@ IDENTITIES, ITEMS = 6, 24
 
 
 def table(root: Path, *, test: dict[int, str], queries: str = "") -> Path:
-    """A tree as a CSV: the letters that test items have by their number (else all), and of queries where they differ."""
+    """A tree as a CSV: letters of what test items have by number (-1: all others), and of queries where they differ."""
     write_tree(root, identities=IDENTITIES)
     rows = []
     for folder, split in (("train_171", "train"), ("test", "query"), ("test", "gallery")):
@@ -73,14 +73,13 @@ def test_a_single_case_leaves_out_what_nothing_is_left_of(lacking: Path, missing
     assert alone["num_unmatched"] == 4  # the other camera of two identities has lost its counterpart
     assert row["feature"] == {name: alone["feature"][name] for name in row["feature"]}
     assert set(alone["reranked"]["feature"]) == set(alone["feature"])
-    said = "4 of 24 queries and 4 of 24 gallery items have nothing but nir, tir and are left out"
-    assert said in alone["messages"]
+    assert "4 of 24 queries have nothing but nir, tir and are left out" in alone["messages"]
     assert any("images of zeros" in line for line in alone["messages"]) == (missing_as == "zeros")
 
 
 def test_a_run_that_withholds_trains_and_keeps_what_is_left(tmp_path: Path) -> None:
-    root = table(tmp_path / "data", test={0: "t", 5: "t"})
-    config = tiny_config(root, tmp_path / "run", "data.format=csv", "train.epochs=1", "evaluate.missing=[tir]")
+    root = table(tmp_path / "data", test={0: "r", 5: "r"})
+    config = tiny_config(root, tmp_path / "run", "data.format=csv", "train.epochs=1", "evaluate.missing=[rgb]")
     metrics = train(config, progress=False)
     saved = load_features(tmp_path / "run")
     assert metrics["num_queries"] == len(saved.query.features) == ITEMS - 2
@@ -93,6 +92,14 @@ def test_a_run_that_withholds_trains_and_keeps_what_is_left(tmp_path: Path) -> N
     shown = call("report", tmp_path / "run")
     assert shown.exit_code == 0, shown.output
     assert "cannot be ranked" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_what_is_left_out_of_the_gallery_is_said(tmp_path: Path) -> None:
+    run = made(table(tmp_path / "data", test={0: "t", 3: "t"}, queries="rnt"), tmp_path / "run")
+    config = override_config(load_checkpoint(run).config, ["evaluate.missing=[tir]"])
+    alone = evaluate_checkpoint(run, config=config, progress=False)
+    assert (alone["num_queries"], alone["num_gallery"]) == (ITEMS, ITEMS - 2)
+    assert "2 of 24 gallery items have nothing but tir and are left out" in alone["messages"]
 
 
 def test_nothing_left_at_all_is_one_line(tmp_path: Path) -> None:
