@@ -4,7 +4,8 @@ Every run (`CELL/seedN` of `trireid ablate`) is measured once and keeps its figu
 
 - cases: the complete set and the six published cases, the same modalities withheld from query and gallery;
 - mixed: every item has a random subset of its modalities (the same for all runs), so that query and gallery items of
-  every kind meet; by our distance, by whole features with zeros for what is absent, and by zero images.
+  every kind meet; by our distance, by whole features with zeros for what is absent, and by zero images. Beside it the
+  share of pairs of query and gallery that share no block of a feature and are ranked as unrelated.
 
     python benchmarks/missing.py FOLDER [--parallel N]
 """
@@ -27,6 +28,7 @@ import torch
 from trireid.ablation import visible_devices
 from trireid.config.load import override_config
 from trireid.evaluation.cases import Sides, mean_figures, rank_case, rank_cases
+from trireid.evaluation.evaluate import unshared_by_feature
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.missing import subset_cases
 from trireid.files import write_json, write_text
@@ -52,7 +54,8 @@ def measure(run: Path) -> dict[str, Any]:
         "protocol": split.protocol,
         "device": device,
     }
-    found: dict[str, Any] = {"mixed": {}}
+    unshared: dict[str, dict[str, float]] = {}
+    found: dict[str, Any] = {"mixed": {}, "mixed_unshared_pairs": unshared}
     for way, filled in (("aware", False), ("zero_filled", True)):
         changed = override_config(config, [f"evaluate.missing_as={'zeros' if filled else 'absent'}"]).evaluate
         features: dict[str, Sides] = {}
@@ -68,6 +71,8 @@ def measure(run: Path) -> dict[str, Any]:
         others = {name: sides[1] for name, sides in features.items() if sides[1] is not None}
         gallery = mixed(others, seed=1) if others else None
         found["mixed"][way] = rank_case(query, gallery, **settings)
+        items = query if gallery is None else gallery
+        unshared[way] = {name: unshared_by_feature(query, items, name) for name in found["mixed"][way]}
         if not filled:
             whole = replace(query, blocks={}), None if gallery is None else replace(gallery, blocks={})
             found["mixed"]["whole"] = rank_case(*whole, **settings)
@@ -101,7 +106,7 @@ def measure_all(runs: list[Path], *, parallel: int) -> None:
 
 def table(runs: list[Path]) -> str:
     """Mean and standard deviation over seeds by cell and feature, mAP in per cent."""
-    cells: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         figures = json.loads((run / "missing.json").read_text())
         for feature in figures["aware"]["rnt"]:
@@ -122,8 +127,10 @@ def table(runs: list[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _spread(values: list[float]) -> str:
-    percent = [100 * value for value in values]
+def _spread(values: list[float | None]) -> str:
+    percent = [100 * value for value in values if value is not None]  # None: nothing was left that could be ranked
+    if not percent:
+        return "-"
     return f"{mean(percent):.1f} ± {stdev(percent):.1f}" if len(percent) > 1 else f"{percent[0]:.1f}"
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         with writing(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +33,11 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """The temporary file of a path, one a process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextmanager
@@ -48,6 +54,21 @@ def writing(folder: Path) -> Iterator[None]:
             f"cannot write to the folder {folder} ({error.strerror or error}): free some space or choose "
             "another folder (that of a run: output=...)"
         ) from error
+
+
+def check_writable(path: Path) -> None:
+    """Find out before long work whether a file can be written; its folder is made, the file is not.
+
+    Raises:
+        RunError: The folder cannot be made or written, or the path is a folder.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, f"{path} is a folder, not a file")
+        temporary = _beside(path)
+        temporary.touch()
+        temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

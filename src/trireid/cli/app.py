@@ -118,8 +118,6 @@ def evaluate(
     if rerank is not None:
         overrides.append(f"evaluate.rerank={str(rerank).lower()}")
     all_cases = missing is not None and missing.strip().lower() == "all"
-    if all_cases or any_to_any:
-        overrides.append("evaluate.missing=[]")
     if missing is not None and not all_cases:
         overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
     run_checkpoint(run, overrides=overrides, out=out, missing_cases=all_cases, any_to_any=any_to_any)

@@ -12,7 +12,7 @@ from trireid.cli.missing import page, tables
 from trireid.config.load import dump_config, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
-from trireid.files import write_json, write_text
+from trireid.files import check_writable, write_json, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -38,12 +38,24 @@ def run_checkpoint(
         any_to_any: tables of every subset of modalities as query against every subset as gallery.
 
     Raises:
-        TrireidError: a setting, the checkpoint or the data set is wrong.
+        TrireidError: a setting, the checkpoint or the data set is wrong, or the file cannot be written.
     """
+    from trireid.train.cases import check_cases
     from trireid.train.checkpoint import load_checkpoint
 
-    config = override_config(load_checkpoint(path).config, overrides)
-    figures = run(path, config, missing_cases=missing_cases, any_to_any=any_to_any)
+    saved = load_checkpoint(path).config
+    notes = []
+    if missing_cases or any_to_any:
+        # What the run withholds gives way to the tables; what is asked for beside them contradicts them.
+        overrides = ["evaluate.missing=[]", *overrides]
+    config = override_config(saved, overrides)
+    if missing_cases or any_to_any:
+        check_cases(config)
+        if saved.evaluate.missing:
+            notes.append(f"the run withholds {', '.join(saved.evaluate.missing)} (evaluate.missing); here nothing is")
+    if out is not None:
+        check_writable(out)
+    figures = run(path, config, notes=notes, missing_cases=missing_cases, any_to_any=any_to_any)
     if out is not None and figures:
         if out.suffix.lower() == ".md":
             write_text(out, page(figures))

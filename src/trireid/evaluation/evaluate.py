@@ -12,7 +12,9 @@ from torch.nn import functional
 from trireid.errors import InputError
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
-from trireid.evaluation.presence import Presence, shared_distance, unrelated_cosine
+from trireid.evaluation.missing import MissingAs
+from trireid.evaluation.presence import Presence, shared_distance, unrelated_cosine, unshared_pairs
+from trireid.evaluation.protocols import take
 from trireid.evaluation.rerank import k_reciprocal
 from trireid.types import EXCLUSION_FIELD, UNKNOWN, Batch, Labels, Protocol
 
@@ -34,7 +36,7 @@ class EvaluationResult:
         rankings: the full figures by feature name.
         query: features of the queries.
         gallery: features of the gallery; the same object where the queries are the gallery.
-        num_queries, num_gallery: items of each set.
+        num_queries, num_gallery: items of each set, without those that withholding leaves nothing of.
         num_unmatched: queries without any valid match, left out of the means.
         messages: what the reader of the figures must know, one line each.
     """
@@ -84,7 +86,7 @@ def evaluate_model(
         transform: see `extract_features`.
         normalise: L2-normalise the features before the Euclidean distance.
         rerank: re-ranking settings, None for none.
-        missing: modalities withheld from query and gallery.
+        missing: modalities withheld from query and gallery; items that have nothing else are left out.
         ranks: CMC ranks to name.
         query_names, gallery_names: names of the items, for messages.
         progress: called after each batch with the number of its items.
@@ -134,13 +136,19 @@ def evaluate_features(
     normalise: bool = True,
     rerank: Rerank | None = None,
     missing: Sequence[str] = (),
+    missing_as: MissingAs = "absent",
     ranks: tuple[int, ...] = (1, 5, 10),
 ) -> EvaluationResult:
-    """Rank features that are already there. Args: as `evaluate_model`; gallery None where queries are the gallery."""
-    _check_complete(query, query_labels, "query")
+    """Rank features that are already there.
+
+    Args: as `evaluate_model`; gallery None where queries are the gallery; labels are those of the whole split, of which
+        the features lack what `missing` leaves nothing of; `missing_as` is for the messages.
+    """
+    left_out = _check_items(query, query_labels, "query", missing)
+    query_labels = column_labels = take(query_labels, query.item)
     if gallery is not None and gallery_labels is not None:
-        _check_complete(gallery, gallery_labels, "gallery")
-    column_labels = query_labels if gallery_labels is None else gallery_labels
+        left_out += _check_items(gallery, gallery_labels, "gallery", missing)
+        column_labels = take(gallery_labels, gallery.item)
     rankings: dict[str, RankMetrics] = {}
     for name in RANKED_FEATURES:
         if name in query.features:
@@ -156,7 +164,8 @@ def evaluate_features(
         num_unmatched=num_unmatched,
         messages=tuple(
             [
-                *_messages(query_labels, protocol, num_unmatched, rerank, missing),
+                *_withheld_messages(missing, missing_as, left_out),
+                *_messages(query_labels, protocol, num_unmatched, rerank),
                 *_presence_messages(query, query if gallery is None else gallery, normalise),
             ]
         ),
@@ -223,18 +232,44 @@ def ranking_distance(
     return shared_distance(query, items, *sides, presence.blocks, unrelated=presence.unrelated)
 
 
-def _check_complete(features: FeatureSet, labels: Labels, side: str) -> None:
-    """Raise InputError unless there is one feature for each label, in order."""
-    if not torch.equal(features.item, torch.arange(len(labels))):
+def _check_items(features: FeatureSet, labels: Labels, side: str, missing: Sequence[str]) -> list[str]:
+    """What withholding left out of a side, in words, empty for nothing.
+
+    Raises:
+        InputError: nothing is left, or there is not one feature for each (other) label, in order.
+    """
+    given, total = len(features), len(labels)
+    items = {"query": "queries", "gallery": "gallery items"}[side]
+    if missing and total and not given:
+        raise InputError(
+            f"all {total} {items} have nothing but {', '.join(missing)}, which evaluate.missing withholds: nothing is "
+            "left to rank; withhold fewer"
+        )
+    known = torch.arange(total)
+    if not torch.equal(features.item, known[torch.isin(known, features.item)] if missing else known):
         raise InputError(
             f"the {side} loader gave {len(features)} items for {len(labels)} labels; it must give each record "
             f"exactly once, numbered from 0"
         )
+    return [f"{total - given} of {total} {items}"] if given < total else []
 
 
-def _messages(
-    query: Labels, protocol: Protocol, num_unmatched: int, rerank: Rerank | None, missing: Sequence[str]
-) -> list[str]:
+def unshared_by_feature(query: FeatureSet, gallery: FeatureSet, name: str) -> float:
+    """`presence.unshared_pairs` by one feature; 0 where it has no blocks and compares as a whole."""
+    return unshared_pairs(query.present, gallery.present, query.blocks[name]) if name in query.blocks else 0.0
+
+
+def _withheld_messages(missing: Sequence[str], missing_as: MissingAs, left_out: Sequence[str]) -> list[str]:
+    """What was withheld, how, and of what that left nothing."""
+    names = ", ".join(missing)
+    shown = ", which the model sees as images of zeros (missing_as: zeros)" if missing_as == "zeros" else ""
+    messages = [f"withheld from query and gallery: {names}{shown}"] if missing else []
+    if left_out:
+        messages.append(f"{' and '.join(left_out)} have nothing but {names} and are left out")
+    return messages
+
+
+def _messages(query: Labels, protocol: Protocol, num_unmatched: int, rerank: Rerank | None) -> list[str]:
     """What a reader of the figures must know."""
     messages = []
     if num_unmatched:
@@ -249,8 +284,6 @@ def _messages(
                 f"the {field} of {num_unknown} of {len(query)} queries is not known: only the item "
                 f"itself is excluded for them, which makes the ranking easier"
             )
-    if missing:
-        messages.append(f"withheld from query and gallery: {', '.join(missing)}")
     if rerank is not None:
         messages.append(f"re-ranked (k-reciprocal, k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})")
     return messages
@@ -265,4 +298,13 @@ def _presence_messages(query: FeatureSet, gallery: FeatureSet, normalise: bool) 
     if query is gallery:
         del lacking[1]
     how = "are compared by what both have" if normalise and query.blocks else "count what is absent as zeros"
-    return [f"{' and '.join(lacking)} lack a modality: pairs of items {how}"]
+    messages = [f"{' and '.join(lacking)} lack a modality: pairs of items {how}"]
+    shares = {name: unshared_by_feature(query, gallery, name) for name in RANKED_FEATURES}
+    apart = [name for name, share in shares.items() if share]
+    if apart:
+        share, names = max(shares.values()), ", ".join(apart)
+        meaning = "they are ranked as unrelated" if normalise else "how far apart they are says nothing"
+        if share == 1.0:
+            meaning = "the order of the files decides, and the figures say nothing"
+        messages.append(f"{100 * share:.1f} % of the pairs of query and gallery share no modality ({names}): {meaning}")
+    return messages

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.evaluation.missing import MissingAs, take_shown, withhold_batch
-from trireid.types import Batch, Blocks, ReIDOutput
+from trireid.types import NUM_MODALITIES, Batch, Blocks, ReIDOutput
 
 RANKED_FEATURES: tuple[str, ...] = ("global", "head", "joint")
 """Patterns 1, 2 and 3, the features that an evaluation ranks ("head" only where the model has one)."""
@@ -40,6 +40,11 @@ class FeatureSet:
     def __len__(self) -> int:
         return self.item.shape[0]
 
+    @classmethod
+    def of_nothing(cls) -> FeatureSet:
+        """A set of no items, which has no features either."""
+        return cls({}, torch.zeros(0, NUM_MODALITIES, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
+
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
@@ -62,11 +67,12 @@ def extract_features(
     transform: Callable[[Tensor, Tensor], Tensor] | None = None,
     withheld: Sequence[str] = (),
     missing_as: MissingAs = "absent",
-    leave_out_empty: bool = False,
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FeatureSet:
     """Features of all items of a loader; the model is called once a batch and keeps its training mode.
+
+    Items that have nothing but what is withheld are left out.
 
     Args:
         model: called as `model(images, present=..., camera=...)`, returns a `ReIDOutput`; lies on `device`.
@@ -77,36 +83,39 @@ def extract_features(
         withheld: modalities taken away, see `missing.withhold`.
         missing_as: what the model is told of withheld modalities: that they are `absent`, or nothing, so that it sees
             their images, which are `zeros` after normalisation, as upstream does. What an item lacks stays absent.
-        leave_out_empty: leave out items that have nothing but what is withheld, instead of an error.
         names: name of each item by its number, for messages.
         progress: called after each batch with the number of its items.
+
+    Returns:
+        One row for each item that has something left; of no items and without features where none has.
 
     Raises:
         InputError: the loader is empty, gives an item twice, or a feature is not finite.
     """
     device = torch.device(device)
     parts: list[FeatureSet] = []
+    num_given = 0
     with evaluation_mode(model), torch.inference_mode():
         for given in loader:
-            batch = take_shown(given, withheld) if leave_out_empty else given
-            if not len(batch.item):
-                continue
-            shown = withhold_batch(batch, withheld)
-            # Known before the copy: a model that must look for absent modalities waits for the device.
-            told = batch.present if missing_as == "zeros" else shown.present
-            present = None if bool(told.all()) else told.to(device, non_blocking=True)
-            moved = shown.to(device, non_blocking=True)
-            images = moved.images if transform is None else transform(moved.images, moved.present)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                output = model(images, present=present, camera=moved.camera)
-            part = FeatureSet(_to_cpu(output), told, shown.item, joint_blocks(output.blocks, output.features))
-            _check_finite(part, names)
-            parts.append(part)
+            batch = take_shown(given, withheld) if withheld else given
+            if len(batch.item):
+                shown = withhold_batch(batch, withheld)
+                # Known before the copy: a model that must look for absent modalities waits for the device.
+                told = batch.present if missing_as == "zeros" else shown.present
+                present = None if bool(told.all()) else told.to(device, non_blocking=True)
+                moved = shown.to(device, non_blocking=True)
+                images = moved.images if transform is None else transform(moved.images, moved.present)
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                    output = model(images, present=present, camera=moved.camera)
+                part = FeatureSet(_to_cpu(output), told, shown.item, joint_blocks(output.blocks, output.features))
+                _check_finite(part, names)
+                parts.append(part)
+            num_given += len(given.item)
             if progress is not None:
                 progress(len(given.item))
-    if not parts:
+    if not num_given:
         raise InputError("the loader gave no batch; features need at least one item, check the split")
-    return join_features(parts)
+    return join_features(parts) if parts else FeatureSet.of_nothing()
 
 
 def _to_cpu(output: ReIDOutput) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -83,6 +84,23 @@ def presence_groups(present: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     patterns, group = present.unique(dim=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         yield pattern, (group == number).nonzero()[:, 0]
+
+
+def unshared_pairs(query: Tensor, gallery: Tensor, blocks: Blocks) -> float:
+    """Share of the pairs of query and gallery that have something in no block in common, in [0, 1].
+
+    Nothing tells such pairs apart: all are as far as the unrelated (`shared_distance`).
+
+    Args:
+        query, gallery: `(Q, M)` and `(G, M)` bool, at least one row each.
+        blocks: what the blocks of a feature are made of.
+    """
+    sides = [
+        [(filled_blocks(blocks, own), len(rows)) for own, rows in presence_groups(present)]
+        for present in (query, gallery)
+    ]
+    apart = sum(m * n for (one, m), (other, n) in product(*sides) if not bool((one & other).any()))
+    return apart / (len(query) * len(gallery))
 
 
 def shared_distance(

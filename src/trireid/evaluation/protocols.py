@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
+from trireid.evaluation.order import row_slices
 from trireid.types import UNKNOWN, Labels, Protocol
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -21,6 +22,9 @@ PROTOCOLS: dict[str, Protocol] = {
     )
 }
 """The named protocols. A data set's reader says which one its publication uses."""
+
+ROWS = 1024
+"""Queries that are looked up at a time."""
 
 
 def named_protocol(name: str) -> Protocol:
@@ -93,6 +97,18 @@ def bearers(query: Tensor, gallery: Tensor) -> Bearers:
     start = torch.searchsorted(ordered, query)
     length = (torch.searchsorted(ordered, query, right=True) - start).masked_fill_(query == UNKNOWN, 0)
     return Bearers(order=order, start=start, length=length, width=max(1, int(length.max())))
+
+
+def unmatched(query: Labels, gallery: Labels, protocol: Protocol) -> Tensor:
+    """Which queries have no valid match in the gallery: `(Q,)` bool; either side may be empty."""
+    if not len(query) or not len(gallery):
+        return torch.ones(len(query), dtype=torch.bool, device=query.identity.device)
+    relatives, parts = bearers(query.identity, gallery.identity), []
+    for rows in row_slices(len(query), ROWS):
+        items, is_real = relatives.of(rows)
+        matches, _ = ranking_masks(take(query, rows), take(gallery, items), protocol)
+        parts.append(~(matches & is_real).any(dim=1))
+    return torch.cat(parts)
 
 
 def take(labels: Labels, index: Tensor | slice) -> Labels:

@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from trireid.config.schema import Config
-from trireid.evaluation.cases import Sides, mean_figures, rank_any_to_any, rank_cases
+from trireid.errors import ConfigError
+from trireid.evaluation.cases import (
+    Sides,
+    count_any_to_any,
+    count_unmatched,
+    mean_figures,
+    rank_any_to_any,
+    rank_cases,
+)
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.missing import subset_cases
 from trireid.train.evaluating import extract_split
@@ -36,13 +44,16 @@ def describe_cases(
         model, split, device, dtype, progress: as `evaluate_split`.
         result: of `evaluate_split` with nothing withheld; None on all processes but the main one.
         config: which modalities there are, and how to evaluate.
-        missing: every case of withheld modalities, the same in query and gallery, and the mean of all but the complete.
+        missing: every case of withheld modalities, the same in query and gallery, and the mean of all but the complete,
+            of as many as have figures (`num_cases`).
         any_to_any: every subset as query against every subset as gallery.
 
     Returns:
-        `{"missing": {"cases": {letters withheld: {"num_queries", "num_gallery", "feature"}}, "mean": ...}}` and
-        `{"any_to_any": {"subsets": [...], "feature": {name: {"mAP" | "rank1": rows of queries}}}}`, as far as asked
-        for; empty on all processes but the main one.
+        `{"missing": {"missing_as", "cases": {letters withheld: {"num_queries", "num_gallery", "num_unmatched",
+        "feature"}}, "mean": ..., "num_cases": {name: ...}}}` and `{"any_to_any": {"missing_as", "subsets": [...],
+        "num_queries": [...], "num_gallery": [...], "num_unmatched": rows, "feature": {name: {"mAP" | "rank1": rows of
+        queries}}}}`, as far as asked for, figures None where `rank_case` has none; empty on all processes but the main
+        one.
     """
     cases = subset_cases(config.data.modalities)
     features: dict[str, Sides] = {}
@@ -59,29 +70,41 @@ def describe_cases(
                 dtype=dtype,
                 progress=progress,
                 withheld=withheld,
-                leave_out_empty=True,
             )
         if extracted is not None:
             features[shown] = extracted
     if not features:
         return {}
-    settings = {
+    labels = {
         "query_labels": split.query_labels,
         "gallery_labels": split.query_labels if split.gallery_labels is None else split.gallery_labels,
         "protocol": split.protocol,
-        "device": device,
-        "normalise": config.evaluate.normalise,
     }
-    described = _describe_missing(cases, features, settings) if missing else {}
+    settings = {**labels, "device": device, "normalise": config.evaluate.normalise}
+    how = {"missing_as": config.evaluate.missing_as}
+    described: dict[str, Any] = {}
+    if missing:
+        described["missing"] = how | _describe_missing(cases, features, labels, settings)
     if any_to_any:
-        described["any_to_any"] = {"subsets": list(features), "feature": rank_any_to_any(features, **settings)}
+        counts = count_any_to_any(features, **labels)
+        table = rank_any_to_any(features, **settings)
+        described["any_to_any"] = {**how, "subsets": list(features), **counts, "feature": table}
     return described
 
 
+def check_cases(config: Config) -> None:
+    """Raise ConfigError where tables over withheld modalities cannot start from all of them."""
+    if config.evaluate.missing:
+        raise ConfigError(
+            f"evaluate.missing (--missing) withholds {', '.join(config.evaluate.missing)}, but the tables over "
+            "withheld modalities start from all of them: leave it out (evaluate.missing=[]), or the tables"
+        )
+
+
 def _describe_missing(
-    cases: dict[str, tuple[str, ...]], features: dict[str, Sides], settings: dict[str, Any]
+    cases: dict[str, tuple[str, ...]], features: dict[str, Sides], labels: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The `missing` entry, each case by the letters of what is withheld, `none` for nothing."""
+    """The content of the `missing` entry, each case by the letters of what is withheld, `none` for nothing."""
     ranked = rank_cases(features, **settings)
     rows = {}
     for shown, withheld in cases.items():
@@ -89,7 +112,10 @@ def _describe_missing(
         rows["".join(name[0] for name in withheld) or "none"] = {
             "num_queries": len(query),
             "num_gallery": len(query if gallery is None else gallery),
+            "num_unmatched": count_unmatched(query, gallery, **labels),
             "feature": ranked[shown],
         }
     smaller = {shown: ranked[shown] for shown, withheld in cases.items() if withheld}
-    return {"missing": {"cases": rows, "mean": mean_figures(smaller) if smaller else {}}}
+    names = next(iter(ranked.values()))
+    num_cases = {name: sum(each[name]["mAP"] is not None for each in smaller.values()) for name in names}
+    return {"cases": rows, "mean": mean_figures(smaller) if smaller else {}, "num_cases": num_cases}

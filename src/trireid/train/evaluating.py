@@ -15,12 +15,13 @@ from trireid.config.schema import EvaluateConfig
 from trireid.data.records import Record
 from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_features
 from trireid.evaluation.features import FeatureSet, extract_features
+from trireid.evaluation.protocols import take
 from trireid.evaluation.saved import SavedFeatures, SavedSide
 from trireid.train.checkpoint import Figures
 from trireid.train.gathering import gather_features
 from trireid.train.inputs import EvaluationSplit, count_items
 from trireid.train.progress import progress_bar
-from trireid.types import Batch
+from trireid.types import Batch, Labels
 
 SELECTION_FEATURES = ("joint", "global")
 """What `best` is chosen by: the mAP of the first of these that the model has."""
@@ -42,7 +43,7 @@ def evaluate_split(
     Args:
         model: on `device`, not wrapped.
         split: what is ranked.
-        settings: normalisation, withheld modalities.
+        settings: normalisation, withheld modalities; items that these leave nothing of are left out.
         device: where it runs.
         dtype: autocast type, None for none.
         progress: show a bar.
@@ -51,7 +52,7 @@ def evaluate_split(
         None on all processes but the main one.
 
     Raises:
-        InputError: A feature is not finite.
+        InputError: A feature is not finite, or withholding leaves no item of query or gallery.
         RunError: Another process met an error.
     """
     extracted = extract_split(
@@ -69,6 +70,7 @@ def evaluate_split(
         device=device,
         normalise=settings.normalise,
         missing=settings.missing,
+        missing_as=settings.missing_as,
     )
     return replace(result, messages=(*split.messages, *result.messages))
 
@@ -82,7 +84,6 @@ def extract_split(
     dtype: torch.dtype | None,
     progress: bool,
     withheld: Sequence[str],
-    leave_out_empty: bool = False,
 ) -> tuple[FeatureSet, FeatureSet | None] | None:
     """Features of query and gallery (None where the queries are it) with some modalities withheld.
 
@@ -99,7 +100,6 @@ def extract_split(
             transform=split.transform,
             withheld=withheld,
             missing_as=settings.missing_as,
-            leave_out_empty=leave_out_empty,
             names=[record.name for record in records],
             progress=bar.advance,
         )
@@ -134,6 +134,7 @@ def describe_reranked(
         device=device,
         normalise=settings.normalise,
         rerank=rerank,
+        missing=settings.missing,
     )
     return {"reranked": {**asdict(rerank), "feature": again.metrics}}
 
@@ -156,13 +157,19 @@ def describe_figures(figures: Figures) -> str:
 
 def saved_features(result: EvaluationResult, split: EvaluationSplit, settings: EvaluateConfig) -> SavedFeatures:
     """What pages and pictures need of an evaluation, to be written beside its figures."""
-    query = SavedSide(result.query, split.query_labels, split.query_records)
+    query = _saved_side(result.query, split.query_labels, split.query_records)
     gallery = query
     if split.gallery_labels is not None:
-        gallery = SavedSide(result.gallery, split.gallery_labels, split.gallery_records)
+        gallery = _saved_side(result.gallery, split.gallery_labels, split.gallery_records)
     return SavedFeatures(
         query=query,
         gallery=gallery,
         protocol=split.protocol,
         normalise=settings.normalise,
     )
+
+
+def _saved_side(features: FeatureSet, labels: Labels, records: Sequence[Record]) -> SavedSide:
+    """The items of a split that have features, numbered anew where withholding left some out."""
+    kept = tuple(records[item] for item in features.item.tolist())
+    return SavedSide(replace(features, item=torch.arange(len(features))), take(labels, features.item), kept)

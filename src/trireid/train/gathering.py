@@ -109,7 +109,7 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
     tables = {} if own is None else {**own.features, _PRESENT: own.present, _ITEM: own.item}
     sizes: list[int] = _gather_objects(0 if own is None else len(own))
     layouts = _gather_objects({name: (tuple(table.shape[1:]), table.dtype) for name, table in tables.items()})
-    layout = next(each for each, size in zip(layouts, sizes, strict=True) if size)  # a split has items
+    layout: dict[str, Any] = next((each for each, size in zip(layouts, sizes, strict=True) if size), {})
     blocks: dict[str, Blocks] = next((each for each in _gather_objects(own.blocks if own else {}) if each), {})
     is_main = distributed.get_rank() == 0
     parts: list[dict[str, Tensor]] = [{} for _ in sizes] if is_main else []
@@ -119,6 +119,8 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
             part[name] = table
     if not is_main:
         return None
+    if not layout:  # withholding left nothing of any item
+        return FeatureSet.of_nothing()
     return join_features([FeatureSet(part, part.pop(_PRESENT), part.pop(_ITEM), blocks) for part in parts])
 
 

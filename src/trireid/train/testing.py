@@ -10,10 +10,10 @@ import torch
 
 from trireid.config.schema import Config
 from trireid.data.records import DatasetIndex
-from trireid.errors import ConfigError, RunError
+from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.saved import SavedFeatures
-from trireid.train.cases import describe_cases
+from trireid.train.cases import check_cases, describe_cases
 from trireid.train.checkpoint import Checkpoint, build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
@@ -101,11 +101,8 @@ def _run_test(
     """Evaluate a checkpoint; arguments and errors as `test_checkpoint`."""
     checkpoint = load_checkpoint(path)
     config = checkpoint.config if config is None else config
-    if (missing or any_to_any) and config.evaluate.missing:
-        raise ConfigError(
-            f"evaluate.missing withholds {', '.join(config.evaluate.missing)}, but the tables over withheld modalities "
-            "start from all of them: set evaluate.missing=[]"
-        )
+    if missing or any_to_any:
+        check_cases(config)
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
     accelerator = make_accelerator(device=device, precision=precision)
