@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FAST := not slow and not ddp and not gpu and not browser
+# Tensors of the fast tests are tiny: a second thread costs more than it brings.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: install demo test slow browser check format clean help
 
@@ -16,7 +18,7 @@ demo: $(VENV)/.installed  ## synthetic data, training, evaluation and a report o
 	$(BIN)/trireid demo
 
 test: $(VENV)/.tested  ## the fast tier of the tests
-	$(BIN)/python -m pytest -m "$(FAST)"
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "$(FAST)"
 
 slow: $(VENV)/.tested  ## the slow tier: training runs that must beat stated floors
 	$(BIN)/python -m pytest -m "slow or ddp or gpu"
