@@ -23,9 +23,7 @@ bench() {
   part "$name" "$limit" "$PYTHON" -m trireid bench --config configs/rgbnt201/baseline.yaml model.backbone.pretrained=none \
     --mode inference --batch-size "${BATCH:-128}" --repeats "${REPEATS:-30}" --warmup 5 --out "$OUT/$name.json" $FLAGS "$@"
 }
-head -n 6 benchmarks/cost.yaml >"$OUT/cuts.yaml"
-(head -n 2 benchmarks/cost.yaml && tail -n 4 benchmarks/cost.yaml) >"$OUT/heads.yaml"
-bench cuts 150 --cells "$OUT/cuts.yaml"
+bench cuts 150 --cells benchmarks/cost_cuts.yaml
 part epochs 180 env OUT="$OUT/epochs" WAYS=recorded EPOCHS=6 bash benchmarks/epochs.sh
 part ranking 90 "$PYTHON" benchmarks/ranking.py --device "${DEVICE:-cuda}" --literal none --large 100000 --out "$OUT/ranking.json"
-bench heads 150 --cells "$OUT/heads.yaml"
+bench heads 150 --cells benchmarks/cost_heads.yaml

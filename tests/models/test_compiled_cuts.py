@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import copy
-import shutil
 
 import pytest
 import torch
 
+from compiling import DEVICES
 from trireid.config.schema import BackboneConfig, ModelConfig, SlimmingConfig
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
-
-DEVICES = [
-    pytest.param(
-        "cpu",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here"),
-        ],
-    ),
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")],
-    ),
-]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from compiling import DEVICES
 from tiny_run import tiny_config, write_tree
 from trireid.train.loop import train
 from trireid.train.runs import read_epochs
 
-DEVICES = [
-    pytest.param(
-        "cpu",
-        marks=[
-            pytest.mark.slow,
-            pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here"),
-        ],
-    ),
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")],
-    ),
-]
 CUTS = "model.slimming=[{after_block: 1, keep_ratio: 0.5}]"
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trireid.config.presets import CLIP_LR, UPSTREAM_CODE
+from trireid.config.presets import CLIP_LR, IMAGENET_LR_FACTOR, UPSTREAM_CODE
 from trireid.errors import ConfigError
 
 Values = Mapping[str, object]
 
-IMAGENET_LR_FACTOR = 0.8  # hard-coded upstream for the ImageNet tower, times BASE_LR
 
 TOWERS = {"ViT-B-16": "clip_vit_b16", "vit_base_patch16_224": "vit_b16"}
 # Upstream's data set name -> our format, its folder under ROOT_DIR, and the folders that mark such a tree.

@@ -61,6 +61,7 @@ UPSTREAM_CODE: Settings = MappingProxyType(
 """What upstream's code does whatever its files say."""
 
 CLIP_LR = 5e-6  # hard-coded upstream for the CLIP tower
+IMAGENET_LR_FACTOR = 0.8  # hard-coded upstream for the ImageNet tower, times BASE_LR
 IMAGENET_TOWER = ("vit_b16", "vit_base_patch16_224", "vit_base_patch16_224.augreg_in21k")
 
 PRESETS: Mapping[str, Settings] = MappingProxyType(
@@ -95,6 +96,6 @@ def preset_settings(name: object, given: Settings = MappingProxyType({})) -> Set
     if name == "parity" and given.get("model.backbone.name") in IMAGENET_TOWER and missing:
         raise ConfigError(
             f"preset parity is of the CLIP tower; for {given['model.backbone.name']} give {' and '.join(missing)} as "
-            "well (upstream: 0.8 x train.lr and MODEL.DROP_PATH, which is 0.1 where a file has none)"
+            f"well (upstream: {IMAGENET_LR_FACTOR} x train.lr and MODEL.DROP_PATH, which is 0.1 where a file has none)"
         )
     return PRESETS[name]

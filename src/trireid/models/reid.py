@@ -163,8 +163,7 @@ def check_inputs(images: Tensor, present: Tensor | None, camera: Tensor | None) 
         if not bool(present.any(dim=1).all()):
             rows = (~present.any(dim=1)).nonzero()[:, 0].tolist()
             raise InputError(f"items {rows[:5]} have no modality present: every item needs at least one")
-    wrong = camera is not None and (tuple(camera.shape) != tuple(images.shape[:1]) or camera.dtype != torch.int64)
-    if camera is not None and wrong:
+    if camera is not None and (tuple(camera.shape) != tuple(images.shape[:1]) or camera.dtype != torch.int64):
         raise InputError(
             f"camera is {camera.dtype} of shape {tuple(camera.shape)}; it must be int64 of shape ({images.shape[0]},)"
         )

@@ -238,12 +238,10 @@ def _open_split(
         protocol=protocol,
         transform=Normalise(data.mean, data.std),
         num_shares=share[1],
-        messages=_unknown_cameras(query if same else (*query, *gallery), label_map) if _uses_cameras(config) else (),
+        messages=_unknown_cameras(query if same else (*query, *gallery), label_map)
+        if config.model.sie_coefficient > 0
+        else (),
     )
-
-
-def _uses_cameras(config: Config) -> bool:
-    return config.model.sie_coefficient > 0
 
 
 def _unknown_cameras(records: Sequence[Record], label_map: LabelMap) -> tuple[str, ...]:

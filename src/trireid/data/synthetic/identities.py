@@ -154,7 +154,7 @@ def expected_average_precision(num_positive: int, num_total: int) -> float:
     return (num_positive - 1) / (num_total - 1) + harmonic * (num_total - num_positive) / spread
 
 
-def oracle_map(codes: Codes, spectra: Sequence[int], *, num_cameras: int = 2, per_camera: int = 4) -> float:
+def oracle_map(codes: Codes, spectra: Sequence[int], *, counts: Codes | None = None) -> float:
     """The mAP of one who reads the looks of `spectra` without a fault and ranks ties at random.
 
     Items of the query's identity and camera are excluded, those of other identities are not.
@@ -162,11 +162,16 @@ def oracle_map(codes: Codes, spectra: Sequence[int], *, num_cameras: int = 2, pe
     Args:
         codes: `(n, 3)` look numbers.
         spectra: columns that are known.
-        num_cameras, per_camera: images of each identity.
+        counts: `(n, cameras)` images of each identity; None: 4 in each of 2 cameras.
     """
-    _, group, sizes = np.unique(codes[:, list(spectra)], axis=0, return_inverse=True, return_counts=True)
-    positive, other = per_camera * (num_cameras - 1), per_camera * num_cameras
-    values = [
-        expected_average_precision(positive, positive + other * int(size - 1)) for size in sizes[group.reshape(-1)]
-    ]
-    return float(np.mean(values))
+    counts = np.full((len(codes), 2), 4) if counts is None else counts
+    _, group = np.unique(codes[:, list(spectra)], axis=0, return_inverse=True)
+    group, total = group.reshape(-1), counts.sum(axis=1)
+    others = np.bincount(group, weights=total)[group] - total  # images of other identities that look alike
+    values, weights = [], []
+    for (identity, _), number in np.ndenumerate(counts):
+        if number:
+            positive = int(total[identity] - number)
+            values.append(expected_average_precision(positive, positive + int(others[identity])))
+            weights.append(number)
+    return float(np.average(values, weights=weights))
