@@ -46,6 +46,24 @@ def test_select_top_breaks_ties_by_index_and_orders_by_grid():
     assert mask.tolist() == [[False, True, True, True, False, True]]
 
 
+@pytest.mark.parametrize("shape", [(9,), (2, 3, 9)])
+@pytest.mark.parametrize("num_kept", [1, 4, 9])
+def test_select_top_compiles_to_the_same_choice_without_a_sort(shape, num_kept):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    scores = torch.randint(-2, 3, shape) / 2  # many ties
+    indices, mask = torch.compile(select.select_top, backend=backend, dynamic=False)(scores, num_kept)
+    expected = select.select_top(scores, num_kept)
+    assert torch.equal(indices, expected[0])
+    assert torch.equal(mask, expected[1])
+    assert len(graphs) == 1
+    assert not any("sort" in str(node.target) for node in graphs[0].graph.nodes)
+
+
 def test_cosine_scores_match_loops():
     patches, guides = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 4)
     scores = select.cosine_scores(patches, guides)

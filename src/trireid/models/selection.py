@@ -103,10 +103,26 @@ def select_top(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
     Returns:
         indices `(..., K)` int64 ascending, and mask `(..., N)` bool.
     """
-    order = torch.sort(scores.float(), dim=-1, descending=True, stable=True).indices
-    indices = order[..., :num_kept].sort(dim=-1).values  # (..., K)
-    mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, indices, True)
-    return indices, mask
+    scores = scores.float()
+    if torch.compiler.is_compiling():  # a sort takes minutes to compile for a GPU; comparing all pairs is one kernel
+        mine, others = scores.unsqueeze(-1), scores.unsqueeze(-2)  # (..., N, 1), (..., 1, N)
+        place = torch.arange(scores.shape[-1], device=scores.device)
+        ahead = (others > mine) | ((others == mine) & (place < place.unsqueeze(-1)))
+        mask = ahead.sum(dim=-1) < num_kept
+    else:
+        order = scores.sort(dim=-1, descending=True, stable=True).indices
+        mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order[..., :num_kept], True)
+    return true_places(mask, num_kept), mask
+
+
+def true_places(mask: Tensor, count: int) -> Tensor:
+    """Ascending places `(..., count)` int64 of what is true in a mask `(..., N)`, which is true count times a row."""
+    if torch.compiler.is_compiling():  # as in `select_top`
+        place = torch.arange(mask.shape[-1], device=mask.device).expand(mask.shape)
+        target = torch.where(mask, mask.cumsum(dim=-1) - 1, count)  # the last column takes what is false
+        places = place.new_zeros(*mask.shape[:-1], count + 1).scatter(-1, target, place)
+        return places[..., :count]
+    return mask.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :count]
 
 
 def gather_patches(patches: Tensor, indices: Tensor) -> Tensor:

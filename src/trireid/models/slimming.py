@@ -165,7 +165,7 @@ def merge_dropped(patches: Tensor, mass: Tensor, indices: Tensor, mask: Tensor) 
         matched between two halves, here the choice says who stays.
     """
     num_dropped = mask.shape[1] - indices.shape[1]
-    gone = mask.to(torch.uint8).sort(dim=1, stable=True).indices[:, :num_dropped]  # (R, N - K)
+    gone = select.true_places(~mask, num_dropped)  # (R, N - K)
     kept, dropped = (select.gather_patches(patches, place) for place in (indices, gone))
     with torch.no_grad():
         unit_kept, unit_dropped = (nn.functional.normalize(each, dim=-1) for each in (kept, dropped))
