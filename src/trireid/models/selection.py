@@ -105,6 +105,7 @@ def select_top(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
     """
     scores = scores.float()
     if torch.compiler.is_compiling():  # a sort takes minutes to compile for a GPU; comparing all pairs is one kernel
+        scores = scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)  # first, as in a sort: K are kept
         mine, others = scores.unsqueeze(-1), scores.unsqueeze(-2)  # (..., N, 1), (..., 1, N)
         place = torch.arange(scores.shape[-1], device=scores.device)
         ahead = (others > mine) | ((others == mine) & (place < place.unsqueeze(-1)))
