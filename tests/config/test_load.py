@@ -12,6 +12,8 @@ from trireid.errors import ConfigError
 
 OURS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
 
+CROSS = "model.slimming=[{after_block: 1, keep_ratio: 0.5}, {after_block: 2, keep_ratio: 0.5, guidance: cross}]"
+
 
 def error_of(*overrides, path=None):
     with pytest.raises(ConfigError) as caught:
@@ -121,6 +123,9 @@ def test_a_wrong_value_names_setting_value_and_what_is_allowed_in_one_line(overr
         (["evaluate.missing=[tir, nir]"], ("evaluate.missing", "order rgb, nir, tir")),
         (["evaluate.missing=[rgb, nir, tir]"], ("withholds all", "leave one")),
         (["data.modalities=[rgb, nir]", "evaluate.missing=[rgb, nir]"], ("withholds all", "leave one")),
+        ([CROSS, "data.modalities=[rgb]"], ("model.slimming[1].guidance is cross", "data.modalities (rgb)", "both")),
+        ([CROSS, "train.modality_dropout=0.2"], ("model.slimming[1].guidance", "train.modality_dropout=0.2")),
+        ([CROSS, "evaluate.missing=[rgb, nir]"], ("model.slimming[1].guidance", "evaluate.missing (rgb, nir)")),
         (["data.modalities=[rgb]", "evaluate.missing=[tir]"], ("evaluate.missing withholds tir", "does not use")),
         (["evaluate.rerank_k2=30"], ("evaluate.rerank_k2=30", "evaluate.rerank_k1=20")),
         (["model.backbone.width=96", "model.backbone.num_heads=5"], ("model.backbone.width=96", "num_heads=5")),

@@ -280,12 +280,32 @@ class Config(Section):
             )
         if len(withheld) == len(used):
             raise ValueError(f"evaluate.missing withholds all of data.modalities ({', '.join(used)}): leave one")
+        self._check_cross_guidance()
         if self.train.triplet_weight > 0 and self.data.sampler != "random" and self.data.num_instances < 2:
             raise ValueError(
                 "data.num_instances=1 leaves the triplet loss without positives: use 2 or more, "
                 "or train.triplet_weight=0"
             )
         return self
+
+    def _check_cross_guidance(self) -> None:
+        """Refuse a guide that is another modality where some item will have one alone."""
+        index = next((place for place, cut in enumerate(self.model.slimming) if cut.guidance == "cross"), None)
+        if index is None:
+            return
+        used, withheld = self.data.modalities, self.evaluate.missing
+        alone = None
+        if len(used) < 2:
+            alone = f"data.modalities ({used[0]})"
+        elif self.train.modality_dropout > 0:
+            alone = f"train.modality_dropout={self.train.modality_dropout}"
+        elif len(used) - len(withheld) < 2 and self.evaluate.missing_as == "absent":
+            alone = f"evaluate.missing ({', '.join(withheld)})"
+        if alone is not None:
+            raise ValueError(
+                f"model.slimming[{index}].guidance is cross, and {alone} leaves items one modality, which no other "
+                "can guide: use guidance both, self or consensus"
+            )
 
     def _check_dense_epochs(self) -> None:
         """Refuse a dense start that nothing follows, or that the head cannot take part in."""
