@@ -1,6 +1,9 @@
 """Grids: how cells are named, planned, resumed, and what the table says."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -110,6 +113,31 @@ def test_finished_runs_are_not_started_again_and_failures_say_why(tmp_path):
     assert not (done.folder.parent / "seed1.log").exists()
 
 
+def test_runs_end_with_an_ablation_that_is_told_to_stop(tmp_path, monkeypatch):
+    started = []
+
+    def start(*_args, **_options):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(5)"]))
+        return started[-1]
+
+    monkeypatch.setattr(ablation, "_start", start)
+    (tmp_path / "seed1.log").write_text("")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            ablation.run_jobs(
+                [Job(Cell("a", ()), 1, tmp_path / "seed1")],
+                config_path=tmp_path / "c.yaml",
+                overrides=[],
+                progress=lambda *_: signal.raise_signal(signal.SIGTERM),
+            )
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 143
+    assert started[0].returncode == -signal.SIGTERM
+
+
 @pytest.mark.slow
 def test_a_grid_runs_through_the_command_line_and_is_resumed(tmp_path):
     tree = write_tree(tmp_path / "data")
@@ -184,6 +212,31 @@ def test_visible_devices_are_those_of_the_environment(monkeypatch):
     assert ablation.visible_devices() == ["3", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert ablation.visible_devices() == []
+
+
+def test_costs_are_of_the_cells_that_have_a_row(tmp_path, monkeypatch):
+    """A cell that cannot be built fails alone, and takes no other cell's costs with it."""
+    impossible = "model.slimming=[{after_block: 99, keep_ratio: 0.5}]"
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    (tmp_path / "cells.yaml").write_text(json.dumps({"good": [], "bad": [impossible]}))
+    cells = ablation.file_cells(tmp_path / "cells.yaml")
+    good, bad = ablation.plan(tmp_path / "c.yaml", cells, overrides=[], seeds=1, out=tmp_path / "grid")
+    finished(good.folder, 0.5)
+    (good.folder / "config.yaml").write_text(
+        dump_config(load_config(tmp_path / "c.yaml", ablation.job_settings(good, [])))
+    )
+    asked = []
+
+    def measure(configs, **_options):
+        asked.extend(configs)
+        return [{"name": name, "gmac": 1.5, "throughput": 20.0} for name in configs]
+
+    monkeypatch.setattr("trireid.ablation.run_jobs", lambda *_, **__: [(bad, "it cannot be built")])
+    monkeypatch.setattr("trireid.cli.bench.measure", measure)
+    arguments = ["ablate", "--config", str(tmp_path / "c.yaml"), "--cells", str(tmp_path / "cells.yaml")]
+    result = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--out", str(tmp_path / "grid")])
+    assert result.exit_code == 1, result.output
+    assert asked == ["good"]
 
 
 def test_costs_that_cannot_be_measured_do_not_lose_the_table(tmp_path, monkeypatch):

@@ -8,10 +8,13 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -126,7 +129,7 @@ def run_jobs(
     running: dict[subprocess.Popen[bytes], tuple[Job, int]] = {}
     failed: list[tuple[Job, str]] = []
     done = len(jobs) - len(waiting)
-    try:
+    with _ended_with_this_one(running):
         while waiting or running:
             while waiting and places:
                 job, place = waiting.pop(0), places.pop(0)
@@ -141,12 +144,26 @@ def run_jobs(
                     failed.append((job, _last_line(_log_file(job)) or f"exit code {process.returncode}"))
             if progress is not None:
                 progress(done, len(jobs))
+    return failed
+
+
+@contextmanager
+def _ended_with_this_one(running: Mapping[subprocess.Popen[bytes], object]) -> Iterator[None]:
+    """End what still runs when this process stops, on SIGTERM (of `kill`, of a scheduler) as well.
+
+    A run that went on alone would write into the folder in which the next call resumes it.
+    """
+    in_main = threading.current_thread() is threading.main_thread()  # no other may set a handler
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number)) if in_main else None
+    try:
+        yield
     finally:
         for process in running:
             process.terminate()
         for process in running:
             process.wait()
-    return failed
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def visible_devices() -> list[str]:

@@ -56,8 +56,9 @@ def run(
     for job, reason in failed:
         note(f"{job.cell.name}, seed {job.seed} failed: {reason} ({job.folder.with_suffix('.log')})")
     measured: Mapping[str, Mapping[str, float]] = {}
+    finished = {job.cell.name for job in jobs if (job.folder / "metrics.json").is_file()}  # the rows of the table
     try:
-        measured = _costs(config, cells, overrides) if costs else {}
+        measured = _costs(config, [cell for cell in cells if cell.name in finished], overrides) if costs else {}
     except TrireidError as error:  # the figures took far longer than the costs will
         note(f"costs are left out of the table: {error}")
     table = collect(jobs, costs=measured)
@@ -71,6 +72,8 @@ def _costs(config: Path, cells: Sequence[Any], overrides: Sequence[str]) -> Mapp
     from trireid.ablation import cell_config
     from trireid.cli.bench import measure
 
+    if not cells:
+        return {}
     configs = {cell.name: cell_config(config, cell, overrides) for cell in cells}
     with progress("measuring costs") as report:
         rows = measure(configs, modes=("inference",), repeats=5, warmup=2, progress=report)
