@@ -1,6 +1,7 @@
 """Costs: what is counted equals a count by hand, times are taken in turn, rows are complete."""
 
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from tiny_run import tiny_config
 from trireid import benchmark
 from trireid.cli.app import app
-from trireid.cli.bench import measure
+from trireid.cli.bench import _factory, measure
 from trireid.config.load import dump_config, override_config
 from trireid.config.schema import BackboneConfig, ModelConfig, SDTPSConfig, SlimmingConfig
 from trireid.errors import ConfigError, InputError
@@ -112,6 +113,7 @@ def test_the_command_compares_settings_and_a_callable_and_writes_json(tmp_path):
         *((name, "training") for name in names[:2]),
     ]
     assert rows[1]["parameters"] > rows[0]["parameters"] > 0
+    assert rows[2]["parameters"] is rows[2]["gmac"] is None  # of a callable only the time is known, not 0
     assert rows[1]["gmac"] > rows[0]["gmac"] > 0
     assert all(row["throughput"] > 0 for row in rows)
     assert {row["batch_size"] for row in rows} == {8}
@@ -285,13 +287,21 @@ def test_peak_memory_of_a_candidate_is_the_same_alone_and_beside_others(config):
         assert together == pytest.approx(peaks[0], rel=0.02)
 
 
-@pytest.mark.parametrize("spec", ["nothing", "no.such.module:f", "test_benchmark:absent"])
+@pytest.mark.parametrize("spec", ["nothing", "no.such.module:f", "test_benchmark:absent", "test_benchmark:__doc__"])
 def test_a_callable_that_is_not_there_is_named(tmp_path, spec):
     (tmp_path / "run.yaml").write_text(dump_config(tiny_config(tmp_path, tmp_path / "unused")))
     arguments = ["bench", "-c", str(tmp_path / "run.yaml"), "--repeats", "1", "--mode", "inference", "--callable", spec]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert spec in result.stderr
+
+
+def test_a_callable_is_found_in_the_folder_of_the_user(tmp_path, monkeypatch):
+    """As with `python -m trireid`, whose search path starts there; that of the console script does not."""
+    (tmp_path / "lying_beside_the_user.py").write_text("def make(image_size, device):\n    return abs\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert _factory("lying_beside_the_user:make")(image_size=(2, 2), device="cpu") is abs
 
 
 def test_cells_of_a_file_are_compared_by_their_names(tmp_path):

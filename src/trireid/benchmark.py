@@ -31,8 +31,8 @@ class Cost:
 
     Attributes:
         name: of the candidate; mode: `inference` or `training`; batch_size: triplets a batch.
-        parameters: number; gmac: 1e9 multiply-adds a triplet of the forward pass (None for a foreign callable that
-            torch cannot count).
+        parameters: number; gmac: 1e9 multiply-adds a triplet of the forward pass (both None for a foreign callable,
+            which is only timed).
         latency: median seconds a batch; latency_low, latency_high: first and third quartile.
         throughput: triplets a second at the median.
         peak_memory: bytes of device memory at the highest point of a batch while this candidate alone is on the
@@ -43,7 +43,7 @@ class Cost:
     name: str
     mode: str
     batch_size: int
-    parameters: int
+    parameters: int | None
     gmac: float | None
     latency: float
     latency_low: float
@@ -196,7 +196,7 @@ def summarise(
     seconds: Sequence[float],
     *,
     batch_size: int,
-    parameters: int,
+    parameters: int | None,
     macs: int | None,
     memory: int | None,
 ) -> Cost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -228,7 +229,7 @@ def _foreign(spec: str, config: Config, *, batch_size: int | None, device: torch
 
 
 def _cost(candidate: _Candidate, seconds: Sequence[float], *, macs: int | None, memory: int | None) -> benchmark.Cost:
-    parameters = 0 if candidate.model is None else sum(p.numel() for p in candidate.model.parameters())
+    parameters = None if candidate.model is None else sum(p.numel() for p in candidate.model.parameters())
     return benchmark.summarise(
         candidate.name,
         candidate.mode,
@@ -289,10 +290,16 @@ def _factory(spec: str) -> Callable[..., Callable[[torch.Tensor], object]]:
     module, sign, name = spec.partition(":")
     if not sign:
         raise ConfigError(f"--callable {spec!r} is not package.module:factory")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a file beside the user, which `python -m trireid` finds and the console script did not
     try:
         factory: Callable[..., Callable[[torch.Tensor], object]] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"--callable {spec!r} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ConfigError(
+            f"--callable {spec!r} is of type {type(factory).__name__}; give a function of image_size and device"
+        )
     return factory
 
 
@@ -324,7 +331,7 @@ def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             row["name"],
             row["mode"],
             str(row["batch_size"]),
-            f"{row['parameters'] / 1e6:.2f}",
+            "-" if row["parameters"] is None else f"{row['parameters'] / 1e6:.2f}",
             "-" if row["gmac"] is None else f"{row['gmac']:.3f}",
             f"{1e3 * row['latency']:.1f}",
             f"{1e3 * row['latency_low']:.1f}-{1e3 * row['latency_high']:.1f}",
