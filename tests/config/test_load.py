@@ -79,6 +79,19 @@ def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest_setting(tmp_pat
     )
 
 
+@pytest.mark.parametrize(
+    ("cuts", "said"),
+    [
+        ("[{after_block: 1}]", "model.slimming.0.keep_ratio is not given, and has no default"),
+        ("[{after_block: 1, keep_ratio: 1, x: 2}]", "those of a cut are after_block, keep_ratio, guidance, dropped"),
+        ("[3]", "given 3; give its settings, for example model.slimming.0.after_block"),
+        ("{after_block: 1, keep_ratio: 1}", "should be a list such as [{after_block: 4, keep_ratio: 0.5}]"),
+    ],
+)
+def test_a_mistake_in_a_cut_is_told_by_the_settings_of_a_cut(cuts, said):
+    assert said in error_of(f"model.slimming={cuts}")
+
+
 def test_a_key_like_no_other_gets_the_sections():
     assert error_of("zzz=1") == "unknown setting zzz; the sections are data, model, train, evaluate, output"
     assert nearest_setting("qqqqqq", ["train.epochs"]) is None

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from trireid.config.presets import TOWER_SETTINGS, preset_settings
 from trireid.config.read import parse_yaml, read_mapping
-from trireid.config.schema import Config
+from trireid.config.schema import Config, SlimmingConfig
 from trireid.errors import ConfigError
 
 Tree = dict[str, object]
@@ -150,6 +150,10 @@ def describe_fault(fault: ErrorDetails) -> str:
     if fault["type"] in ("model_type", "model_attributes_type"):
         shown = "nothing" if given is None else repr(given)
         return f"{path} is a section, given {shown}; give its settings, for example {_first_setting(path)}"
+    if fault["type"] == "missing" and isinstance(given, Mapping):
+        return f"{path} is not given, and has no default"
+    if fault["type"] == "tuple_type" and path == "model.slimming":
+        return f"{path}: given {_shown(given)}, should be a list such as [{{after_block: 4, keep_ratio: 0.5}}]"
     allowed = _ALLOWED.get(fault["type"]) or fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if fault["type"] == "value_error" and isinstance(given, Mapping | BaseModel):
         return allowed  # a check of several settings together names them itself
@@ -276,13 +280,22 @@ def _refuse_upstream_sections(tree: Tree, path: Path | str) -> None:
 
 
 def _unknown(path: str) -> str:
+    if _cut_settings(path):
+        return f"unknown setting {path}; those of a cut are {', '.join(SlimmingConfig.model_fields)}"
     nearest = nearest_setting(path, list(setting_paths()))
     hint = f"the nearest is {nearest}" if nearest else f"the sections are {', '.join(Config.model_fields)}"
     return f"unknown setting {path or '(empty)'}; {hint}"
 
 
 def _first_setting(section: str) -> str:
-    return next((path for path in setting_paths() if path.startswith(section + ".")), section)
+    known = (*_cut_settings(section), *setting_paths())
+    return next((path for path in known if path.startswith(section + ".")), section)
+
+
+def _cut_settings(path: str) -> list[str]:
+    """Paths of the settings of the cut that a path lies in, such as `model.slimming.0`; none outside of cuts."""
+    cut = re.match(r"model\.slimming\.\d+", path)
+    return [f"{cut[0]}.{name}" for name in SlimmingConfig.model_fields] if cut else []
 
 
 def _shown(value: object) -> str:
