@@ -52,7 +52,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"cannot write to the folder {folder} ({error.strerror or error}): free some space or choose "
-            "another folder (that of a run: output=...)"
+            "another folder (of a run: output=..., of decoded pixels: data.cache_folder=...)"
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from trireid.data.orientations import expand_orientations
 from trireid.data.pixels import CachedPixels, FilePixels, cache_size, choose_cache, open_pixels
 from trireid.data.readers import scan
 from trireid.data.records import Record
-from trireid.errors import ConfigError
+from trireid.errors import ConfigError, RunError
 
 SIZE = (20, 20)
 CPU = torch.device("cpu")
@@ -81,6 +83,25 @@ def test_a_damaged_image_leaves_no_cache_file(records: tuple[Record, ...], tmp_p
     with pytest.raises(ImageError, match=source.path.name):
         open_cache(records, cache, workers=2, folder=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(
+    records: tuple[Record, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    monkeypatch.setattr(module, "_decode_all", lambda *_, **__: pytest.fail("written to a file without space"))
+    with pytest.raises(RunError, match=r"No space left on device.*data\.cache_folder"):
+        open_cache(records, "disk", folder=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_without_a_cache_the_log_says_so(records: tuple[Record, ...], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        open_cache(records, "none")
+    assert f"{len(records)} triplets decoded from their files each time" in caplog.text
 
 
 def test_auto_takes_memory_then_disk_then_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.files import replacing, write_json, write_text
+from trireid.train.checkpoint import LAST_FILE
 from trireid.train.environment import describe_environment, git_commit
 from trireid.train.runs import (
     CONFIG_FILE,
@@ -79,6 +80,8 @@ def test_a_full_disk_is_found_before_training(tmp_path: Path, monkeypatch: pytes
     require_space(tmp_path, 5_000_000)
     with pytest.raises(RunError, match=rf"{tmp_path} has 5.0 MB free.*up to 6.0 MB"):
         require_space(tmp_path, 6_000_000)
+    (tmp_path / LAST_FILE).write_bytes(bytes(1_000_000))  # a resumed run writes it anew in the same space
+    require_space(tmp_path, 6_000_000)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def open_pixels(
     size = cache_size(len(records), image_size)
     chosen = choose_cache(cache, size=size, device=device, folder=folder, num_processes=num_processes)
     if chosen == "none":
+        _log.info("%d triplets decoded from their files each time, no cache", len(records))
         return FilePixels(records, image_size, interpolation)
     shape = (len(records), NUM_MODALITIES, 3, *image_size)
     present = torch.tensor([[source is not None for source in record.images] for record in records])
@@ -192,7 +193,7 @@ def open_pixels(
         path = folder / f"{_fingerprint(records, image_size, interpolation)}.uint8"
         if not (path.is_file() and path.stat().st_size == size):
             with replacing(path) as temporary:
-                os.truncate(temporary, size)
+                _reserve(temporary, size)
                 fill(_map_file(temporary, shape, shared=True))
         pixels = _map_file(path, shape, shared=False)
     else:
@@ -202,6 +203,13 @@ def open_pixels(
     where = {"device": f"on {device}", "memory": "in memory", "disk": f"in a file of {folder}"}[chosen]
     _log.info("%d triplets decoded once, %.2f GB of pixels kept %s", len(records), size / 1e9, where)
     return CachedPixels(pixels, present)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Give a file its size with space on the disk: a mapped file that only has the size kills the process (SIGBUS)
+    where the disk is full, instead of raising an error."""
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _map_file(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:

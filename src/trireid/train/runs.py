@@ -79,10 +79,16 @@ def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
 def require_space(folder: Path, num_bytes: int) -> None:
     """Refuse a disk that cannot hold what a run will write.
 
+    Args:
+        folder: of the run; the weights and states that a resumed run has there already take no further space.
+        num_bytes: of all its weights and states.
+
     Raises:
-        RunError: Less than `num_bytes` are free.
+        RunError: Less than what is still to be written is free.
     """
     free = shutil.disk_usage(folder).free
+    files = (folder / name for name in (LAST_FILE, BEST_FILE, STATE_FILE))
+    num_bytes -= sum(file.stat().st_size for file in files if file.exists())
     if free < num_bytes:
         raise RunError(
             f"the disk of {folder} has {free / 1e6:.1f} MB free, this run needs up to {num_bytes / 1e6:.1f} MB for "
