@@ -40,6 +40,12 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of a path that processes left which were killed; none may be writing it now."""
+    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turn an `OSError` of the block into a `RunError` that names the folder.

@@ -24,6 +24,7 @@ from trireid.train.runs import (
     EpochLog,
     claim_run_folder,
     flatten_numbers,
+    only_run,
     read_epochs,
     read_metrics,
     require_space,
@@ -61,6 +62,25 @@ def test_resume_refuses_other_settings_and_names_them(tmp_path: Path) -> None:
     claim_run_folder(tmp_path, config, resume=True)
     with pytest.raises(RunError, match=r"train\.lr was 0\.00035, now 0\.5"):
         claim_run_folder(tmp_path, override_config(config, ["train.lr=0.5"]), resume=True)
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    refused = pytest.raises(RunError, match=f"another run is writing to {tmp_path}: .* output=")
+    with only_run(tmp_path), refused, only_run(tmp_path):
+        pytest.fail("two runs write to one folder")
+    with only_run(tmp_path):
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    halves = [tmp_path / f".{LAST_FILE}.1.tmp", tmp_path / "state" / ".state.pt.22.tmp"]
+    others = [tmp_path / ".report.html.3.tmp", tmp_path / "state" / "state.pt"]
+    for path in (*halves, *others):
+        path.touch()
+    with only_run(tmp_path):
+        assert not any(path.exists() for path in halves)
+        assert all(path.exists() for path in others)
 
 
 def test_resume_allows_settings_that_do_not_change_what_is_learnt(tmp_path: Path) -> None:

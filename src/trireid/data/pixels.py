@@ -207,7 +207,8 @@ def open_pixels(
 
 def _reserve(path: Path, size: int) -> None:
     """Give a file its size with space on the disk: a mapped file that only has the size kills the process (SIGBUS)
-    where the disk is full, instead of raising an error."""
+    where the disk is full, instead of raising an error.
+    """
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, size)
 

@@ -38,7 +38,7 @@ from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
 from trireid.train.recording import record_steps
-from trireid.train.runs import STATE_FILE, claim_run_folder, read_metrics, require_space, write_start
+from trireid.train.runs import STATE_FILE, claim_run_folder, only_run, read_metrics, require_space, write_start
 from trireid.train.state import find_state, restore
 from trireid.train.trackers import check_trackers
 from trireid.train.watching import Draw
@@ -75,7 +75,7 @@ def train(
 
     Raises:
         ConfigError: A batch cannot be shared by that many processes.
-        RunError: The folder cannot be used, the disk is full, or the loss is not finite.
+        RunError: The folder cannot be used or another run does, the disk is full, or the loss is not finite.
         TrireidError: Other mistakes in the data, the settings or the start weights.
     """
     check_trackers(config.train.trackers)
@@ -100,7 +100,11 @@ def train(
         if resume and not (config.output / STATE_FILE).exists():
             _log.warning("%s holds no state to resume from yet: the run starts from the first epoch", config.output)
     try:
-        with deterministic_algorithms(device), room_to_compile() if config.train.compile else nullcontext():
+        with (
+            only_run(config.output) if main else nullcontext(),
+            deterministic_algorithms(device),
+            room_to_compile() if config.train.compile else nullcontext(),
+        ):
             return _train(
                 config,
                 accelerator,
