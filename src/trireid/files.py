@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EISDIR
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.chmod(mode)  # some writers make files that only their owner may read
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before says more
+            temporary.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:

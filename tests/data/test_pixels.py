@@ -121,6 +121,13 @@ def test_device_needs_cuda(tmp_path: Path) -> None:
         choose_cache("device", size=1, device=CPU, folder=tmp_path)
 
 
+def test_memory_that_is_not_there_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_memory", lambda: 2 * 10**9)
+    assert choose_cache("memory", size=2 * 10**9, device=CPU, folder=tmp_path) == "memory"
+    with pytest.raises(ConfigError, match=r"data.cache=memory needs 1.50 GB .* 1.00 GB are free: use auto, disk or"):
+        choose_cache("memory", size=15 * 10**8, device=CPU, folder=tmp_path, num_processes=2)
+
+
 def test_free_memory_is_at_most_what_the_host_has() -> None:
     assert 0 < module.free_memory() <= module.psutil.virtual_memory().total
 

@@ -104,6 +104,12 @@ def test_a_full_disk_is_found_before_training(tmp_path: Path, monkeypatch: pytes
     require_space(tmp_path, 6_000_000)
 
 
+def test_a_file_where_a_folder_should_be_is_said_with_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=f"cannot write to the folder {tmp_path / 'file'} "):
+        write_text(tmp_path / "file" / "a.txt", "")
+
+
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})

@@ -118,13 +118,20 @@ def choose_cache(
         num_processes: that fill a cache of their own on this host.
 
     Raises:
-        ConfigError: `device` without a CUDA device.
+        ConfigError: `device` without a CUDA device, or more than is free there; `memory` with less than that free.
     """
     if name == "device" and device.type != "cuda":
         raise ConfigError("data.cache=device needs a CUDA device: use auto, memory, disk or none")
+    on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    free = {"device": on_device, "memory": free_memory() // num_processes}.get(name, size)
+    if size > free:
+        raise ConfigError(
+            f"data.cache={name} needs {size / 1e9:.2f} GB for the pixels of a set, and {free / 1e9:.2f} GB are free: "
+            "use auto, disk or none"
+        )
     if name != "auto":
         return name
-    if device.type == "cuda" and size < DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if size < DEVICE_SHARE * on_device:
         return "device"
     if size * num_processes < MEMORY_SHARE * free_memory():
         return "memory"
