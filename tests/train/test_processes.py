@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,19 @@ def test_a_batch_that_cannot_be_shared_is_refused(tree: Path, tmp_path: Path) ->
     assert done.returncode != 0
     assert "data.batch_size 5 is not a multiple of the 2 processes" in done.stderr
     assert not config.output.exists()
+
+
+def test_one_process_that_fails_is_the_one_that_is_heard(tree: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "tree"
+    shutil.copytree(tree, damaged)
+    image = next(path for path in sorted(damaged.rglob("*.*")) if path.parent.name == "NI" and "train" in str(path))
+    image.write_bytes(image.read_bytes()[:40])  # a batch of one process has it, the other waits for that one
+    config = tiny_config(damaged, tmp_path / "run", "data.cache=none", "data.workers=0")
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    (tmp_path / "command.py").write_text("from trireid.cli import main; main()")
+    done = run_processes(tmp_path / "command.py", "train", "--config", str(tmp_path / "run.yaml"), number=2)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert any(image.name in line for line in said), done.stderr[-3000:]
+    assert all(image.name in line or "because another one did" in line for line in said)
+    assert "]: Traceback" not in done.stderr  # of a process; the launcher has one of its own

@@ -38,6 +38,11 @@ def check_batch_size(batch_size: int, num_processes: int) -> None:
         )
 
 
+def lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process is gone; gloo raises no class of its own."""
+    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows `(b, ...)` of every process, `(n * b, ...)` in the order of the processes, with their gradient.
 

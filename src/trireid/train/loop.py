@@ -18,6 +18,7 @@ from trireid.config.load import advice, dump_config
 from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
 from trireid.data.loader import set_epoch
+from trireid.errors import RunError
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
@@ -32,7 +33,7 @@ from trireid.train.device import (
 )
 from trireid.train.environment import describe_environment
 from trireid.train.epoch import make_gradients, train_epoch
-from trireid.train.gathering import check_batch_size, synchronise_statistics
+from trireid.train.gathering import check_batch_size, lost_process, synchronise_statistics
 from trireid.train.inputs import TrainingInputs, open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
@@ -75,7 +76,8 @@ def train(
 
     Raises:
         ConfigError: A batch cannot be shared by that many processes.
-        RunError: The folder cannot be used or another run does, the disk is full, or the loss is not finite.
+        RunError: The folder cannot be used or another run does, the disk is full, the loss is not finite, or another
+            process of the run ended.
         TrireidError: Other mistakes in the data, the settings or the start weights.
     """
     check_trackers(config.train.trackers)
@@ -119,6 +121,13 @@ def train(
         error.__traceback__ = None
         accelerator.free_memory()
         raise
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not lost_process(error):
+            raise
+        raise RunError(
+            f"process {accelerator.process_index} of the run stops because another one did: see what that one said, "
+            "then start all of them again with --resume"
+        ) from error
 
 
 def _train(
