@@ -98,10 +98,17 @@ def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_without_a_cache_the_log_says_so(records: tuple[Record, ...], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_says_where_the_pixels_come_from(
+    records: tuple[Record, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        open_cache(records, "none")
-    assert f"{len(records)} triplets decoded from their files each time" in caplog.text
+        for cache in ("none", "disk", "disk"):
+            open_cache(records, cache, folder=tmp_path / "cache")
+    none, first, second = (record.getMessage() for record in caplog.records)
+    assert none == f"{len(records)} triplets decoded from their files each time, no cache"
+    assert first.startswith(f"{len(records)} triplets decoded once, ")
+    assert second.startswith(f"{len(records)} triplets decoded by an earlier run, ")
+    assert second.endswith(f"MB of pixels kept in a file of {tmp_path / 'cache'}")
 
 
 def test_auto_takes_memory_then_disk_then_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import torch
 from tiny_run import tiny_config, write_tree
 from trireid.config.load import override_config
 from trireid.config.schema import Config
-from trireid.errors import CheckpointError, DataError, RunError
+from trireid.errors import CheckpointError, DataError, RunError, TrireidError
 from trireid.evaluation.saved import load_features
 from trireid.train import keeper, loop
 from trireid.train.checkpoint import load_checkpoint, load_model
@@ -176,6 +176,23 @@ def test_resuming_with_other_data_is_refused(tree: Path, tmp_path: Path, monkeyp
     other = write_tree(tmp_path / "other", identities=7)
     with pytest.raises(RunError, match="training identities or cameras"):
         train(override_config(config, [f"data.root={other}"]), resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.slimming=[{after_block: 99, keep_ratio: 0.5}]", r"model\.slimming\[0\]\.after_block is 99"),
+        ("data.image_size=[30, 32]", "30"),
+        ("model.backbone.pretrained=absent.pth", r"weight file absent\.pth does not exist"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_before_anything_is_read_or_made(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    config = tiny_config(tmp_path / "no_data", tmp_path / "run", override)
+    with pytest.raises(TrireidError, match=message):
+        train(config, progress=False)
+    assert not config.output.exists()
 
 
 def test_a_damaged_state_says_what_to_do(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,9 +196,12 @@ def open_pixels(
     def fill(pixels: Tensor) -> None:
         _decode_all(records, pixels, interpolation=interpolation, workers=workers, report=report)
 
+    how = "decoded once"
     if chosen == "disk":
         path = folder / f"{_fingerprint(records, image_size, interpolation)}.uint8"
-        if not (path.is_file() and path.stat().st_size == size):
+        if path.is_file() and path.stat().st_size == size:
+            how = "decoded by an earlier run"
+        else:
             with replacing(path) as temporary:
                 _reserve(temporary, size)
                 fill(_map_file(temporary, shape, shared=True))
@@ -208,7 +211,7 @@ def open_pixels(
         fill(pixels)
         pixels = pixels.to(device) if chosen == "device" else pixels
     where = {"device": f"on {device}", "memory": "in memory", "disk": f"in a file of {folder}"}[chosen]
-    _log.info("%d triplets decoded once, %.2f GB of pixels kept %s", len(records), size / 1e9, where)
+    _log.info("%d triplets %s, %.1f MB of pixels kept %s", len(records), how, size / 1e6, where)
     return CachedPixels(pixels, present)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
+
+import torch
 
 from trireid.config.schema import ModelConfig
 from trireid.errors import ConfigError
@@ -15,7 +18,7 @@ from trireid.models.pife import PIFE
 from trireid.models.reid import HDMHead, ReIDModel
 from trireid.models.sdtps import PRESETS, SDTPS, SPARSE_RATIOS
 from trireid.models.slimming import SlimmingStage
-from trireid.models.weights import load_backbone_weights
+from trireid.models.weights import load_backbone_weights, require_file
 from trireid.types import MODALITIES, NUM_MODALITIES
 
 _log = logging.getLogger(__name__)
@@ -71,6 +74,18 @@ def build_model(
     classifiers = {name: BNNeckClassifier(widths[name], num_classes) for name in names} if num_classes else {}
     pife = PIFE(backbone.dim) if config.pife else None
     return ReIDModel(backbone, pife=pife, head=head, classifiers=classifiers, guide=config.sdtps.guide)
+
+
+def check_model(config: ModelConfig, *, image_size: tuple[int, int], load_pretrained: bool = True) -> None:
+    """Refuse what `build_model` would, in a tenth of a second: for use before any data are read.
+
+    Of start weights it is only seen whether a local file is there.
+    """
+    with torch.device("meta"):  # shapes without numbers
+        build_model(config, image_size=image_size, num_classes=1, num_cameras=1, load_pretrained=False)
+    pretrained = config.backbone.pretrained
+    if load_pretrained and pretrained not in ("none", "timm"):
+        require_file(Path(pretrained))
 
 
 def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | None:

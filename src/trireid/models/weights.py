@@ -120,10 +120,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if the file is absent, damaged or holds anything but plain tensors, see `checked_table`.
     """
-    if not path.is_file():
-        raise CheckpointError(
-            f"weight file {path} does not exist: give a local file, `timm` to download, or `none` to start from scratch"
-        )
+    require_file(path)
     try:
         space = unpacked_size(path)
         state = _read_table(path)
@@ -141,6 +138,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"weight file {path} holds no table of tensors")
     return checked_table(state, path=path, space=space)
+
+
+def require_file(path: Path) -> None:
+    """Raise a CheckpointError where there is no weight file."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"weight file {path} does not exist: give a local file, `timm` to download, or `none` to start from scratch"
+        )
 
 
 def _read_table(path: Path) -> Any:

@@ -19,7 +19,7 @@ from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
 from trireid.data.loader import set_epoch
 from trireid.errors import RunError
-from trireid.models.build import build_model
+from trireid.models.build import build_model, check_model
 from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
 from trireid.train.device import (
@@ -86,6 +86,7 @@ def train(
     accelerator = make_accelerator(device=device, precision=precision)
     main = accelerator.is_main_process
     check_batch_size(config.data.batch_size, accelerator.num_processes)
+    check_model(config.model, image_size=config.data.image_size, load_pretrained=not resume)
     if main:
         claim_run_folder(config.output, config, resume=resume)
     accelerator.wait_for_everyone()
