@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.legend import Legend
 
 from trireid.errors import InputError
 from trireid.visualize.embedding import embed_in_plane, embedding_figure
@@ -45,3 +47,14 @@ def test_colour_is_identity_and_marker_is_camera():
     assert len({group.get_paths()[0].vertices.tobytes() for group in groups}) == 3
     legends = [child for child in axis.get_children() if type(child).__name__ == "Legend"]
     assert {text.get_text() for legend in legends for text in legend.get_texts()} == {"1", "2", "not known", "a", "b"}
+
+
+def test_both_legends_lie_within_the_picture():
+    points = np.arange(8.0).reshape(4, 2)
+    figure = embedding_figure(points, ["a", "a", "b", "b"], ["a camera with a long name", None, None, None])
+    FigureCanvasAgg(figure).draw()
+    (axis,) = figure.axes
+    legends = [child for child in axis.get_children() if isinstance(child, Legend)]
+    assert len(legends) == 2
+    for legend in legends:
+        assert legend.get_window_extent().x1 <= figure.bbox.x1

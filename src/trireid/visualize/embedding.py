@@ -94,6 +94,7 @@ def embedding_figure(
     ]
     first = axis.legend(handles=shapes, title="camera", loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
     axis.add_artist(first)
+    first.set_clip_on(False)  # what an axis clips is no part of its layout, and the legend lies beside it
     colors = [
         Line2D([], [], marker="o", color=color, linestyle="", label=name)
         for name, color in zip(names, shades, strict=True)
