@@ -72,13 +72,27 @@ def test_bad_rows(tmp_path: Path, row: str, kind: str, message: str) -> None:
     assert len(scan("csv", table, skip_bad=True).train) == 3
 
 
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("rgb;nir;tir;id;camera;scene;split", "without a comma between them; it"),
+        ("rgb,NIR,tir,pid,camera,scene,split", r"split \(without nir, id; unknown are NIR, pid\); it"),
+        ("rgb,nir,tir,id,camera,scene,split,note", r"note \(unknown are note\); it"),
+        ("rgb,rgb,nir,tir,id,camera,scene,split", "split, one of them twice; it"),
+    ],
+)
+def test_what_is_wrong_with_a_header_is_named(tmp_path: Path, header: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        scan("csv", write_csv(tmp_path, GOOD_ROWS, header=header))
+
+
 def test_no_file_a_folder_an_empty_file_and_no_text(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(DataError, match="set data.root to the CSV file itself"):
+    for path, what in ((tmp_path / "none.csv", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(DataError, match=f"{what}; set data.root to the CSV file itself"):
             scan("csv", path)
     empty = tmp_path / "empty.csv"
     empty.touch()
-    with pytest.raises(DataError, match="it must have exactly"):
+    with pytest.raises(DataError, match="the file is empty; it must have exactly"):
         scan("csv", empty)
     empty.write_bytes(b"\xff\xfe\x00rgb")
     with pytest.raises(DataError, match="cannot be read as a CSV file in UTF-8"):

@@ -112,7 +112,7 @@ def test_missing_split_and_missing_root(tmp_path: Path, format: str) -> None:
     shutil.rmtree(root / folder)
     with pytest.raises(DataError, match="split folder is missing"):
         scan(format, root, skip_bad=True)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder; set data.root .*DATASETS.ROOT_DIR"):
         scan(format, tmp_path / "nowhere")
 
 
@@ -289,6 +289,10 @@ def test_unknown_format_and_rule(tmp_path: Path) -> None:
     root = write_rgbnt201(tmp_path)
     with pytest.raises(DataError, match="use one of auto, camera, scene, cross_camera, none"):
         scan("rgbnt201", root, exclude="time")
+    decoded: list[tuple[int, int]] = []
+    with pytest.raises(DataError, match="'time' is unknown"):
+        read_index("rgbnt201", root, exclude="time", verify_pixels=True, progress=lambda *at: decoded.append(at))
+    assert not decoded  # a large set takes minutes, and the word was wrong from the start
     with pytest.raises(DataError, match="no query has a scene"):
         scan("rgbnt201", root, exclude="scene")
     assert scan("rgbnt201", root, exclude="none").protocol.exclude == "none"

@@ -25,12 +25,16 @@ def read(path: Path) -> SplitRecords:
     """Read the table; image paths are relative to its folder, split `test` is query and gallery at once."""
     try:
         rows = _read_rows(path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else "is a folder"
+        reason = f"{path}: {what}; set data.root to the CSV file itself"
+        return SplitRecords((), (), (), (Fault(BAD_TABLE, path, reason),))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = f"{path}: cannot be read as a CSV file in UTF-8 ({error}); set data.root to the CSV file itself"
         return SplitRecords((), (), (), (Fault(BAD_TABLE, path, reason),))
     header, body = (rows[0][1], rows[1:]) if rows else ([], [])
     if sorted(header) != sorted(COLUMNS):
-        reason = f"{path}: the header has the columns {','.join(header)}; it must have exactly {','.join(COLUMNS)}"
+        reason = f"{path}: {_wrong_header(header)}; it must have exactly {','.join(COLUMNS)}"
         return SplitRecords((), (), (), (Fault(BAD_TABLE, path, reason),))
     splits: dict[str, dict[str, Record]] = {"train": {}, "query": {}, "gallery": {}}
     faults: list[Fault] = []
@@ -55,6 +59,19 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+
+
+def _wrong_header(header: list[str]) -> str:
+    """What is not as it must be, by name: the reader of a long header should not have to look for it."""
+    if not header:
+        return "the file is empty"
+    said = f"the header has the columns {','.join(header)}"
+    if len(header) == 1:
+        return f"{said}, without a comma between them"
+    lacking = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS]
+    parts = [f"{what} {', '.join(names)}" for what, names in (("without", lacking), ("unknown are", unknown)) if names]
+    return f"{said} ({'; '.join(parts)})" if parts else f"{said}, one of them twice"
 
 
 def _sorted(records: dict[str, Record]) -> tuple[Record, ...]:

@@ -72,6 +72,8 @@ def read_index(
     """
     if format not in FORMATS:
         raise DataError(f"data format {format!r} is unknown; use one of {', '.join(FORMATS)}")
+    if exclude != "auto":
+        _known_exclusion(exclude)  # said before all images are decoded
     dataset = FORMATS[format]
     splits = dataset.read(root)
     faults = [*splits.faults, *swapped_splits(splits, dataset.published, root)]
@@ -102,6 +104,10 @@ def _resolve_exclusion(dataset: DatasetFormat, exclude: str, query: tuple[Record
         if dataset.exclude is not None:
             return dataset.exclude
         return "camera" if any(record.camera is not None for record in query) else "none"
+    return _known_exclusion(exclude)
+
+
+def _known_exclusion(exclude: str) -> Exclusion:
     for rule in EXCLUSIONS:
         if exclude == rule:
             return rule
