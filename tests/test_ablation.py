@@ -59,7 +59,7 @@ def test_a_wrong_setting_in_any_cell_stops_before_the_first_run(tmp_path):
     with pytest.raises(ConfigError, match="model.hed"):
         ablation.plan(tmp_path / "c.yaml", ablation.vary_cells(["model.hed=none"]), overrides=[], seeds=1, out=tmp_path)
     twice = [Cell("a b", ()), Cell("a,b", ())]
-    with pytest.raises(ConfigError, match="same name"):
+    with pytest.raises(ConfigError, match="same name, a_b"):
         ablation.plan(tmp_path / "c.yaml", twice, overrides=[], seeds=1, out=tmp_path)
 
 

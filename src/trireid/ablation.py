@@ -85,8 +85,9 @@ def plan(config_path: Path, cells: Sequence[Cell], *, overrides: Sequence[str], 
     if not cells or seeds < 1:
         raise ConfigError(f"an ablation needs at least one cell and one seed; {len(cells)} cells, {seeds} seeds given")
     names = [_slug(cell.name) for cell in cells]
-    if len(set(names)) < len(names):
-        raise ConfigError("two cells of the ablation have the same name: every cell needs its own")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"two cells of the ablation have the same name, {', '.join(twice)}: every cell needs its own")
     jobs = [Job(cell, seed, out / _slug(cell.name) / f"seed{seed}") for seed in range(1, seeds + 1) for cell in cells]
     for job in jobs:
         wanted = load_config(config_path, job_settings(job, overrides))

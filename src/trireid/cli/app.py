@@ -308,7 +308,12 @@ def report(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders, two or more.")],
     out: Annotated[Path | None, typer.Option(help="The page (compare.html beside the first run).")] = None,
-    set_: SetOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Settings to change, e.g. data.root=path/to/images; repeat as needed."
+        ),
+    ] = None,
     evaluate: Evaluate = False,
 ) -> None:
     """Write one page of several runs side by side, with the queries on which they differ."""
