@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 import yaml
 from PIL import Image
@@ -204,6 +205,10 @@ def test_the_python_code_of_the_readme_runs(finished_run, monkeypatch, capsys):
     assert distances.startswith("tensor([0.0")  # the first item is nearest to itself
     assert share == "tensor(0.5000)"
     assert names["out"].embedding.shape[0] == len(names["records"]) == 8
+    assert names["nearest"].index[:, 0].tolist() == [0, 1]
+    names["present"][3] = torch.tensor([True, False, True])
+    (more,) = blocks(ROOT / "docs" / "missing.md", "python")
+    exec(compile(more, "docs/missing.md", "exec"), names)
     assert names["nearest"].index[:, 0].tolist() == [0, 1]
 
 
