@@ -103,6 +103,7 @@ def test_memo_numbers_of_true_pickles_pass():
 def test_an_error_that_quotes_a_file_is_printable_and_short():
     assert one_line(ValueError("no \x1b[31mred\nsecond")) == "no ?[31mred"
     assert len(one_line(ValueError("x" * 5000))) == 300
+    assert one_line(KeyError(101)) == "KeyError 101"
     assert one_line(KeyError()) == "KeyError"
 
 

@@ -60,6 +60,8 @@ _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 def one_line(error: BaseException, *, limit: int = 300) -> str:
     """The first line of an error, which may quote a file, without characters that a terminal would obey."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, KeyError) and error.args:  # its text is the bare key
+        text = f"{type(error).__name__} {text}"
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
