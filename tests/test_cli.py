@@ -162,14 +162,24 @@ def test_a_mistake_is_one_line_and_code_2(settings, tmp_path, arguments, message
     assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
 
 
-def test_ctrl_c_says_where_the_state_is(monkeypatch, settings):
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ((), "stopped before anything was saved: start with the same command again"),
+        (("config.yaml",), "before a first state was saved (train.checkpoint_every="),
+        (("config.yaml", "state/state.pt"), "run/state, go on with the same command and --resume"),
+    ],
+)
+def test_ctrl_c_says_what_is_left(monkeypatch, settings, tmp_path, left, said):
     def interrupted(*_, **__):
+        for name in left:
+            (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "run" / name).touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trireid.train.loop, "train", interrupted)
-    error = failed(call("train", "--config", settings, "output=runs/a"), code=130)
-    assert "runs/a/state" in error
-    assert "--resume" in error
+    error = failed(call("train", "--config", settings, f"output={tmp_path / 'run'}"), code=130)
+    assert said in error.replace("\n", "")
 
 
 # -- errors in general -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trireid.errors import TrireidError
@@ -37,11 +37,11 @@ def rest_idle_threads() -> None:
 
 
 @contextmanager
-def guarded(*, on_interrupt: str = "stopped") -> Iterator[None]:
+def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[None]:
     """Turn the errors that a user can cause into a line and an exit code.
 
     Args:
-        on_interrupt: the line after Ctrl-C, which says where the work so far is.
+        on_interrupt: gives the line after Ctrl-C, which says where the work so far is.
 
     Raises:
         SystemExit: 2 after a user's mistake, 130 after Ctrl-C. All other errors pass: they are bugs.
@@ -52,7 +52,7 @@ def guarded(*, on_interrupt: str = "stopped") -> Iterator[None]:
         _say(f"error: {error}")
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
-        _say(on_interrupt)
+        _say(on_interrupt())
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
         if error.errno not in _ADVICE:

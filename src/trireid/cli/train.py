@@ -32,8 +32,7 @@ def run(
     """
     for line in notes:
         note(line)
-    stopped = f"stopped; the state to resume from is in {config.output / 'state'}, go on with {resume_with}"
-    with guarded(on_interrupt=stopped):
+    with guarded(on_interrupt=lambda: _stopped(config, resume_with)):
         from trireid.train.loop import train
         from trireid.visualize.selections import selection_pictures
 
@@ -47,6 +46,16 @@ def run(
     if metrics:
         show_result(config, metrics)
     return metrics
+
+
+def _stopped(config: Config, resume_with: str) -> str:
+    """What Ctrl-C left, by what lies in the run folder at that moment."""
+    if (config.output / "state" / "state.pt").exists():
+        return f"stopped; the state to resume from is in {config.output / 'state'}, go on with {resume_with}"
+    if (config.output / "config.yaml").exists():
+        every = f"train.checkpoint_every={config.train.checkpoint_every}"
+        return f"stopped before a first state was saved ({every}): {resume_with} starts from the first epoch"
+    return "stopped before anything was saved: start with the same command again"
 
 
 def show_result(config: Config, metrics: Mapping[str, Any]) -> None:
