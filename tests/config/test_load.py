@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trireid.config.load import advice, dump_config, load_config, nearest_setting, override_config, setting_paths
+from trireid.config.load import (
+    advice,
+    dump_changes,
+    dump_config,
+    load_config,
+    nearest_setting,
+    override_config,
+    setting_paths,
+)
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
 
@@ -268,3 +276,12 @@ def test_a_wrong_override_is_blamed_and_not_the_file(tmp_path):
     assert message("train.lr=0.1").startswith(f"{file}: train.epochs: given 0")
     with pytest.raises(ConfigError, match=r"^override 'train.epochs=0': train.epochs"):
         override_config(Config(), ["train.epochs=0"])
+
+
+def test_the_changes_of_a_configuration_give_it_back(tmp_path: Path) -> None:
+    config = override_config(Config(), ["train.epochs=3", "model.slimming=[{after_block: 1, keep_ratio: 0.5}]"])
+    text = dump_changes(config)
+    assert text.splitlines()[-1] == "train: {epochs: 3}"
+    assert "batch_size" not in text
+    (tmp_path / "run.yaml").write_text(text)
+    assert load_config(tmp_path / "run.yaml") == config

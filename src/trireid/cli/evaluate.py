@@ -9,7 +9,7 @@ from typing import Any
 
 from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked
 from trireid.cli.missing import page, tables
-from trireid.config.load import dump_config, override_config
+from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
 from trireid.files import check_writable, write_json, write_text
@@ -86,7 +86,7 @@ def run(
     """
     from trireid.train.testing import test_checkpoint
 
-    _log.info("settings:\n%s", dump_config(config).rstrip())
+    _log.info("settings that differ from the defaults:\n%s", dump_changes(config).rstrip())
     for line in notes:
         note(line)
     figures = test_checkpoint(

@@ -115,6 +115,13 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def dump_changes(config: Config) -> str:
+    """The settings that are not at their defaults as YAML text: what a log has room for."""
+    return yaml.safe_dump(
+        config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, default_flow_style=None
+    )
+
+
 def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """Dotted path of every setting, sections left out: `data.format`, `data.root`, ..."""
     for name, field in model.model_fields.items():
