@@ -73,7 +73,7 @@ def run(
     missing_cases: bool = False,
     any_to_any: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint with a resolved configuration; log the settings and print the figures.
+    """Evaluate a checkpoint with a resolved configuration; log its changed settings and print the figures.
 
     Args:
         path: a checkpoint, or a run folder, whose last checkpoint is taken.

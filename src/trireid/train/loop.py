@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from trireid.config.load import advice, dump_changes
+from trireid.config.load import advice, dump_config
 from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
 from trireid.data.loader import set_epoch
@@ -97,7 +97,7 @@ def train(
         return finished
     accelerator.wait_for_everyone()  # no process may write the final figures before all have looked for them
     if main:
-        _log.info("settings that differ from the defaults:\n%s", dump_changes(config).rstrip())
+        _log.info("settings:\n%s", dump_config(config).rstrip())
         for line in advice(config):
             _log.warning(line)
         if resume and not (config.output / STATE_FILE).exists():
