@@ -10,6 +10,8 @@ from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from trireid.errors import RunError
 
 
@@ -49,16 +51,17 @@ def remove_leftovers(path: Path) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn an `OSError` of the block into a `RunError` that names the folder.
+    """Turn an error of writing in the block into a `RunError` that names the folder.
 
     Raises:
         RunError: What the operating system said, and what to do.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
+        reason = getattr(error, "strerror", None) or error
         raise RunError(
-            f"cannot write to the folder {folder} ({error.strerror or error}): free some space or choose "
+            f"cannot write to the folder {folder} ({reason}): free some space or choose "
             "another folder (of a run: output=..., of decoded pixels: data.cache_folder=...)"
         ) from error
 

@@ -81,12 +81,8 @@ def save_features(directory: Path, saved: SavedFeatures) -> None:
         "query_is_gallery": saved.query_is_gallery,
         "blocks": {name: saved.query.features.blocks.get(name) for name in SAVED_FEATURES},
     } | {name: [_record_to_json(record) for record in side.records] for name, side in sides.items()}
-    path = directory / FEATURES_FILE
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary)
-        except SafetensorError as error:  # how the library reports a full disk
-            raise RunError(f"cannot write {path}: {error}; free some space or choose another folder") from error
+    with replacing(directory / FEATURES_FILE) as temporary:
+        save_file(tensors, temporary)
     write_text(directory / RECORDS_FILE, json.dumps(description, indent=1))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
-from trireid.errors import CheckpointError, RunError
+from trireid.errors import CheckpointError
 from trireid.files import replacing
 from trireid.models.build import build_model
 
@@ -97,10 +97,7 @@ def checkpoint_writer(
 
     def write() -> None:
         with replacing(path) as temporary:
-            try:
-                save_file(state, temporary, metadata=metadata)
-            except SafetensorError as error:  # how the library reports a full disk
-                raise RunError(f"cannot write {path}: {error}; free some space or choose another output") from error
+            save_file(state, temporary, metadata=metadata)
 
     return write
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -149,10 +148,7 @@ def _write_backbone(
         reason = "not of CLIP's visual tower"
     ignored = {key: reason for key in state if key not in used}
     with replacing(target) as temporary:
-        try:
-            save_file({key: value.detach().contiguous().clone() for key, value in own.items()}, temporary)
-        except SafetensorError as error:
-            raise RunError(f"cannot write {target}: {error}; free some space or choose another name") from error
+        save_file({key: value.detach().contiguous().clone() for key, value in own.items()}, temporary)
     heads = f"ViT: {HEAD_WIDTH} channels a head assumed"
     return name, ImportReport(used=used, ignored=ignored, notes=(note, heads) if sizes else (note,))
 
