@@ -45,6 +45,16 @@ class Job:
     seed: int
     folder: Path
 
+    @property
+    def figures(self) -> Path:
+        """The file that a run writes last."""
+        return self.folder / "metrics.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there are figures."""
+        return self.figures.is_file()
+
 
 def vary_cells(vary: Sequence[str]) -> list[Cell]:
     """The grid of `key=v1,v2` lists: every combination is a cell. Commas within brackets do not split.
@@ -92,7 +102,7 @@ def plan(config_path: Path, cells: Sequence[Cell], *, overrides: Sequence[str], 
     for job in jobs:
         wanted = load_config(config_path, job_settings(job, overrides))
         made = job.folder / "config.yaml"
-        if (job.folder / "metrics.json").is_file() and made.is_file() and load_config(made) != wanted:
+        if job.is_finished and made.is_file() and load_config(made) != wanted:
             raise ConfigError(f"{job.folder} was made with other settings: give another --out, or remove that folder")
     return jobs
 
@@ -125,7 +135,7 @@ def run_jobs(
     Returns:
         the jobs that failed, each with the last line it said; the others are complete.
     """
-    waiting = [job for job in jobs if not (job.folder / "metrics.json").is_file()]
+    waiting = [job for job in jobs if not job.is_finished]
     places = list(range(parallel))  # free ones; a run that ends frees its own for the next
     running: dict[subprocess.Popen[bytes], tuple[Job, int]] = {}
     failed: list[tuple[Job, str]] = []
@@ -219,11 +229,10 @@ def collect(jobs: Sequence[Job], *, costs: Mapping[str, Mapping[str, Any]] | Non
     """
     table: dict[str, Any] = {"cells": {}, "missing": 0}
     for job in jobs:
-        path = job.folder / "metrics.json"
-        if not path.is_file():
+        if not job.is_finished:
             table["missing"] += 1
             continue
-        metrics = json.loads(path.read_text())
+        metrics = json.loads(job.figures.read_text())
         row = table["cells"].setdefault(
             job.cell.name,
             {"overrides": list(job.cell.overrides), "seeds": [], "cost": dict((costs or {}).get(job.cell.name, {}))},

@@ -56,7 +56,7 @@ def run(
     for job, reason in failed:
         note(f"{job.cell.name}, seed {job.seed} failed: {reason} ({job.folder.with_suffix('.log')})")
     measured: Mapping[str, Mapping[str, float]] = {}
-    finished = {job.cell.name for job in jobs if (job.folder / "metrics.json").is_file()}  # the rows of the table
+    finished = {job.cell.name for job in jobs if job.is_finished}  # the rows of the table
     try:
         measured = _costs(config, [cell for cell in cells if cell.name in finished], overrides) if costs else {}
     except TrireidError as error:  # the figures took far longer than the costs will
