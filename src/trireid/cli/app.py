@@ -34,7 +34,12 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. train.epochs=5.")
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same; repeat as needed.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Settings to change, e.g. data.root=path/to/images; repeat as needed."
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave faulty triplets out and list them; the same as data.skip_bad=true.")
 ]
@@ -308,12 +313,7 @@ def report(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders, two or more.")],
     out: Annotated[Path | None, typer.Option(help="The page (compare.html beside the first run).")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Settings to change, e.g. data.root=path/to/images; repeat as needed."
-        ),
-    ] = None,
+    set_: SetOption = None,
     evaluate: Evaluate = False,
 ) -> None:
     """Write one page of several runs side by side, with the queries on which they differ."""

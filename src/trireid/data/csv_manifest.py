@@ -25,17 +25,13 @@ def read(path: Path) -> SplitRecords:
     """Read the table; image paths are relative to its folder, split `test` is query and gallery at once."""
     try:
         rows = _read_rows(path)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else "is a folder"
-        reason = f"{path}: {what}; set data.root to the CSV file itself"
-        return SplitRecords((), (), (), (Fault(BAD_TABLE, path, reason),))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = f"{path}: cannot be read as a CSV file in UTF-8 ({error}); set data.root to the CSV file itself"
-        return SplitRecords((), (), (), (Fault(BAD_TABLE, path, reason),))
+        unreadable = f"cannot be read as a CSV file in UTF-8 ({error})"
+        what = {FileNotFoundError: "no such file", IsADirectoryError: "is a folder"}.get(type(error), unreadable)
+        return _no_table(path, f"{what}; set data.root to the CSV file itself")
     header, body = (rows[0][1], rows[1:]) if rows else ([], [])
     if sorted(header) != sorted(COLUMNS):
-        reason = f"{path}: {_wrong_header(header)}; it must have exactly {','.join(COLUMNS)}"
-        return SplitRecords((), (), (), (Fault(BAD_TABLE, path, reason),))
+        return _no_table(path, f"{_wrong_header(header)}; it must have exactly {','.join(COLUMNS)}")
     splits: dict[str, dict[str, Record]] = {"train": {}, "query": {}, "gallery": {}}
     faults: list[Fault] = []
     for line, cells in body:
@@ -59,6 +55,11 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
         return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+
+
+def _no_table(path: Path, reason: str) -> SplitRecords:
+    """No records, and the fault that says why."""
+    return SplitRecords((), (), (), (Fault(BAD_TABLE, path, f"{path}: {reason}"),))
 
 
 def _wrong_header(header: list[str]) -> str:

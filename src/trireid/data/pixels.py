@@ -123,7 +123,8 @@ def choose_cache(
     if name == "device" and device.type != "cuda":
         raise ConfigError("data.cache=device needs a CUDA device: use auto, memory, disk or none")
     on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    free = {"device": on_device, "memory": free_memory() // num_processes}.get(name, size)
+    in_memory = free_memory()
+    free = {"device": on_device, "memory": in_memory // num_processes}.get(name, size)
     if size > free:
         raise ConfigError(
             f"data.cache={name} needs {size / 1e9:.2f} GB for the pixels of a set, and {free / 1e9:.2f} GB are free: "
@@ -133,7 +134,7 @@ def choose_cache(
         return name
     if size < DEVICE_SHARE * on_device:
         return "device"
-    if size * num_processes < MEMORY_SHARE * free_memory():
+    if size * num_processes < MEMORY_SHARE * in_memory:
         return "memory"
     return "disk" if size < DISK_SHARE * shutil.disk_usage(_existing(folder)).free else "none"
 
