@@ -24,6 +24,6 @@ bench() {
     --mode inference --batch-size "${BATCH:-128}" --repeats "${REPEATS:-30}" --warmup 5 --out "$OUT/$name.json" $FLAGS "$@"
 }
 bench cuts 150 --cells benchmarks/cost_cuts.yaml
-part epochs 180 env OUT="$OUT/epochs" WAYS=recorded EPOCHS=6 bash benchmarks/epochs.sh
+part epochs 180 env OUT="$OUT/epochs" WAYS=recorded EPOCHS=8 bash benchmarks/epochs.sh
 part ranking 90 "$PYTHON" benchmarks/ranking.py --device "${DEVICE:-cuda}" --literal none --large 100000 --out "$OUT/ranking.json"
 bench heads 150 --cells benchmarks/cost_heads.yaml
