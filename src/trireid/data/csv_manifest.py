@@ -18,6 +18,7 @@ from trireid.data.records import Fault, ImageSource, Record
 from trireid.types import MODALITIES
 
 COLUMNS = (*MODALITIES, "id", "camera", "scene", "split")
+_NO_FILE: dict[type[Exception], str] = {FileNotFoundError: "no such file", IsADirectoryError: "is a folder"}
 SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
 
 
@@ -26,8 +27,7 @@ def read(path: Path) -> SplitRecords:
     try:
         rows = _read_rows(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        unreadable = f"cannot be read as a CSV file in UTF-8 ({error})"
-        what = {FileNotFoundError: "no such file", IsADirectoryError: "is a folder"}.get(type(error), unreadable)
+        what = _NO_FILE.get(type(error), f"cannot be read as a CSV file in UTF-8 ({error})")
         return _no_table(path, f"{what}; set data.root to the CSV file itself")
     header, body = (rows[0][1], rows[1:]) if rows else ([], [])
     if sorted(header) != sorted(COLUMNS):
