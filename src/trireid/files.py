@@ -1,18 +1,84 @@
-"""Writing files so that a reader never sees half of one, and a full disk is a clear error."""
+"""Files: written so that a reader never sees half of one, and read only where they are files of a sensible size."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EISDIR
+from errno import EFBIG, EINVAL, EISDIR
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from trireid.errors import RunError
+
+DEFAULT_LIMIT = 256 * 2**20
+"""Bytes of a file of a user that are read at most, where its reader has no limit of its own."""
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class UnreadableFileError(OSError):
+    """A path that is no regular file, or a file larger than its reader takes; `strerror` says which."""
+
+
+def read_bytes(path: Path, *, limit: int = DEFAULT_LIMIT) -> bytes:
+    """The content of a user's file: a regular file of at most `limit` bytes.
+
+    A named pipe would be waited for without end, and a device fills the memory: neither is opened for reading.
+
+    Raises:
+        UnreadableFileError: it is no regular file, or too large; nothing of it was read.
+        OSError: it cannot be read.
+    """
+    # Without O_NONBLOCK the opening of a named pipe itself waits; for a regular file it changes nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        _check_regular(path, os.fstat(descriptor), limit)
+        content = file.read(limit + 1)  # the size that was told may be wrong: files of /proc have 0
+    if len(content) > limit:
+        raise UnreadableFileError(EFBIG, _too_large(len(content), limit), str(path))
+    return content
+
+
+def read_text(path: Path, *, limit: int = DEFAULT_LIMIT, encoding: str = "utf-8") -> str:
+    """The text of a user's file, see `read_bytes`; line ends are those of the file.
+
+    Raises:
+        UnreadableFileError, OSError: as `read_bytes`.
+        UnicodeDecodeError: it is not text of this encoding.
+    """
+    return read_bytes(path, limit=limit).decode(encoding)
+
+
+def check_regular(path: Path, *, limit: int | None = None) -> None:
+    """Refuse what `read_bytes` refuses, for a reader that opens the path by itself; None: any size.
+
+    Raises:
+        UnreadableFileError, OSError: as `read_bytes`.
+    """
+    _check_regular(path, path.stat(), limit)
+
+
+def _check_regular(path: Path, found: os.stat_result, limit: int | None) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise UnreadableFileError(EINVAL, f"it is {kind}, not a regular file", str(path))
+    if limit is not None and found.st_size > limit:
+        raise UnreadableFileError(EFBIG, _too_large(found.st_size, limit), str(path))
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"it has {size / 1e6:,.1f} MB, more than the {limit / 1e6:,.1f} MB that are read here"
 
 
 @contextmanager

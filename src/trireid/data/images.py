@@ -19,6 +19,7 @@ from trireid.data.listing import UNREADABLE_IMAGE
 from trireid.data.orientations import orient
 from trireid.data.records import Fault, Record
 from trireid.errors import DataError
+from trireid.files import read_bytes
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then during long work."""
@@ -51,7 +52,7 @@ def decode_image(path: Path) -> Tensor:
         ImageError: the file is missing, empty, truncated, corrupt or of another format.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
     if data.startswith(JPEG_START):

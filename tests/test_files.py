@@ -1,0 +1,48 @@
+"""Which paths of a user are read: regular files of a sensible size, nothing that waits without end or never ends."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trireid.data.images import ImageError, decode_image
+from trireid.files import UnreadableFileError, check_regular, read_bytes, read_text
+
+
+def test_regular_files_are_read_up_to_their_limit(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("a,\u00e9\r\n".encode())
+    assert read_bytes(path) == path.read_bytes()
+    assert read_text(path, limit=6) == "a,\u00e9\r\n"
+    check_regular(path, limit=6)
+    with pytest.raises(UnreadableFileError, match="more than the 0.0 MB"):
+        read_bytes(path, limit=5)
+    with pytest.raises(UnreadableFileError, match="more than"):
+        check_regular(path, limit=5)
+
+
+def test_a_huge_file_is_refused_by_its_size_alone(tmp_path):
+    path = tmp_path / "huge.jpg"
+    with path.open("wb") as file:
+        file.truncate(3_000_000_000)  # no blocks on the disk: reading it would take 3 GB of memory all the same
+    with pytest.raises(UnreadableFileError, match=r"it has 3,000.0 MB, more than the 268.4 MB"):
+        read_bytes(path)
+    with pytest.raises(ImageError, match=r"huge.jpg: cannot be read \(it has 3,000.0 MB"):
+        decode_image(path)
+
+
+@pytest.mark.parametrize(("path", "kind"), [("pipe", "a named pipe"), ("/dev/zero", "a device"), ("folder", "")])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, path, kind):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / Path(path)
+    for read in (read_bytes, check_regular):
+        with pytest.raises(OSError, match=kind and f"it is {kind}, not a regular file") as caught:
+            read(path)
+        assert isinstance(caught.value, UnreadableFileError if kind else IsADirectoryError)
+
+
+def test_a_file_that_tells_a_wrong_size_is_still_limited():
+    assert read_bytes(Path("/proc/self/stat"))  # its size is told as 0
+    with pytest.raises(UnreadableFileError, match="more than"):
+        read_bytes(Path("/proc/self/stat"), limit=10)
