@@ -169,6 +169,21 @@ def test_a_finished_run_is_not_overwritten(tree: Path, finished: tuple[Path, dic
         train(tiny_config(tree, finished[0]), progress=False)
 
 
+def test_a_run_that_came_between_the_claim_and_the_lock_is_not_taken_over(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = loop.only_run
+
+    def late(folder: Path) -> Any:
+        (folder / "config.yaml").write_text("of another run, which was killed")
+        return lock(folder)
+
+    monkeypatch.setattr(loop, "only_run", late)
+    with pytest.raises(RunError, match="already holds an unfinished run"):
+        train(tiny_config(tree, tmp_path / "run"), progress=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
 def test_resuming_with_other_data_is_refused(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(tree, tmp_path / "run")
     monkeypatch.setattr(RunKeeper, "finish", lambda _: {})

@@ -168,6 +168,32 @@ def test_a_batch_that_cannot_be_shared_is_refused(tree: Path, tmp_path: Path) ->
     assert not config.output.exists()
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("train.seed=2", "train.seed is 1111 in process 0 and 2 in process 1; start all of them with the same command"),
+        ("train.epochs=3", "train.epochs is 2 in process 0 and 3 in process 1"),
+        ("data.root={fewer}", "the training set is '32 triplets"),
+        ("--resume", "--resume is False in process 0 and True in process 1"),
+    ],
+)
+def test_processes_with_other_settings_or_data_are_refused(tree: Path, tmp_path: Path, other: str, said: str) -> None:
+    fewer = write_tree(tmp_path / "fewer", identities=6)
+    config = tiny_config(write_tree(tmp_path / "more", identities=8), tmp_path / "run")
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    only_there = f"[{other.format(fewer=fewer)!r}] if os.environ['RANK'] == '1' else []"
+    (tmp_path / "command.py").write_text(
+        f"import os, sys; from trireid.cli import main; sys.argv += {only_there}; main()"
+    )
+    done = run_processes(tmp_path / "command.py", "train", "--config", str(tmp_path / "run.yaml"), number=2)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert lines, done.stderr[-3000:]
+    assert all(said in line for line in lines), lines
+    assert "]: Traceback" not in done.stderr
+    assert not (config.output / "metrics.jsonl").exists()
+
+
 def test_one_process_that_fails_is_the_one_that_is_heard(tree: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "tree"
     shutil.copytree(tree, damaged)

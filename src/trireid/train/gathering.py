@@ -11,7 +11,7 @@ in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -36,6 +36,29 @@ def check_batch_size(batch_size: int, num_processes: int) -> None:
             f"data.batch_size {batch_size} is not a multiple of the {num_processes} processes, which share each batch "
             "in equal parts: set another data.batch_size or start another number of processes"
         )
+
+
+def check_same(given: Mapping[str, Any], *, num_processes: int, advice: str) -> None:
+    """Refuse processes of one run that differ in what they were given; all of them must call it.
+
+    Args:
+        given: by the name that a message uses, small plain data.
+        num_processes: with one there is nothing to compare.
+        advice: what to do, for the message.
+
+    Raises:
+        ConfigError: in every process, naming the first difference.
+    """
+    if num_processes == 1:
+        return
+    first, *others = _gather_objects(dict(given))
+    for number, other in enumerate(others, start=1):
+        name = next((name for name in first | other if first.get(name) != other.get(name)), None)
+        if name is not None:
+            raise ConfigError(
+                f"the processes of this run differ: {name} is {first.get(name)!r} in process 0 and "
+                f"{other.get(name)!r} in process {number}; {advice}"
+            )
 
 
 def lost_process(error: RuntimeError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,11 @@ class EvaluationSplit:
         """How many triplets go through the model in this process."""
         return count_items(self.query_loader) + (0 if self.gallery_loader is None else count_items(self.gallery_loader))
 
+    def fingerprint(self) -> dict[str, str]:
+        """What query and gallery hold: equal where the same items are read in the same order."""
+        sides = {"queries": self.query_records, "gallery": self.gallery_records}
+        return {f"the {self.name} set's {side}": _fingerprint(records) for side, records in sides.items()}
+
 
 @dataclass(frozen=True)
 class TrainingInputs:
@@ -90,10 +96,21 @@ class TrainingInputs:
         """True where every training triplet has all modalities."""
         return isinstance(self.loader.dataset, TripletDataset) and self.loader.dataset.complete
 
+    def fingerprint(self) -> dict[str, str]:
+        """What the splits hold, by their names: equal where the same items are read in the same order."""
+        held_out = {} if self.validation is None else self.validation.fingerprint()
+        return {"the training set": _fingerprint(self.train_records), **self.test.fingerprint(), **held_out}
+
     @property
     def selection_split(self) -> EvaluationSplit:
         """The split that chooses the best epoch."""
         return self.test if self.validation is None else self.validation
+
+
+def _fingerprint(records: Sequence[Record]) -> str:
+    """The number of items, and a digest of who they are."""
+    known = "\n".join(repr((record.name, record.identity, record.camera, record.orientation)) for record in records)
+    return f"{len(records)} triplets, digest {hashlib.sha256(known.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
 def count_items(loader: DataLoader[Batch]) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -33,13 +33,22 @@ from trireid.train.device import (
 )
 from trireid.train.environment import describe_environment
 from trireid.train.epoch import make_gradients, train_epoch
-from trireid.train.gathering import check_batch_size, lost_process, synchronise_statistics
+from trireid.train.gathering import check_batch_size, check_same, lost_process, synchronise_statistics
 from trireid.train.inputs import TrainingInputs, open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
 from trireid.train.recording import record_steps
-from trireid.train.runs import STATE_FILE, claim_run_folder, only_run, read_metrics, require_space, write_start
+from trireid.train.runs import (
+    OF_A_MACHINE,
+    STATE_FILE,
+    claim_run_folder,
+    only_run,
+    read_metrics,
+    require_space,
+    setting_values,
+    write_start,
+)
 from trireid.train.state import find_state, restore
 from trireid.train.trackers import check_trackers
 from trireid.train.watching import Draw
@@ -75,7 +84,7 @@ def train(
         split), `untrained` where measured, counts, protocol, seconds.
 
     Raises:
-        ConfigError: A batch cannot be shared by that many processes.
+        ConfigError: A batch cannot be shared by that many processes, or they were given different settings or data.
         RunError: The folder cannot be used or another run does, the disk is full, the loss is not finite, or another
             process of the run ended.
         TrireidError: Other mistakes in the data, the settings or the start weights.
@@ -87,35 +96,27 @@ def train(
     main = accelerator.is_main_process
     check_batch_size(config.data.batch_size, accelerator.num_processes)
     check_model(config.model, image_size=config.data.image_size, load_pretrained=not resume)
-    if main:
-        claim_run_folder(config.output, config, resume=resume)
-    accelerator.wait_for_everyone()
-    finished = read_metrics(config.output)
-    if finished is not None:
-        if main:
-            _log.info("the run in %s is finished already: nothing to resume", config.output)
-        return finished
-    accelerator.wait_for_everyone()  # no process may write the final figures before all have looked for them
-    if main:
-        _log.info("settings:\n%s", dump_config(config).rstrip())
-        for line in advice(config):
-            _log.warning(line)
-        if resume and not (config.output / STATE_FILE).exists():
-            _log.warning("%s holds no state to resume from yet: the run starts from the first epoch", config.output)
+    shown = progress and main
     try:
-        with (
-            only_run(config.output) if main else nullcontext(),
-            deterministic_algorithms(device),
-            room_to_compile() if config.train.compile else nullcontext(),
-        ):
-            return _train(
-                config,
-                accelerator,
-                precision=precision,
-                progress=progress and main,
-                measure_untrained=measure_untrained,
-                draw=draw,
-            )
+        _check_same_settings(config, accelerator, precision=precision, resume=resume, untrained=measure_untrained)
+        with _own_folder(config, resume=resume) if main else nullcontext():
+            accelerator.wait_for_everyone()
+            finished = read_metrics(config.output)
+            if finished is not None:
+                _log.info("the run in %s is finished already: nothing to resume", config.output)
+                return finished
+            accelerator.wait_for_everyone()  # no process may write the final figures before all have looked for them
+            if main:
+                _log_settings(config, resume=resume)
+            with deterministic_algorithms(device), room_to_compile() if config.train.compile else nullcontext():
+                return _train(
+                    config,
+                    accelerator,
+                    precision=precision,
+                    progress=shown,
+                    measure_untrained=measure_untrained,
+                    draw=draw,
+                )
     except ImageError as error:
         # An error of a loader's worker and its traceback hold each other, and accelerate holds the loaders. Unless both
         # are undone, the workers are left to the garbage collector, which takes 5 s for each.
@@ -131,6 +132,34 @@ def train(
         ) from error
 
 
+def _check_same_settings(
+    config: Config, accelerator: Accelerator, *, precision: Precision, resume: bool, untrained: bool
+) -> None:
+    """Refuse processes that were given different settings: they would wait for each other, or learn a mixture."""
+    settings = {name: value for name, value in setting_values(config) if name not in OF_A_MACHINE}
+    given = {**settings, "the precision": precision, "--resume": resume, "an evaluation before training": untrained}
+    check_same(given, num_processes=accelerator.num_processes, advice="start all of them with the same command")
+
+
+@contextmanager
+def _own_folder(config: Config, *, resume: bool) -> Iterator[None]:
+    """Claim the run folder and keep other runs out of it while the block runs; errors as `claim_run_folder`."""
+    claim_run_folder(config.output, config, resume=resume)
+    with only_run(config.output):
+        # Between the first look and the lock another run may have come, trained and gone.
+        claim_run_folder(config.output, config, resume=resume)
+        yield
+
+
+def _log_settings(config: Config, *, resume: bool) -> None:
+    """Say what will run, and what is probably not meant."""
+    _log.info("settings:\n%s", dump_config(config).rstrip())
+    for line in advice(config):
+        _log.warning(line)
+    if resume and not (config.output / STATE_FILE).exists():
+        _log.warning("%s holds no state to resume from yet: the run starts from the first epoch", config.output)
+
+
 def _train(
     config: Config,
     accelerator: Accelerator,
@@ -144,6 +173,7 @@ def _train(
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
     share = (accelerator.process_index, accelerator.num_processes)
     inputs = open_inputs(config, device=device, share=share, progress=progress)
+    check_same(inputs.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     seed_epoch(settings.seed, 0)
     state = find_state(config.output / STATE_FILE)
     model = build_model(

@@ -51,6 +51,9 @@ FREE_TO_CHANGE = (
 )
 """Settings that may differ on a resume, because they do not change what is learnt."""
 
+OF_A_MACHINE = ("data.root", "data.cache", "data.cache_folder", "data.workers")
+"""Settings that may differ between the processes of a run, which may be on several machines."""
+
 
 def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
     """Make sure that a run may write to its folder, before any time is spent.
@@ -264,8 +267,7 @@ def _check_same_run(folder: Path, config: Config) -> None:
     path = folder / CONFIG_FILE
     if not path.exists():
         raise RunError(f"{folder} has no {CONFIG_FILE}, so that its run cannot be resumed: choose another folder")
-    before = dict(_leaves(load_config(path).model_dump(mode="json")))
-    now = dict(_leaves(config.model_dump(mode="json")))
+    before, now = dict(setting_values(load_config(path))), dict(setting_values(config))
     differing = [name for name in now if now[name] != before.get(name) and name not in FREE_TO_CHANGE]
     if differing:
         shown = ", ".join(f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in differing[:3])
@@ -273,6 +275,11 @@ def _check_same_run(folder: Path, config: Config) -> None:
             f"the run in {folder} has other settings ({shown}): resume it with its own, --config {path}, or start "
             "another run with output=..."
         )
+
+
+def setting_values(config: Config) -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted path, as plain data."""
+    yield from _leaves(config.model_dump(mode="json"))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

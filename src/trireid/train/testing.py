@@ -17,7 +17,9 @@ from trireid.train.cases import check_cases, describe_cases
 from trireid.train.checkpoint import Checkpoint, build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
+from trireid.train.gathering import check_same
 from trireid.train.inputs import EvaluationSplit, open_test, scan_index
+from trireid.train.runs import OF_A_MACHINE, setting_values
 
 
 def test_checkpoint(
@@ -108,9 +110,17 @@ def _run_test(
     accelerator = make_accelerator(device=device, precision=precision)
     device, dtype = accelerator.device, autocast_dtype(precision)
     share = (accelerator.process_index, accelerator.num_processes)
+    settings = {name: value for name, value in setting_values(config) if name not in OF_A_MACHINE}
+    given = {**settings, "the checkpoint's epoch": checkpoint.epoch, "the precision": precision}
+    check_same(
+        {**given, "--missing all": missing, "--any-to-any": any_to_any},
+        num_processes=share[1],
+        advice="start all of them with the same command",
+    )
     model = build_for(checkpoint, config).to(device)
     index = scan_index(config, progress=progress)
     split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
+    check_same(split.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
     cases: dict[str, Any] = {}
     if missing or any_to_any:
