@@ -8,7 +8,11 @@ import torch
 
 import trireid.evaluation.metrics as metrics_module
 from trireid.errors import InputError
+from trireid.evaluation.evaluate import ranking_distance
+from trireid.evaluation.expansion import average_query_expansion
 from trireid.evaluation.metrics import pairwise_distance, rank_metrics, ranked_list
+from trireid.evaluation.rerank import k_reciprocal
+from trireid.evaluation.search import search
 from trireid.types import Labels, Protocol
 
 from reference_ranking import literal_metrics, ranked_columns
@@ -238,3 +242,62 @@ def test_pairwise_distance_keeps_small_differences_of_nearly_equal_features():
 def test_pairwise_distance_refuses_unlike_widths():
     with pytest.raises(InputError, match=r"\(2, 3\) and \(2, 4\)"):
         pairwise_distance(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.6])
+@pytest.mark.parametrize("huge", [1e8, 1e15, 1e37])
+def test_features_far_away_change_no_distance_of_the_others(huge, share):
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(6, 16, generator=generator), torch.randn(100, 16, generator=generator)
+    gallery[1] = gallery[0]
+    alone = pairwise_distance(query, gallery)
+    others = torch.arange(100) >= max(1, int(100 * share))
+    far, far_query = gallery.clone(), query.clone()
+    far[~others, 3] = huge
+    far_query[0, 3] = -huge
+    found = pairwise_distance(far_query, far)
+    exact = (query.double()[1:, None] - gallery.double()).square().sum(-1).sqrt()
+    torch.testing.assert_close(found[1:, others], exact[:, others].float(), atol=0, rtol=2e-7)
+    torch.testing.assert_close(alone[1:], exact.float(), atol=0, rtol=2e-7)
+    listed = search(far_query, gallery, normalise=False, top=4, chunk_size=7)
+    assert torch.equal(listed.index[1:], search(query, gallery, normalise=False, top=4).index[1:])
+    among = k_reciprocal(gallery, None, lambda_value=1.0)  # the original distances by the largest of each row
+    assert torch.equal(among[0, :2], torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(torch.nan, "NaN or infinite"), (-torch.inf, "NaN"), (3e38, "length of 3.0e[+]38; up to 1e[+]38")],
+)
+def test_features_whose_distances_are_no_numbers_are_named(value, message):
+    good, bad = torch.ones(3, 4), torch.ones(5, 4)
+    bad[3, 1] = value
+    for rank in (pairwise_distance, search, k_reciprocal, average_query_expansion, ranking_distance):
+        with pytest.raises(InputError, match=f"feature of item 3 (is|has a) {message}"):
+            rank(good, bad)
+        with pytest.raises(InputError, match=f"feature of item 3 (is|has a) {message}"):
+            rank(bad, good)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-25, 1e25, 1e37])
+def test_the_length_of_a_feature_does_not_change_its_normalised_distance(scale):
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(6, 16, generator=generator), torch.randn(30, 16, generator=generator)
+    expected, scaled = ranking_distance(query, gallery), gallery * scale
+    tolerance = 1e-2 if scale == 1e-42 else 1e-6  # so few digits are left of a number so small
+    torch.testing.assert_close(ranking_distance(query, scaled), expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(
+        search(query, scaled, top=30).distance, expected.sort(dim=1).values, atol=tolerance, rtol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_a_list_by_whole_numbers_is_that_by_floats(dtype):
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = make_labels(generator, 4, first_item=30), make_labels(generator, 9)
+    distance = torch.randint(0, 9, (4, 9), generator=generator).to(dtype)
+    found, expected = (ranked_list(each, query, gallery, Protocol("p")) for each in (distance, distance.double()))
+    assert torch.equal(found.index, expected.index)
+    assert torch.equal(found.distance, expected.distance)
+    with pytest.raises(InputError, match="allowed are real numbers"):
+        ranked_list(distance.to(torch.complex64), query, gallery, Protocol("p"))

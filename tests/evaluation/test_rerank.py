@@ -179,3 +179,10 @@ def test_bad_distances_are_errors():
         k_reciprocal_distance(torch.zeros(2, 3), torch.zeros(3, 3), torch.zeros(3, 3))
     with pytest.raises(InputError, match="NaN or infinite"):
         k_reciprocal(torch.full((2, 3), torch.nan), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(("num_query", "num_gallery"), [(0, 5), (5, 0), (0, 0), (0, None)])
+def test_an_empty_side_is_an_error(num_query, num_gallery):
+    gallery = None if num_gallery is None else torch.rand(num_gallery, 4)
+    with pytest.raises(InputError, match="there must be some of each"):
+        k_reciprocal(torch.rand(num_query, 4), gallery)

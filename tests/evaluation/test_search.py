@@ -111,6 +111,20 @@ def test_what_does_not_fit_is_an_error():
         search(query, gallery, query_labels, gallery_labels, Protocol("p"), chunk_size=2)
 
 
+@pytest.mark.parametrize("dtype", [">f4", "<f8", ">i2", "longdouble"])
+def test_arrays_of_any_byte_order_are_read(dtype):
+    query, gallery = (1000 * make_set(seed, count)[0].round(decimals=1) for seed, count in ((1, 4), (2, 30)))
+    found = search(query, gallery.numpy().astype(dtype), top=3)
+    assert_same(found, search(query, gallery, top=3))
+
+
+@pytest.mark.parametrize("dtype", ["O", "U8", "complex64", None])
+def test_galleries_of_no_numbers_are_refused(dtype):
+    query = make_set(1, 4)[0]
+    with pytest.raises(InputError, match="allowed (are real numbers|are a tensor)"):
+        search(query, query.tolist() if dtype is None else query.numpy().astype(dtype))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_device_finds_the_same():

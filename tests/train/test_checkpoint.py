@@ -16,7 +16,7 @@ from tiny_run import tiny_config
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
-from trireid.errors import CheckpointError, RunError
+from trireid.errors import CheckpointError, InputError, RunError
 from trireid.models.build import build_model
 from trireid.train import checkpoint as module
 from trireid.train.checkpoint import (
@@ -198,3 +198,9 @@ def test_a_full_disk_leaves_the_older_checkpoint(
         save(path, config, epoch=2)
     assert load_checkpoint(path).epoch == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "", 5.0])
+def test_a_device_that_is_not_there_is_named_before_anything_is_read(tmp_path, device):
+    with pytest.raises(InputError, match=r"device is .*(allowed are cpu|torch sees .* CUDA device)"):
+        load_model(tmp_path, device=device)

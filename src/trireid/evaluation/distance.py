@@ -1,4 +1,8 @@
-"""Euclidean distances between feature sets, block by block, so that no part of them need be held."""
+"""Euclidean distances between feature sets, block by block, so that no part of them need be held.
+
+A distance depends on its two items alone: pairs that the quick way cannot tell apart are computed from their
+differences, so that neither what else is in a set nor how it is cut into blocks changes them.
+"""
 
 from __future__ import annotations
 
@@ -9,46 +13,134 @@ from torch import Tensor
 
 from trireid.errors import InputError
 
+LONGEST = 1e38
+"""Length of the longest feature: distances of two of them are still numbers of float32."""
+
+CLOSE = 1e-8
+"""Share of the squared lengths below which a squared distance is no longer exact to float32 as a difference of them."""
+
+ROUNDING = 1e-14
+"""The same as a share of the squared length of the centre, whose subtraction rounds, too."""
+
+MANY = 0.01
+"""Share of close pairs from which on the differences of all pairs are quicker than those of the close ones."""
+
+UNUSUAL = 16.0
+"""Rows of so many times the usual squared length do not count in a centre."""
+
+PAIR_ELEMENTS = 2**24
+"""Feature values read at once for single pairs."""
+
 
 @dataclass(frozen=True)
 class Centred:
     """Features around a common centre, ready for `euclidean`.
 
     Attributes:
+        features: `(n, D)` as they were given.
         value: `(n, D)` float64, features less the centre.
         norm: `(n,)` float64, their squared lengths.
+        offset: `()` float64, the squared length of the centre.
     """
 
+    features: Tensor
     value: Tensor
     norm: Tensor
+    offset: Tensor
 
     def __len__(self) -> int:
         return self.norm.shape[0]
 
     def __getitem__(self, rows: slice) -> Centred:
-        return Centred(self.value[rows], self.norm[rows])
+        return Centred(self.features[rows], self.value[rows], self.norm[rows], self.offset)
 
 
 def centred(features: Tensor, centre: Tensor) -> Centred:
     """Features `(n, D)` around a centre `(D,)` float64."""
     value = features.double() - centre
-    return Centred(value, value.square().sum(dim=1))
+    return Centred(features, value, value.square().sum(dim=1), centre.square().sum())
 
 
 def centre_of(features: Tensor) -> Tensor:
-    """The mean of features `(n, D)` as `(D,)` float64, 0 where there are none."""
-    return features.double().mean(dim=0) if len(features) else features.new_zeros(features.shape[1]).double()
+    """The mean of features `(n, D)` as `(D,)` float64 without those that are far too long; 0 where there are none.
+
+    It decides how many pairs take the slow way, not what comes out.
+    """
+    if not len(features):
+        return features.new_zeros(features.shape[1]).double()
+    value = features.double()
+    norm = value.square().sum(dim=1)
+    usual = (norm <= UNUSUAL * norm.median()).double()
+    return usual @ value / usual.sum()
 
 
 def euclidean(first: Centred, second: Centred) -> Tensor:
-    """Distances of all pairs around the same centre, by one matrix product: `(Q, D)`, `(G, D)` -> `(Q, G)` float32."""
+    """Distances of all pairs around the same centre: `(Q, D)`, `(G, D)` -> `(Q, G)` float32.
+
+    One matrix product; where it leaves too few digits (features that are alike, or dwarfed by their centre), the
+    differences themselves.
+    """
     norms = first.norm[:, None] + second.norm  # (Q, G)
     squared = torch.addmm(norms, first.value, second.value.T, alpha=-2.0)
-    # Rounding leaves up to 1e-12 of the norms for equal features, and may leave it negative.
-    return squared.masked_fill_(squared <= norms.mul_(1e-12), 0.0).sqrt_().float()
+    close = squared <= norms.mul_(CLOSE).add_(ROUNDING * first.offset)
+    row, column = close.nonzero(as_tuple=True)
+    if len(row) > MANY * close.numel():
+        sides = first.features.double(), second.features.double()
+        distance = torch.cdist(*sides, compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.where(close, distance, squared.clamp_(min=0.0).sqrt_()).float()
+    if len(row):
+        squared[row, column] = squared_differences(first.features, second.features, row, column)
+    return squared.sqrt_().float()
+
+
+def squared_differences(first: Tensor, second: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Squared distances of single pairs: rows `(p,)` of `(Q, D)`, columns `(p,)` of `(G, D)` -> `(p,)` float64."""
+    size = max(1, PAIR_ELEMENTS // max(1, first.shape[1]))
+    return torch.cat(
+        [
+            (first[one].double() - second[other].double()).square().sum(dim=1)
+            for one, other in zip(row.split(size), column.split(size), strict=True)
+        ]
+    )
+
+
+def unit(features: Tensor) -> Tensor:
+    """Features `(..., D)` at unit length, float32; a feature of zeros stays zeros.
+
+    The length is taken in float64: the squares of what float32 holds may be too large or too small for float32.
+    """
+    value = features.double()
+    length: Tensor = torch.linalg.vector_norm(value, dim=-1, keepdim=True)
+    return (value / length.clamp(min=torch.finfo(torch.float64).tiny)).float()
 
 
 def check_widths(first: Tensor, second: Tensor, *, name: str) -> None:
     """Raise InputError unless both are `(n, D)` of one width."""
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise InputError(f"{name} got {tuple(first.shape)} and {tuple(second.shape)}; allowed are (Q, D) and (G, D)")
+
+
+def check_features(features: Tensor, side: str, *, start: int = 0) -> None:
+    """Raise InputError, which names the row, unless all distances of features `(n, D)` are numbers of float32.
+
+    Args:
+        features: some rows of a side.
+        side: what messages call it.
+        start: number of its first row.
+    """
+    if features.is_meta or features.is_complex():
+        given = "on the device meta" if features.is_meta else f"of type {features.dtype}"
+        raise InputError(f"the {side} features are {given}; real numbers on a real device can be compared")
+    length = torch.linalg.vector_norm(features.double(), dim=1)
+    broken = (~(length <= LONGEST)).nonzero()
+    if not len(broken):
+        return
+    row = int(broken[0])
+    if not bool(features[row].double().isfinite().all()):
+        raise InputError(
+            f"the {side} feature of item {start + row} is NaN or infinite; leave it out or extract it again"
+        )
+    raise InputError(
+        f"the {side} feature of item {start + row} has a length of {float(length[row]):.1e}; up to {LONGEST:.0e} can "
+        "be compared: leave it out or extract it again"
+    )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from trireid.errors import InputError
+from trireid.evaluation.distance import check_features, check_widths, unit
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
 from trireid.evaluation.missing import MissingAs
@@ -214,13 +214,17 @@ def ranking_distance(
         presence: what the items have; where they do not all have the same, pairs compare what both have
             (`presence.shared_distance`).
     """
+    check_widths(query, query if gallery is None else gallery, name="a ranking")
+    check_features(query, "query")
+    if gallery is not None:
+        check_features(gallery, "gallery")
     if presence is not None:
         presence.check(len(query), len(query if gallery is None else gallery), query.shape[1])
         if not normalise or presence.is_uniform:
             presence = None
     if normalise and presence is None:
-        query = functional.normalize(query.float(), dim=-1)
-        gallery = None if gallery is None else functional.normalize(gallery.float(), dim=-1)
+        query = unit(query)
+        gallery = None if gallery is None else unit(gallery)
     if rerank is not None:
         return k_reciprocal(
             query, gallery, k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value, presence=presence

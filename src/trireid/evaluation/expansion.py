@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from trireid.errors import InputError
-from trireid.evaluation.distance import centre_of, centred, check_widths, euclidean
+from trireid.evaluation.distance import centre_of, centred, check_features, check_widths, euclidean, unit
 from trireid.evaluation.order import nearest, row_slices, rows_at_a_time
 
 
@@ -45,8 +44,8 @@ def average_query_expansion(
             f"query expansion got num_neighbours={num_neighbours}, alpha={alpha:g}, chunk_size={chunk_size}; "
             f"allowed are at least 1, 0 and 1"
         )
-    query = _unit(query)
-    items = query if gallery is None else _unit(gallery)
+    query = _unit(query, "query")
+    items = query if gallery is None else _unit(gallery, "gallery")
     centre = centre_of(items)
     columns = centred(items, centre)
     num_neighbours = min(num_neighbours, len(items) - (gallery is None))
@@ -58,11 +57,10 @@ def average_query_expansion(
         neighbour = items[nearest(distance, num_neighbours)]  # (n, k, D)
         weight = torch.einsum("nd,nkd->nk", query[rows], neighbour).clamp_(min=0.0) ** alpha
         parts.append(query[rows] + (weight[:, :, None] * neighbour).sum(dim=1))
-    return functional.normalize(torch.cat(parts), dim=1)
+    return unit(torch.cat(parts))
 
 
-def _unit(features: Tensor) -> Tensor:
+def _unit(features: Tensor, side: str) -> Tensor:
     """Features at unit length, float32."""
-    if not bool(features.isfinite().all()):
-        raise InputError("query expansion got NaN or infinite features; leave these items out or extract them again")
-    return functional.normalize(features.float(), dim=1)
+    check_features(features, side)
+    return unit(features)

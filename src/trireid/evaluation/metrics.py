@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.evaluation.distance import centre_of, centred, check_widths, euclidean
+from trireid.evaluation.distance import centre_of, centred, check_features, check_widths, euclidean
 from trireid.evaluation.order import LAST, fits_key, key_position, order_keys, row_slices, rows_at_a_time
 from trireid.evaluation.protocols import bearers, equal_known, labels_to, ranking_masks, take
 from trireid.types import Labels, Protocol
@@ -195,9 +195,10 @@ class RankedList:
 def ranked_list(distance: Tensor, query: Labels, gallery: Labels, protocol: Protocol, *, top: int = 10) -> RankedList:
     """The first `top` gallery items of each query, in the very order that `rank_metrics` counts.
 
-    Args: as `rank_metrics`; distance is `(Q, G)`.
+    Args: as `rank_metrics`; distance is `(Q, G)`, of whole numbers, too: the list's is then float64.
     """
     _check(distance, query, gallery, ranks=(top,), chunk_size=1)
+    distance = distance if distance.is_floating_point() else distance.double()  # whole numbers have no infinity
     query, gallery = labels_to(query, distance.device), labels_to(gallery, distance.device)
     matches, excluded = ranking_masks(query, gallery, protocol)
     key = order_keys(fits_key(distance)).masked_fill_(excluded, LAST)
@@ -215,12 +216,15 @@ def pairwise_distance(first: Tensor, second: Tensor, *, chunk_size: int = 1024) 
     """Euclidean distances of all pairs: `(Q, D)`, `(G, D)` -> `(Q, G)` float32. Normalise before, if wanted.
 
     Computed in float64 by one matrix product a chunk around the common mean, so that features which are nearly
-    alike (an untrained model) keep their order and equal features have distance 0.
+    alike (an untrained model) keep their order and equal features have distance 0. No item changes the distances of
+    the others, see `distance.euclidean`.
 
     Raises:
-        InputError: the shapes do not fit.
+        InputError: the shapes do not fit, or a feature is NaN, infinite or too long for float32.
     """
     check_widths(first, second, name="pairwise_distance")
+    check_features(first, "first")
+    check_features(second, "second")
     centre = centre_of(second)
     columns = centred(second, centre)
     result = torch.empty(len(first), len(second), dtype=torch.float32, device=first.device)
@@ -235,6 +239,10 @@ def _check(distance: Tensor, query: Labels, gallery: Labels, *, ranks: tuple[int
         raise InputError(
             f"distance has shape {tuple(distance.shape)}; {len(query)} query and {len(gallery)} gallery labels "
             f"need {(len(query), len(gallery))}, each at least 1"
+        )
+    if distance.is_complex() or distance.is_meta:
+        raise InputError(
+            f"distance is {distance.dtype} on {distance.device}; allowed are real numbers on a real device"
         )
     if not ranks or min(ranks) < 1 or chunk_size < 1:
         raise InputError(f"ranks {ranks} and chunk_size {chunk_size} must be at least 1")

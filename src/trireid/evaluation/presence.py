@@ -12,10 +12,9 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from trireid.errors import InputError
-from trireid.evaluation.distance import centred, euclidean
+from trireid.evaluation.distance import centred, euclidean, unit
 from trireid.evaluation.order import row_slices
 from trireid.types import Blocks, filled_blocks
 
@@ -156,7 +155,7 @@ def shared_pair_distance(
     """The same of single pairs: `(p, D)`, `(p, D)` and their presence `(p, M)` -> `(p,)` float32."""
     shared = filled_blocks(blocks, first_present) & filled_blocks(blocks, second_present)  # (p, K)
     one, other = (
-        functional.normalize((each.double().unflatten(1, (len(blocks), -1)) * shared[..., None]).flatten(1), dim=1)
+        unit((each.double().unflatten(1, (len(blocks), -1)) * shared[..., None]).flatten(1)).double()
         for each in (first, second)
     )
     return _weighed(torch.linalg.vector_norm(one - other, dim=1), shared.double().mean(dim=1).sqrt(), unrelated)
@@ -169,5 +168,4 @@ def _weighed(distance: Tensor, weight: Tensor, unrelated: float) -> Tensor:
 
 def _part(features: Tensor, shared: Tensor) -> Tensor:
     """The chosen blocks `(K,)` bool of features `(n, D)`, at unit length."""
-    chosen = features.float().unflatten(1, (len(shared), -1))[:, shared].flatten(1)
-    return functional.normalize(chosen, dim=1)
+    return unit(features.unflatten(1, (len(shared), -1))[:, shared].flatten(1))

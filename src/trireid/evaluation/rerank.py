@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.evaluation.distance import Centred, centre_of, centred, check_widths, euclidean
+from trireid.evaluation.distance import (
+    PAIR_ELEMENTS,
+    Centred,
+    centre_of,
+    centred,
+    check_features,
+    check_widths,
+    euclidean,
+    squared_differences,
+)
 from trireid.evaluation.encoding import Distances, encode, expand, neighbourhoods, overlaps, part_of
 from trireid.evaluation.presence import Presence, shared_distance, shared_pair_distance
 from trireid.types import Blocks
-
-PAIR_ELEMENTS = 2**24
-"""Feature values read at once for single pairs."""
 
 
 def k_reciprocal(
@@ -41,9 +47,12 @@ def k_reciprocal(
         presence: what the items have; the distances are then those of `presence.shared_distance`.
 
     Raises:
-        InputError: a setting or shape is out of range.
+        InputError: a setting or shape is out of range, a side is empty, or a feature is NaN, infinite or too long.
     """
     check_widths(query, query if gallery is None else gallery, name="k_reciprocal")
+    check_features(query, "query")
+    if gallery is not None:
+        check_features(gallery, "gallery")
     features = query if gallery is None else torch.cat([query, gallery])
     distances: Distances = _OfFeatures(centred(features, centre_of(features)))
     if presence is not None:
@@ -79,6 +88,8 @@ def k_reciprocal_distance(
     Raises:
         InputError: a setting or shape is out of range.
     """
+    if query_gallery.ndim != 2:
+        raise InputError(f"re-ranking got distances {tuple(query_gallery.shape)}; allowed are (Q, G)")
     num_query, num_gallery = query_gallery.shape
     square = {(num_query, num_query): query_query, (num_gallery, num_gallery): gallery_gallery}
     if any(tuple(matrix.shape) != shape for shape, matrix in square.items()):
@@ -96,6 +107,11 @@ def _rerank(
 ) -> Tensor:
     """Re-ranked distances `(rows, columns)` of a set's own Euclidean distances."""
     _check_settings(k1, k2, lambda_value, chunk_size)
+    counts = rows.stop - rows.start, columns.stop - columns.start
+    if not all(counts):
+        raise InputError(
+            f"re-ranking got {counts[0]} queries and {counts[1]} gallery items; there must be some of each"
+        )
     neighbours, largest = neighbourhoods(distances, max(k1 + 1, k2), chunk_size=chunk_size)
     if not bool(largest.isfinite().all()):
         raise InputError("re-ranking got NaN or infinite distances; check the features")
@@ -103,7 +119,7 @@ def _rerank(
     encoding = encode(distances, neighbours, largest, k1=k1, chunk_size=chunk_size)
     if k2 > 1:
         encoding = expand(encoding, neighbours[:, :k2], chunk_size=chunk_size)
-    result = torch.empty(rows.stop - rows.start, columns.stop - columns.start, device=distances.device)
+    result = torch.empty(counts, device=distances.device)
     for part, overlap in overlaps(part_of(encoding, rows), part_of(encoding, columns), distances.num_items):
         squared = (distances.block(part, columns) / largest[part, None]).square_()
         jaccard = 1.0 - overlap / (2.0 - overlap)
@@ -168,9 +184,8 @@ class _OfFeatures:
         return euclidean(self.features[rows], self.features[columns])
 
     def pairs(self, row: Tensor, column: Tensor) -> Tensor:
-        value = self.features.value
-        parts = [(value[one] - value[two]).square().sum(dim=1).sqrt().float() for one, two in _some(row, column, value)]
-        return torch.cat(parts)
+        features = self.features.features
+        return squared_differences(features, features, row, column).sqrt_().float()
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from trireid.errors import InputError
-from trireid.evaluation.distance import centre_of, centred, euclidean
+from trireid.evaluation.distance import centre_of, centred, check_features, euclidean, unit
 from trireid.evaluation.metrics import RankedList
 from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
 from trireid.evaluation.presence import Presence, shared_distance
@@ -55,11 +54,12 @@ def search(
             like there it counts for normalised features alone.
 
     Raises:
-        InputError: shapes or settings do not fit, or a feature is NaN or infinite.
+        InputError: shapes or settings do not fit, or a feature is NaN, infinite or too long for float32.
     """
+    _check(query, gallery, (top, chunk_size, query_chunk_size))
     query_labels = unknown_labels(len(query)) if query_labels is None else query_labels
     gallery_labels = unknown_labels(len(gallery)) if gallery_labels is None else gallery_labels
-    _check(query, gallery, query_labels, gallery_labels, (top, chunk_size, query_chunk_size))
+    _check_labels(query_labels, gallery_labels, len(query), len(gallery))
     device = query.device
     query_labels, gallery_labels = labels_to(query_labels, device), labels_to(gallery_labels, device)
     if presence is not None:
@@ -97,29 +97,39 @@ def search(
 def _read(features: Features, rows: slice, device: torch.device, normalise: bool, side: str) -> Tensor:
     """Some features as float32 on a device, at unit length if wanted."""
     part = features[rows]
-    # A copy of its own: torch cannot hold on to arrays that must not be written.
-    part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
-    part = part.to(device).float()
-    broken = ~part.isfinite().all(dim=1)
-    if bool(broken.any()):
-        item = rows.start + int(broken.nonzero()[0])
-        raise InputError(f"the {side} feature of item {item} is NaN or infinite; leave it out or extract it again")
-    return functional.normalize(part, dim=1) if normalise else part
+    part = (part if isinstance(part, Tensor) else _from_numpy(part)).to(device)
+    check_features(part, side, start=rows.start)
+    return unit(part) if normalise else part.float()
 
 
-def _check(
-    query: Tensor, gallery: Features, query_labels: Labels, gallery_labels: Labels, sizes: tuple[int, ...]
-) -> None:
-    """Raise InputError unless the arguments of a search fit together."""
+def _from_numpy(part: NDArray[Any]) -> Tensor:
+    """Numbers of any byte order and precision as a tensor of their own: torch cannot hold on to read-only arrays."""
+    if part.dtype.kind not in "fiub":
+        raise InputError(f"the features are an array of type {part.dtype}; allowed are real numbers, such as float32")
+    known = part.dtype.kind != "f" or part.dtype.itemsize <= 8  # torch has nothing above float64
+    return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=") if known else np.float64))
+
+
+def _check(query: Tensor, gallery: Features, sizes: tuple[int, ...]) -> None:
+    """Raise InputError unless features and sizes of a search fit together."""
+    if not isinstance(query, Tensor) or not hasattr(gallery, "shape"):
+        raise InputError(
+            f"search got a query of type {type(query).__name__} and a gallery of type {type(gallery).__name__}; allowed"
+            " are a tensor, and a tensor or a numpy array"
+        )
     shapes = tuple(query.shape), tuple(gallery.shape)
     if query.ndim != 2 or gallery.ndim != 2 or shapes[0][1] != shapes[1][1] or 0 in (*shapes[0], *shapes[1]):
         raise InputError(
             f"search got features {shapes[0]} and {shapes[1]}; allowed are (Q, D) and (G, D), none of them 0"
         )
-    if (len(query_labels), len(gallery_labels)) != (shapes[0][0], shapes[1][0]):
-        raise InputError(
-            f"search got {len(query_labels)} query and {len(gallery_labels)} gallery labels for features "
-            f"{shapes[0]} and {shapes[1]}; there must be one for each row"
-        )
     if min(sizes) < 1:
         raise InputError(f"search got top, chunk_size and query_chunk_size {sizes}; each must be at least 1")
+
+
+def _check_labels(query: Labels, gallery: Labels, num_queries: int, num_gallery: int) -> None:
+    """Raise InputError unless there is one label for each item."""
+    if (len(query), len(gallery)) != (num_queries, num_gallery):
+        raise InputError(
+            f"search got {len(query)} query and {len(gallery)} gallery labels for {num_queries} queries and "
+            f"{num_gallery} gallery items; there must be one for each"
+        )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
-from trireid.errors import CheckpointError
+from trireid.errors import CheckpointError, InputError
 from trireid.files import replacing
 from trireid.models.build import build_model
 
@@ -189,10 +189,29 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> ReIDM
 
     Raises:
         CheckpointError: There is none, it is damaged, or its weights do not fit its own configuration.
+        InputError: the device is not there.
     """
+    found = _usable_device(device)
     checkpoint = load_checkpoint(path)
     model = build_for(checkpoint, checkpoint.config)
-    return model.to(device).eval()
+    return model.to(found).eval()
+
+
+def _usable_device(device: torch.device | str) -> torch.device:
+    """The device of an argument.
+
+    Raises:
+        InputError: torch does not know it, or this machine has none.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device is {device!r}: allowed are cpu, cuda, cuda:0 and so on") from error
+    count = torch.cuda.device_count() if found.type == "cuda" else 1
+    if (found.index or 0) >= count:
+        seen = f"{count} CUDA device(s)" if count else "no CUDA device"
+        raise InputError(f"device is {str(found)!r}, but torch sees {seen}: choose cpu, or one that is there")
+    return found
 
 
 def build_for(checkpoint: Checkpoint, config: Config) -> ReIDModel:
