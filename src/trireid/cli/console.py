@@ -106,6 +106,12 @@ def show_figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     show_table(title, ["feature", *(label for label, _ in FIGURES)], rows)
 
 
+def show_rule(figures: Mapping[str, Any]) -> None:
+    """Print which rule was applied and how many pairs it hid, where the figures say so."""
+    if "rule" in figures:
+        say(figures["rule"]["text"])
+
+
 def show_reranked(title: str, figures: Mapping[str, Any]) -> None:
     """Print the `reranked` figures of a run or test, where there are any."""
     if "reranked" in figures:
