@@ -119,13 +119,15 @@ class DataConfig(Section):
 class BackboneConfig(Section):
     """The shared ViT. `name` is `tiny`, an alias of models/backbone.py or any timm ViT name.
 
-    `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file.
+    `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file,
+    or a checkpoint or folder of a run. `pretrained_image_size` is the size that its position table was made for.
     The five sizes are for `tiny` and other scratch models; None keeps what the name says. `projection` is the width of
     the map that ends CLIP's tower. `position_interpolation` resizes the position table of start weights.
     """
 
     name: str = "clip_vit_b16"
     pretrained: str = "timm"
+    pretrained_image_size: tuple[Positive, Positive] | None = None  # (height, width); None: the file or its source says
     patch_size: Positive | None = None
     width: Positive | None = None
     depth: Positive | None = None
