@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EFBIG, EINVAL, EISDIR
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
@@ -38,14 +38,33 @@ def read_bytes(path: Path, *, limit: int = DEFAULT_LIMIT) -> bytes:
         UnreadableFileError: it is no regular file, or too large; nothing of it was read.
         OSError: it cannot be read.
     """
-    # Without O_NONBLOCK the opening of a named pipe itself waits; for a regular file it changes nothing.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-        _check_regular(path, os.fstat(descriptor), limit)
+    with _open_regular(path, limit) as file:
         content = file.read(limit + 1)  # the size that was told may be wrong: files of /proc have 0
     if len(content) > limit:
         raise UnreadableFileError(EFBIG, _too_large(len(content), limit), str(path))
     return content
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first bytes of a user's file of any size.
+
+    Raises:
+        UnreadableFileError: it is no regular file.
+        OSError: it cannot be read.
+    """
+    with _open_regular(path, None) as file:
+        return file.read(size)
+
+
+def _open_regular(path: Path, limit: int | None) -> BinaryIO:
+    # Without O_NONBLOCK the opening of a named pipe itself waits; for a regular file it changes nothing.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(path, os.fstat(descriptor), limit)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")  # noqa: PTH123 - a descriptor, and the callers close it
 
 
 def read_text(path: Path, *, limit: int = DEFAULT_LIMIT, encoding: str = "utf-8") -> str:

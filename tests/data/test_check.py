@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from trees import write_csv_set, write_rgbnt201, write_wmveid863
+from PIL import Image
+from trees import write_csv, write_csv_set, write_rgbnt201, write_wmveid863
 
 from trireid.data.check import check_dataset
 from trireid.errors import DataError
@@ -49,3 +51,32 @@ def test_a_missing_tree_is_a_report_and_an_unknown_format_an_error(tmp_path: Pat
     assert [fault.kind for fault in report.faults] == ["missing_split"]  # once, not once a split
     with pytest.raises(DataError, match="use one of"):
         check_dataset("none", tmp_path)
+
+
+def test_depths_ranges_and_orientations_are_reported(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    values = np.linspace(28815, 31115, 200).reshape(10, 20).astype(np.uint16)
+    rows = []
+    for number, split in enumerate(["train", "train", "train", "test", "test"]):
+        noise = np.random.default_rng(number).integers(0, 256, (10, 20, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"r{number}.jpg", exif=exif if number < 2 else Image.Exif())
+        Image.fromarray(values + number).save(tmp_path / f"t{number}.{'tif' if number == 4 else 'png'}")
+        rows.append(
+            f"r{number}.jpg,,t{number}.{'tif' if number == 4 else 'png'},{split}{number // 5},c{number},,{split}"
+        )
+    Image.new("L", (1, 1), 7).save(tmp_path / "t2.png")
+    report = check_dataset("csv", write_csv(tmp_path, rows))
+    low, high = np.percentile(np.stack([values, values + 1]), (0.1, 99.9))
+    assert report.images == (
+        "rgb: 5 images: 5 JPEG uint8; 2 turned upright as their orientation says (tag 8: 2)",
+        "tir: 5 images: 3 PNG uint16, 1 PNG uint8, 1 TIFF uint16",
+        f"  tir: 4 images of more than 8 bits, black to white is {low:.7g} to {high:.7g} (0.1 and 99.9 percentiles of "
+        "the training images), in 256 levels",
+    )
+    assert [line.split(" images ")[0] for line in report.warnings] == ["tir: 1 of 5", "tir: 1 of 5", "tir: 1 of 5"]
+    assert "have 8 bits and are used as they are" in report.warnings[0]
+    assert report.warnings[1].endswith(f"have one value everywhere, the first is {tmp_path / 't2.png'}")
+    assert report.warnings[2].endswith(f"are smaller than 8 x 8 pixels, the first is {tmp_path / 't2.png'}")
+    assert f"warning: {report.warnings[0]}" in report.lines()
+    assert report.ok

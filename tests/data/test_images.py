@@ -27,12 +27,12 @@ def test_png_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     assert torch.equal(image, torch.from_numpy(grey).expand(3, 4, 5))
 
 
-def test_16_bit_grey_png_keeps_the_high_byte(tmp_path: Path) -> None:
+def test_16_bit_grey_png_is_scaled_from_its_range(tmp_path: Path) -> None:
     values = np.array([[0, 255, 256, 65535], [4096, 511, 512, 32768]], dtype=np.uint16)
     path = tmp_path / "thermal.png"
     Image.fromarray(values).save(path)
-    expected = torch.tensor([[0, 0, 1, 255], [16, 1, 2, 128]], dtype=torch.uint8)
-    assert torch.equal(decode_image(path), expected.expand(3, 2, 4))
+    expected = torch.tensor([[0, 1, 1, 255], [16, 2, 2, 128]], dtype=torch.uint8)
+    assert torch.equal(decode_image(path, (0, 65280)), expected.expand(3, 2, 4))
 
 
 def test_grey_jpeg_becomes_rgb(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_strip_is_cut_into_modalities(tmp_path: Path) -> None:
     write_png(strip[:, :, :-1], str(path))
     with pytest.raises(ImageError, match="must be 12 pixels wide, this one has 11"):
         load_images(record)
-    assert [fault.path for fault in verify_images([record])] == [path]
+    assert [fault.path for fault in verify_images([record]).faults] == [path]
 
 
 def test_absent_modality_is_none(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked, show_rule
+from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked
 from trireid.cli.guard import guarded
 from trireid.config.schema import Config
 
@@ -61,7 +61,6 @@ def _stopped(config: Config, resume_with: str) -> str:
 def show_result(config: Config, metrics: Mapping[str, Any]) -> None:
     """Print the figures of metrics.json and where to look next."""
     show_figures("last checkpoint, test split", metrics["feature"])
-    show_rule(metrics)
     show_reranked("last checkpoint, test split", metrics)
     best = metrics.get("best")
     if best:

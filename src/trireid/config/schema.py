@@ -15,37 +15,16 @@ def _not_a_truth_value(value: object) -> object:
     return value
 
 
-def _expanded(path: Path) -> Path:
-    """A path that the system can have, `~` replaced by the home folder."""
-    _as_a_path_may_be(str(path))
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError(f"should be a path; no home folder is known for {path.parts[0]}") from None
-
-
-def _as_a_path_may_be(text: str) -> str:
-    """Refuse what no file name holds, also in settings that are text and may name a file."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("should be text of whole characters") from None
-    if "\0" in text:
-        raise ValueError("should be text without the character of code 0")
-    return text
-
-
-LARGEST = 2**63 - 1  # of the whole numbers that torch knows
 Number = BeforeValidator(_not_a_truth_value)
-Positive = Annotated[int, Number, Field(gt=0, le=LARGEST)]
-NonNegative = Annotated[int, Number, Field(ge=0, le=LARGEST)]
-Text = Annotated[str, AfterValidator(_as_a_path_may_be)]
+Positive = Annotated[int, Number, Field(gt=0)]
+NonNegative = Annotated[int, Number, Field(ge=0)]
 Real = Annotated[float, Number]
 Spread = Annotated[float, Number, Field(gt=0.0)]
 Probability = Annotated[float, Number, Field(ge=0.0, le=1.0)]
 Ratio = Annotated[float, Number, Field(gt=0.0, le=1.0)]
 Rate = Annotated[float, Number, Field(ge=0.0)]
-Folder = Annotated[Path, AfterValidator(_expanded)]
+ValueRange = Literal["auto", "file"] | tuple[Real, Real]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 ModalityName = Literal["rgb", "nir", "tir"]
 MODALITY_ORDER = ("rgb", "nir", "tir")  # types.MODALITIES, spelled here because types imports torch
 
@@ -82,6 +61,28 @@ class AugmentationConfig(Section):
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
+class RangeConfig(Section):
+    """Which values of images of more than 8 bits become black and white; 8-bit images are used as they are.
+
+    Of each modality: `auto` takes the 0.1 and 99.9 percentile of the training images (the checkpoint keeps the two
+    numbers), `file` those of each file, `[low, high]` two values of the sensor, such as `[28315, 31315]` for 10 to
+    40 degrees in centikelvin.
+    """
+
+    rgb: ValueRange = "auto"
+    nir: ValueRange = "auto"
+    tir: ValueRange = "auto"
+
+    @model_validator(mode="after")
+    def _check_order(self) -> RangeConfig:
+        for name, value in self:
+            if isinstance(value, tuple) and not value[0] < value[1]:
+                raise ValueError(
+                    f"data.range.{name}=[{value[0]:g}, {value[1]:g}]: the first number must be smaller than the second"
+                )
+        return self
+
+
 class DataConfig(Section):
     """Where the images are and how they are read."""
 
@@ -91,6 +92,7 @@ class DataConfig(Section):
     mean: tuple[Real, Real, Real] = (0.5, 0.5, 0.5)
     std: tuple[Spread, Spread, Spread] = (0.5, 0.5, 0.5)
     modalities: tuple[ModalityName, ...] = ("rgb", "nir", "tir")  # the others are treated as absent everywhere
+    range: RangeConfig = RangeConfig()  # of values of images of more than 8 bits
     exclude: Literal["auto", "camera", "scene", "cross_camera", "none"] = "auto"  # gallery items a query must not see
     val_ids: NonNegative = 0  # training identities held out to choose `best` by
     skip_bad: bool = False  # leave out (and list) faulty triplets instead of stopping
@@ -141,15 +143,13 @@ class DataConfig(Section):
 class BackboneConfig(Section):
     """The shared ViT. `name` is `tiny`, an alias of models/backbone.py or any timm ViT name.
 
-    `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file,
-    or a checkpoint or folder of a run. `pretrained_image_size` is the size that its position table was made for.
+    `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file.
     The five sizes are for `tiny` and other scratch models; None keeps what the name says. `projection` is the width of
     the map that ends CLIP's tower. `position_interpolation` resizes the position table of start weights.
     """
 
-    name: Text = "clip_vit_b16"
-    pretrained: Text = "timm"
-    pretrained_image_size: tuple[Positive, Positive] | None = None  # (height, width); None: the file or its source says
+    name: str = "clip_vit_b16"
+    pretrained: str = "timm"
     patch_size: Positive | None = None
     width: Positive | None = None
     depth: Positive | None = None

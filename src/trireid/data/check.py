@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trireid.data.consistency import count
+from trireid.data.image_report import describe_images
 from trireid.data.images import Progress
 from trireid.data.readers import read_index
 from trireid.data.records import Fault, Record
@@ -43,6 +44,8 @@ class CheckReport:
         splits: usable triplets, after the faulty ones are left out.
         query_is_gallery: one set is both.
         faults: everything wrong, pixels included.
+        images: formats, depths, ranges and orientations of each modality, one line each.
+        warnings: what is no fault and yet worth a look, one line each.
     """
 
     format: str
@@ -51,6 +54,8 @@ class CheckReport:
     splits: tuple[SplitReport, ...]
     query_is_gallery: bool
     faults: tuple[Fault, ...]
+    images: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -62,6 +67,7 @@ class CheckReport:
         shared = ", query and gallery are one set" if self.query_is_gallery else ""
         lines = [f"{self.format} data set {self.root} (a query excludes: {self.exclude}{shared})"]
         lines += _table([_HEADER, *(_row(split) for split in self.splits)])
+        lines += [*self.images, *(f"warning: {line}" for line in self.warnings)]
         if self.ok:
             return [*lines, "no fault found"]
         kinds = Counter(fault.kind for fault in self.faults)
@@ -87,6 +93,7 @@ def check_dataset(
         DataError: unknown format or exclusion rule. Everything else is a fault in the report.
     """
     index = read_index(format, root, exclude=exclude, verify_pixels=True, workers=workers, progress=progress)
+    images, warnings = describe_images(index.train, (*index.query, *index.gallery), index.facts, workers=workers)
     named = {"train": index.train, "query": index.query, "gallery": index.gallery}
     return CheckReport(
         format=format,
@@ -95,6 +102,8 @@ def check_dataset(
         splits=tuple(_report(name, records, index.published.get(name)) for name, records in named.items()),
         query_is_gallery=index.query_is_gallery,
         faults=index.faults,
+        images=tuple(images),
+        warnings=tuple(warnings),
     )
 
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
+from trireid.data.formats import DecodedImage, DecodeError, Values, decode, is_deep, quiet_decoders
 from trireid.data.listing import UNREADABLE_IMAGE
 from trireid.data.orientations import orient
-from trireid.data.records import Fault, Record
+from trireid.data.ranges import NO_RANGES, Ranges, ValueRange, to_8_bits
+from trireid.data.records import Fault, ImageFacts, ImageSource, Record
 from trireid.errors import DataError
-from trireid.files import read_bytes
+from trireid.files import read_bytes, read_head
+from trireid.types import MODALITIES
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) now and then during long work."""
+Seen = Callable[[Path, ImageFacts], None]
+"""Called with every file that was decoded; threads may call it at once."""
 
 REPAIR = "replace the file, or leave its triplet out with --skip-bad"
-JPEG_START = b"\xff\xd8"
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class ImageError(DataError):
@@ -42,76 +40,109 @@ class ImageError(DataError):
         super().__init__(last_line.rsplit(f"{type(self).__name__}: ", 1)[-1])
 
 
-# torchvision >= 0.29 marks decode_jpeg as deprecated in favour of torchcodec, which is not there for the older torch
-# that we allow. Python hides a DeprecationWarning of a library by default; silencing it here would not be safe between
-# threads (`verify_images`).
-def decode_image(path: Path) -> Tensor:
-    """Decode a JPEG or PNG file, grey or colour, 8 or 16 bit, to uint8 RGB `(3, h, w)`.
+def read_image(path: Path) -> DecodedImage:
+    """Decode a file (JPEG, PNG, TIFF, BMP, WebP, NPY; grey or colour) to its own values, upright.
 
     Raises:
-        ImageError: the file is missing, empty, truncated, corrupt or of another format.
+        ImageError: it is missing, no regular file, empty, truncated, corrupt, too large or of another format.
     """
     try:
-        data = read_bytes(path)
+        return decode(_content(path))
+    except DecodeError as error:
+        raise ImageError(f"{path}: {error}; {REPAIR}") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
-    if data.startswith(JPEG_START):
-        return _decode_jpeg(path, data)
-    if data.startswith(PNG_START):
-        return _decode_png(path, data)
-    what = "an empty file" if not data else "neither a JPEG nor a PNG image"
-    raise ImageError(f"{path}: {what}; {REPAIR}")
 
 
-def _decode_jpeg(path: Path, data: bytes) -> Tensor:
+def decode_image(path: Path, value_range: ValueRange = "file") -> Tensor:
+    """Decode a single file to uint8 RGB `(3, h, w)`.
+
+    Args:
+        path: of the file, see `read_image`.
+        value_range: which values become 0 and 255 where the file has more than 8 bits, see `trireid.data.ranges`. A
+            model needs the range that it was trained with, see `load_images`.
+
+    Raises:
+        ImageError: as `read_image`, and where more than 8 bits have no range.
+    """
+    image = read_image(path)
+    return _to_tensor(path, image.values, value_range)
+
+
+def is_deep_file(path: Path) -> bool:
+    """Whether a file has more than 8 bits a value; of most formats its head alone is read.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     try:
-        decoded: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        raise ImageError(f"{path}: a truncated or corrupt JPEG; {REPAIR}") from error
-    return decoded
+        return is_deep(_head(path), lambda: _content(path))
+    except DecodeError as error:
+        raise ImageError(f"{path}: {error}; {REPAIR}") from error
 
 
-def _decode_png(path: Path, data: bytes) -> Tensor:
-    # Pillow and not torchvision: torchvision 0.29 ends the process on a PNG with a wrong checksum.
-    if PNG_END not in data:
-        raise ImageError(f"{path}: a truncated PNG; {REPAIR}")
+def _head(path: Path) -> bytes:
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if image.mode.startswith("I"):  # 16-bit grey: keep the high byte, as 8-bit sensors would give
-                grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-                pixels = np.repeat(grey[:, :, None], 3, axis=2)
-            else:
-                pixels = np.array(image.convert("RGB"))
-    except PNG_ERRORS as error:
-        raise ImageError(f"{path}: a truncated or corrupt PNG; {REPAIR}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return read_head(path, 32)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
 
 
-def load_images(record: Record) -> list[Tensor | None]:
+def _to_tensor(path: Path, values: Values, value_range: ValueRange, modality: str = "") -> Tensor:
+    if values.dtype != np.uint8 and value_range is None:
+        setting = f"data.range.{modality or 'tir'}"
+        raise ImageError(
+            f"{path}: {values.dtype} values, and which of them are black and white is not known (the training images "
+            f"have 8 bits, or none are there): set {setting}=[LOW,HIGH], or {setting}=file for the range of each file"
+        )
+    pixels = torch.from_numpy(to_8_bits(values, value_range))
+    if pixels.ndim == 2:
+        return pixels.expand(3, *pixels.shape).contiguous()
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def load_images(record: Record, ranges: Ranges = NO_RANGES) -> list[Tensor | None]:
     """The pixels of a record, turned to its orientation, one uint8 `(3, h, w)` a modality, None where absent.
 
     Each file is decoded once.
 
+    Args:
+        record: what to read.
+        ranges: of the values of images of more than 8 bits, one a modality; not needed for 8-bit images.
+
     Raises:
-        ImageError: an image cannot be read, or a strip has the wrong width.
+        ImageError: an image cannot be read, a strip has the wrong width, or a range is missing.
     """
-    return orient_sources(decode_sources(record), record.orientation)
+    return orient_sources(decode_sources(record, ranges), record.orientation)
 
 
-def decode_sources(record: Record) -> list[Tensor | None]:
+def decode_sources(record: Record, ranges: Ranges = NO_RANGES, seen: Seen | None = None) -> list[Tensor | None]:
     """As `load_images`, as the files show it.
 
     Raises:
-        ImageError: an image cannot be read, or a strip has the wrong width.
+        ImageError: as `load_images`.
     """
-    decoded = {path: decode_strip(path, width) for path, width in _strip_widths([record]).items()}
-    images: list[Tensor | None] = []
-    for source in record.images:
-        image = None if source is None else decoded[source.path]
-        if image is not None and source is not None and source.columns is not None:
-            image = image[:, :, source.columns[0] : source.columns[1]]
-        images.append(image)
-    return images
+    decoded: dict[Path, DecodedImage] = {}
+    for path, width in _strip_widths([record]).items():
+        decoded[path] = read_strip(path, width)
+        if seen is not None:
+            seen(path, decoded[path].facts)
+    return [
+        None
+        if source is None
+        else _to_tensor(source.path, columns_of(source, decoded[source.path].values), value_range, modality)
+        for source, value_range, modality in zip(record.images, ranges, MODALITIES, strict=True)
+    ]
+
+
+def columns_of(source: ImageSource, values: Values) -> Values:
+    """The part of a file's values `(h, w, ...)` that one modality has."""
+    return values if source.columns is None else values[:, source.columns[0] : source.columns[1]]
 
 
 def orient_sources(images: Iterable[Tensor | None], orientation: int) -> list[Tensor | None]:
@@ -119,11 +150,11 @@ def orient_sources(images: Iterable[Tensor | None], orientation: int) -> list[Te
     return [None if image is None else orient(image, orientation) for image in images]
 
 
-def decode_strip(path: Path, width: int | None) -> Tensor:
+def read_strip(path: Path, width: int | None) -> DecodedImage:
     """Decode a file and check its width where the format says one (None: any)."""
-    image = decode_image(path)
-    if width is not None and image.shape[2] != width:
-        raise ImageError(f"{path}: a strip must be {width} pixels wide, this one has {image.shape[2]}; {REPAIR}")
+    image = read_image(path)
+    if width is not None and image.values.shape[1] != width:
+        raise ImageError(f"{path}: a strip must be {width} pixels wide, this one has {image.values.shape[1]}; {REPAIR}")
     return image
 
 
@@ -138,22 +169,31 @@ def _strip_widths(records: Iterable[Record]) -> dict[Path, int | None]:
     return widths
 
 
-def verify_images(records: Iterable[Record], *, workers: int = 4, progress: Progress | None = None) -> list[Fault]:
-    """Decode every file of the records once; a fault for each that cannot be read, in the order of the paths."""
+@dataclass(frozen=True)
+class Verified:
+    """What came of decoding every file: a fault for each that cannot be read, the facts of all others by path."""
+
+    faults: list[Fault]
+    facts: dict[Path, ImageFacts]
+
+
+def verify_images(records: Iterable[Record], *, workers: int = 4, progress: Progress | None = None) -> Verified:
+    """Decode every file of the records once, in the order of the paths."""
     files = sorted(_strip_widths(records).items())
 
-    def check(file: tuple[Path, int | None]) -> Fault | None:
+    def check(file: tuple[Path, int | None]) -> Fault | ImageFacts:
         try:
-            decode_strip(*file)
+            return read_strip(*file).facts
         except ImageError as error:
             return Fault(UNREADABLE_IMAGE, file[0], str(error))
-        return None
 
-    faults: list[Fault] = []
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        for done, fault in enumerate(pool.map(check, files), start=1):
-            if fault is not None:
-                faults.append(fault)
+    verified = Verified([], {})
+    with quiet_decoders(), ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        for done, (file, found) in enumerate(zip(files, pool.map(check, files), strict=True), start=1):
+            if isinstance(found, Fault):
+                verified.faults.append(found)
+            else:
+                verified.facts[file[0]] = found
             if progress is not None:
                 progress(done, len(files))
-    return faults
+    return verified

@@ -10,8 +10,8 @@ from pathlib import Path
 from trireid.data.records import Fault, Record
 from trireid.types import Exclusion
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-OTHER_IMAGE_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".webp", ".npy")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".npy")
+OTHER_IMAGE_SUFFIXES = (".gif", ".jp2", ".avif", ".heic", ".jxl", ".pgm", ".ppm", ".exr", ".dng", ".seq")
 
 MISSING_SPLIT, MISSING_FOLDER, EMPTY_FOLDER = "missing_split", "missing_folder", "empty_folder"
 EMPTY_SPLIT, SWAPPED_SPLIT, BAD_TABLE, BAD_PROTOCOL = "empty_split", "swapped_split", "bad_table", "bad_protocol"

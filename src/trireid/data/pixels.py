@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,11 +19,13 @@ import psutil
 import torch
 from torch import Tensor
 
+from trireid.data.cache_file import SUFFIX, open_cache_file
+from trireid.data.formats import quiet_decoders
 from trireid.data.images import decode_sources, load_images, orient_sources
-from trireid.data.records import ImageSource, Record
+from trireid.data.ranges import NO_RANGES, Ranges
+from trireid.data.records import ImageFacts, ImageSource, Record
 from trireid.data.transforms import Interpolation, resize_triplet
 from trireid.errors import ConfigError
-from trireid.files import replacing
 from trireid.types import NUM_MODALITIES
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ MEMORY_SHARE = 0.5
 DEVICE_SHARE = 0.25
 """Of the free memory of a CUDA device: the model and its activations need the most of it."""
 DISK_SHARE = 0.5
-_VERSION = 1  # of what is in a cache file
+_VERSION = 2  # of what is in a cache file
 
 
 class Pixels(Protocol):
@@ -56,11 +57,13 @@ class FilePixels:
         records: the set.
         image_size: (height, width).
         interpolation: `bilinear` or `bicubic`.
+        ranges: of the values of images of more than 8 bits, one a modality.
     """
 
     records: Sequence[Record]
     image_size: tuple[int, int]
     interpolation: Interpolation
+    ranges: Ranges = NO_RANGES
 
     def read(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `Pixels`.
@@ -68,10 +71,11 @@ class FilePixels:
         Raises:
             ImageError: an image cannot be read.
         """
-        items = [
-            resize_triplet(load_images(self.records[position]), self.image_size, self.interpolation)
-            for position in positions
-        ]
+        with quiet_decoders():
+            items = [
+                resize_triplet(load_images(self.records[position], self.ranges), self.image_size, self.interpolation)
+                for position in positions
+            ]
         pixels, present = zip(*items, strict=True)
         return torch.stack(pixels), torch.stack(present)
 
@@ -165,6 +169,7 @@ def open_pixels(
     folder: Path | None = None,
     workers: int = 0,
     num_processes: int = 1,
+    ranges: Ranges = NO_RANGES,
     report: Report | None = None,
 ) -> FilePixels | CachedPixels:
     """The pixels of a set, decoded now where they are cached.
@@ -178,6 +183,7 @@ def open_pixels(
         folder: of `disk`; None takes the user's cache folder.
         workers: threads that decode.
         num_processes: that fill a cache of their own on this host.
+        ranges: of the values of images of more than 8 bits, one a modality, see `trireid.data.ranges`.
         report: told of the progress.
 
     Raises:
@@ -190,23 +196,18 @@ def open_pixels(
     chosen = choose_cache(cache, size=size, device=device, folder=folder, num_processes=num_processes)
     if chosen == "none":
         _log.info("%d triplets decoded from their files each time, no cache", len(records))
-        return FilePixels(records, image_size, interpolation)
+        return FilePixels(records, image_size, interpolation, ranges)
     shape = (len(records), NUM_MODALITIES, 3, *image_size)
     present = torch.tensor([[source is not None for source in record.images] for record in records])
 
     def fill(pixels: Tensor) -> None:
-        _decode_all(records, pixels, interpolation=interpolation, workers=workers, report=report)
+        _decode_all(records, pixels, interpolation=interpolation, ranges=ranges, workers=workers, report=report)
 
     how = "decoded once"
     if chosen == "disk":
-        path = folder / f"{_fingerprint(records, image_size, interpolation)}.uint8"
-        if path.is_file() and path.stat().st_size == size:
-            how = "decoded by an earlier run"
-        else:
-            with replacing(path) as temporary:
-                _reserve(temporary, size)
-                fill(_map_file(temporary, shape, shared=True))
-        pixels = _map_file(path, shape, shared=False)
+        path = folder / f"{_fingerprint(records, image_size, interpolation, ranges)}{SUFFIX}"
+        pixels, earlier = open_cache_file(path, shape, fill)
+        how = "decoded by an earlier run" if earlier else how
     else:
         pixels = torch.empty(shape, dtype=torch.uint8)
         fill(pixels)
@@ -216,53 +217,59 @@ def open_pixels(
     return CachedPixels(pixels, present)
 
 
-def _reserve(path: Path, size: int) -> None:
-    """Give a file its size with space on the disk: a mapped file that only has the size kills the process (SIGBUS)
-    where the disk is full, instead of raising an error.
-    """
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
-
-
-def _map_file(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
-    return torch.from_file(str(path), shared=shared, size=math.prod(shape), dtype=torch.uint8).view(shape)
-
-
 def _decode_all(
-    records: Sequence[Record], pixels: Tensor, *, interpolation: Interpolation, workers: int, report: Report | None
+    records: Sequence[Record],
+    pixels: Tensor,
+    *,
+    interpolation: Interpolation,
+    ranges: Ranges,
+    workers: int,
+    report: Report | None,
 ) -> None:
     """Fill `pixels`; records that show the same files in several orientations are decoded once."""
+    files: dict[Path, ImageFacts] = {}
     groups: dict[tuple[ImageSource | None, ...], list[int]] = {}
     for position, record in enumerate(records):
         groups.setdefault(record.images, []).append(position)
     image_size = (pixels.shape[-2], pixels.shape[-1])
 
     def decode(positions: list[int]) -> int:
-        decoded = decode_sources(records[positions[0]])
+        decoded = decode_sources(records[positions[0]], ranges, files.__setitem__)
         for position in positions:
             turned = orient_sources(decoded, records[position].orientation)
             pixels[position] = resize_triplet(turned, image_size, interpolation)[0]
         return len(positions)
 
     done = 0
-    pool = ThreadPoolExecutor(max_workers=max(1, workers))
-    try:
-        for count in pool.map(decode, groups.values()):
-            done += count
-            if report is not None:
-                report(done, len(records))
-    finally:
-        pool.shutdown(cancel_futures=True)  # the first damaged image ends it all
+    with quiet_decoders():
+        pool = ThreadPoolExecutor(max_workers=max(1, workers))
+        try:
+            for count in pool.map(decode, groups.values()):
+                done += count
+                if report is not None:
+                    report(done, len(records))
+        finally:
+            pool.shutdown(cancel_futures=True)  # the first damaged image ends it all
+    turned = sum(facts.orientation != 1 for facts in files.values())
+    if turned:
+        _log.info("%d of %d image files turned upright, as their EXIF orientation says", turned, len(files))
 
 
-def _fingerprint(records: Sequence[Record], image_size: tuple[int, int], interpolation: Interpolation) -> str:
-    """Changes where a file, the order or the resizing does."""
-    digest = hashlib.sha256(f"{_VERSION} {image_size} {interpolation}".encode())
+def _fingerprint(
+    records: Sequence[Record], image_size: tuple[int, int], interpolation: Interpolation, ranges: Ranges
+) -> str:
+    """Changes where a file, the order, the resizing or the range of values does.
+
+    The time of the last change of a file's entry (ctime) is in it, because no program can set that one back: a file of
+    the same size and date with other pixels is another file.
+    """
+    digest = hashlib.sha256(f"{_VERSION} {image_size} {interpolation} {ranges}".encode())
     for record in records:
         for source in record.images:
             if source is not None:
                 state = source.path.stat()
-                digest.update(f"{source.path.resolve()} {source.columns} {state.st_size} {state.st_mtime_ns}".encode())
+                times = f"{state.st_mtime_ns} {state.st_ctime_ns}"
+                digest.update(f"{source.path.resolve()} {source.columns} {state.st_size} {times}".encode())
             digest.update(f"|{record.orientation}".encode())
     return digest.hexdigest()[:32]
 

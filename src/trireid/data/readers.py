@@ -6,9 +6,9 @@ from pathlib import Path
 
 from trireid.data import csv_manifest, msvr310, rgbnt100, rgbnt201, wmveid863
 from trireid.data.consistency import drop_unmatched, empty_splits, separate_identities, swapped_splits
-from trireid.data.images import Progress, verify_images
+from trireid.data.images import Progress, Verified, verify_images
 from trireid.data.listing import BAD_PROTOCOL, TREE_FAULTS, DatasetFormat, SplitRecords
-from trireid.data.records import DatasetIndex, Fault, Record
+from trireid.data.records import DatasetIndex, Fault, ImageFacts, Record
 from trireid.errors import DataError
 from trireid.types import EXCLUSION_FIELD, Exclusion, Protocol
 
@@ -77,16 +77,17 @@ def read_index(
     dataset = FORMATS[format]
     splits = dataset.read(root)
     faults = [*splits.faults, *swapped_splits(splits, dataset.published, root)]
+    facts: dict[Path, ImageFacts] = {}
     if verify_pixels:
-        splits, found = _drop_unreadable(splits, workers=workers, progress=progress)
-        faults += found
-    rule = _resolve_exclusion(dataset, exclude, (*splits.query, *splits.gallery))
+        splits, verified = _drop_unreadable(splits, workers=workers, progress=progress)
+        faults += verified.faults
+        facts = verified.facts
+    rule = _resolve_exclusion(dataset, exclude, splits.query)
     splits, found = separate_identities(splits)
     faults += found
     splits, found = drop_unmatched(splits, rule)
     faults += found
-    if exclude != "auto":  # a table that leaves the cells of one side empty is ranked, and the output says so
-        faults += _unknown_protocol(splits, rule, root)
+    faults += _unknown_protocol(splits.query, rule, root)
     faults += empty_splits(splits, faults, root)
     return DatasetIndex(
         format=format,
@@ -97,14 +98,15 @@ def read_index(
         protocol=Protocol(name=format, exclude=rule),
         faults=tuple(dict.fromkeys(faults)),  # an absent root is met once a split
         published=dataset.published,
+        facts=facts,
     )
 
 
-def _resolve_exclusion(dataset: DatasetFormat, exclude: str, tested: tuple[Record, ...]) -> Exclusion:
+def _resolve_exclusion(dataset: DatasetFormat, exclude: str, query: tuple[Record, ...]) -> Exclusion:
     if exclude == "auto":
         if dataset.exclude is not None:
             return dataset.exclude
-        return "camera" if any(record.camera is not None for record in tested) else "none"
+        return "camera" if any(record.camera is not None for record in query) else "none"
     return _known_exclusion(exclude)
 
 
@@ -115,29 +117,19 @@ def _known_exclusion(exclude: str) -> Exclusion:
     raise DataError(f"data.exclude {exclude!r} is unknown; use one of auto, {', '.join(EXCLUSIONS)}")
 
 
-def _unknown_protocol(splits: SplitRecords, rule: Exclusion, root: Path) -> list[Fault]:
-    """A rule that was asked for and can exclude nothing, because no item of a side has the field, is a mistake."""
+def _unknown_protocol(query: tuple[Record, ...], rule: Exclusion, root: Path) -> list[Fault]:
+    """A rule that can exclude nothing because no query has the field is a mistake, not a protocol."""
     field = EXCLUSION_FIELD[rule]
-    if field is None:
+    if field is None or not query or any(getattr(record, field) is not None for record in query):
         return []
-    sides = {"query": splits.query, "gallery item": splits.gallery}
-    return [
-        Fault(
-            BAD_PROTOCOL,
-            root,
-            f"{root}: data.exclude is {rule}, but no {name} has a {field}; set data.exclude to another rule",
-        )
-        for name, records in sides.items()
-        if records and all(getattr(record, field) is None for record in records)
-    ][:1]
+    message = f"{root}: data.exclude is {rule}, but no query has a {field}; set data.exclude to another rule"
+    return [Fault(BAD_PROTOCOL, root, message)]
 
 
-def _drop_unreadable(
-    splits: SplitRecords, *, workers: int, progress: Progress | None
-) -> tuple[SplitRecords, list[Fault]]:
+def _drop_unreadable(splits: SplitRecords, *, workers: int, progress: Progress | None) -> tuple[SplitRecords, Verified]:
     records = (*splits.train, *splits.query, *splits.gallery)
-    faults = verify_images(records, workers=workers, progress=progress)
-    bad = {fault.path for fault in faults}
+    verified = verify_images(records, workers=workers, progress=progress)
+    bad = {fault.path for fault in verified.faults}
 
     def keep(records: tuple[Record, ...]) -> tuple[Record, ...]:
         if not bad:
@@ -150,7 +142,7 @@ def _drop_unreadable(
 
     gallery = keep(splits.gallery)
     query = gallery if splits.query is splits.gallery else keep(splits.query)
-    return SplitRecords(keep(splits.train), query, gallery, splits.faults), faults
+    return SplitRecords(keep(splits.train), query, gallery, splits.faults), verified
 
 
 def _summary(index: DatasetIndex, faults: list[Fault] | tuple[Fault, ...], *, advice: str) -> str:

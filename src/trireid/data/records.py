@@ -57,6 +57,30 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class ImageFacts:
+    """What is known of a decoded image file.
+
+    Attributes:
+        format: such as `JPEG`.
+        dtype: of its values, such as `uint16`.
+        orientation: its EXIF or TIFF tag, 1 where it has none; it is applied already.
+        size: (height, width), upright.
+        flat: every pixel has the same value.
+    """
+
+    format: str
+    dtype: str
+    orientation: int
+    size: tuple[int, int]
+    flat: bool
+
+    @property
+    def deep(self) -> bool:
+        """True where a value takes more than 8 bits, so that a range has to be known to show it."""
+        return self.dtype != "uint8"
+
+
+@dataclass(frozen=True)
 class DatasetIndex:
     """A data set as read from disk: sorted records, the protocol, and every fault met.
 
@@ -66,6 +90,7 @@ class DatasetIndex:
         protocol: exclusion rule of the ranking.
         faults: what was wrong; the triplets concerned are not among the records.
         published: counts to print beside the found ones, {"train": (triplets, identities), ...}; empty if unknown.
+        facts: of every readable image file, where the pixels were looked at; otherwise empty.
     """
 
     format: str
@@ -76,6 +101,7 @@ class DatasetIndex:
     protocol: Protocol
     faults: tuple[Fault, ...] = ()
     published: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    facts: Mapping[Path, ImageFacts] = field(default_factory=dict)
 
     @property
     def query_is_gallery(self) -> bool:

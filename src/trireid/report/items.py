@@ -14,6 +14,8 @@ from torch.nn import functional
 from trireid.config.load import override_config
 from trireid.data.dataset import restrict
 from trireid.data.images import ImageError, load_images
+from trireid.data.range_settings import known_ranges
+from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.records import Record
 from trireid.data.transforms import TestTransform
 from trireid.errors import InputError
@@ -39,12 +41,14 @@ class OpenModel:
         transform: images to what the model takes.
         cameras: index of each known camera.
         modalities: those that the run uses.
+        ranges: of the values of images of more than 8 bits, as the run was trained with.
     """
 
     model: ReIDModel
     transform: TestTransform
     cameras: dict[str, int]
     modalities: tuple[str, ...]
+    ranges: Ranges = NO_RANGES
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,6 +104,7 @@ def open_model(run: RunFolder) -> OpenModel:
         transform=TestTransform(checkpoint.config.data.image_size, data.mean, data.std, data.interpolation),
         cameras={name: index for index, name in enumerate(checkpoint.label_map.cameras)},
         modalities=data.modalities,
+        ranges=known_ranges(data.range),
     )
 
 
@@ -112,7 +117,7 @@ def prepare(opened: OpenModel, records: Sequence[Record], notes: list[str]) -> M
     kept, images, lost = [], [], []
     for record in restrict(records, opened.modalities):
         try:
-            images.append(opened.transform(load_images(record)))  # (M, 3, H, W)
+            images.append(opened.transform(load_images(record, opened.ranges)))  # (M, 3, H, W)
             kept.append(record)
         except ImageError as error:
             lost.append(f"{record.name} is left out of the maps: {error}")

@@ -11,13 +11,14 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from trireid.config.schema import Config
+from trireid.config.schema import Config, RangeConfig
 from trireid.data.augment import TrainTransform
 from trireid.data.dataset import TripletDataset, restrict
 from trireid.data.labels import LabelMap, rank_labels
 from trireid.data.loader import test_loader, train_loader
 from trireid.data.orientations import expand_orientations
 from trireid.data.pixels import CachedPixels, FilePixels, open_pixels
+from trireid.data.range_settings import depth_messages, known_ranges, resolve_ranges, with_ranges
 from trireid.data.readers import scan
 from trireid.data.records import DatasetIndex, Record
 from trireid.data.splits import hold_out
@@ -81,6 +82,7 @@ class TrainingInputs:
         transform: augments them on the device.
         test: the data set's own query and gallery.
         validation: held-out training identities against each other, None where none are held out.
+        value_range: `data.range` with what was measured on the training images.
     """
 
     index: DatasetIndex
@@ -90,6 +92,7 @@ class TrainingInputs:
     transform: TrainTransform
     test: EvaluationSplit
     validation: EvaluationSplit | None
+    value_range: RangeConfig
 
     @property
     def complete(self) -> bool:
@@ -99,7 +102,8 @@ class TrainingInputs:
     def fingerprint(self) -> dict[str, str]:
         """What the splits hold, by their names: equal where the same items are read in the same order."""
         held_out = {} if self.validation is None else self.validation.fingerprint()
-        return {"the training set": _fingerprint(self.train_records), **self.test.fingerprint(), **held_out}
+        own = {"the training set": _fingerprint(self.train_records), "data.range": str(self.value_range.model_dump())}
+        return {**own, **self.test.fingerprint(), **held_out}
 
     @property
     def selection_split(self) -> EvaluationSplit:
@@ -146,8 +150,9 @@ def open_inputs(
             f"{data.root}: the training set has {len(label_map.identities)} identity, which leaves nothing to tell "
             "apart; give one with at least 2"
         )
-    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=share[1], progress=progress)
     records = restrict(records, data.modalities)
+    config = with_ranges(config, resolve_ranges(data.range, records, workers=data.workers))
+    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=share[1], progress=progress)
     loader = train_loader(
         records,
         pixels=pixels_of("training", records, interpolation),
@@ -163,7 +168,7 @@ def open_inputs(
     validation = split_of("validation", held_out, held_out, index.protocol) if held_out else None
     test = split_of("test", index.query, index.gallery, index.protocol)
     transform = TrainTransform(mean=data.mean, std=data.std, **augmentation)
-    return TrainingInputs(index, records, label_map, loader, transform, test, validation)
+    return TrainingInputs(index, records, label_map, loader, transform, test, validation, config.data.range)
 
 
 def open_test(
@@ -211,6 +216,7 @@ def _open_pixels(
             folder=data.cache_folder,
             workers=data.workers,
             num_processes=num_processes,
+            ranges=known_ranges(data.range),
             report=bar.reach,
         )
 
@@ -255,10 +261,14 @@ def _open_split(
         protocol=protocol,
         transform=Normalise(data.mean, data.std),
         num_shares=share[1],
-        messages=_unknown_cameras(query if same else (*query, *gallery), label_map)
-        if config.model.sie_coefficient > 0
-        else (),
+        messages=_messages(restrict(query if same else (*query, *gallery), data.modalities), label_map, config),
     )
+
+
+def _messages(records: Sequence[Record], label_map: LabelMap, config: Config) -> tuple[str, ...]:
+    """What a reader of the figures of these records must know."""
+    cameras = _unknown_cameras(records, label_map) if config.model.sie_coefficient > 0 else ()
+    return (*cameras, *depth_messages(config.data.range, records, workers=config.data.workers))
 
 
 def _unknown_cameras(records: Sequence[Record], label_map: LabelMap) -> tuple[str, ...]:

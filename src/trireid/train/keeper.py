@@ -67,7 +67,7 @@ class RunKeeper:
     checkpoint is written while the run goes on, and its error shows where the next is written, or at the end.
 
     Args:
-        config: resolved configuration.
+        config: resolved configuration, with the measured ranges of values.
         inputs: splits and label map.
         model: on `device`, not wrapped.
         optimizer: not wrapped.
@@ -205,6 +205,7 @@ class RunKeeper:
             label_map=self.inputs.label_map.to_dict(),
             seconds=self.seconds,
             untrained=self.untrained,
+            value_range=self.config.data.range.model_dump(),
         )
         save_state(self.folder / STATE_FILE, state)
 
@@ -264,13 +265,10 @@ class RunKeeper:
             dtype=self.dtype,
             progress=self.progress,
         )
-        said = [] if result is None else [(logging.INFO, result.rule.text)]
-        said += [(logging.WARNING, message) for message in (() if result is None else result.messages)]
-        for level, message in said:
-            line = f"{split.name}: {message}"
-            if line not in self._said:
-                self._said.add(line)
-                _log.log(level, "%s", line)
+        for message in () if result is None else result.messages:
+            if message not in self._said:
+                self._said.add(message)
+                _log.warning("%s: %s", split.name, message)
         return result
 
     def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:

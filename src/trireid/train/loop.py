@@ -18,6 +18,7 @@ from trireid.config.load import advice, dump_config
 from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
 from trireid.data.loader import set_epoch
+from trireid.data.range_settings import with_ranges
 from trireid.errors import RunError
 from trireid.models.build import build_model, check_model
 from trireid.models.compiling import room_to_compile
@@ -49,7 +50,7 @@ from trireid.train.runs import (
     setting_values,
     write_start,
 )
-from trireid.train.state import find_state, restore
+from trireid.train.state import TrainingState, find_state, restore
 from trireid.train.trackers import check_trackers
 from trireid.train.watching import Draw
 from trireid.types import Batch
@@ -185,11 +186,11 @@ def _train(
     ).to(device)
     optimizer = _make_optimizer(model.parameter_groups(), settings)
     if state is not None:
-        restore(state, model=model, optimizer=optimizer, scaler=accelerator.scaler, label_map=inputs.label_map)
+        _restore(state, model, optimizer, inputs, accelerator)
     if main:
         _start_folder(config, model, accelerator=accelerator, precision=precision)
     keeper = RunKeeper(
-        config,
+        with_ranges(config, inputs.value_range),  # for the checkpoints; `config.yaml` holds what was set
         inputs,
         model=model,
         optimizer=optimizer,
@@ -221,6 +222,20 @@ def _train(
         metrics = keeper.finish()
         accelerator.wait_for_everyone()
     return metrics
+
+
+def _restore(
+    state: TrainingState, model: ReIDModel, optimizer: Optimizer, inputs: TrainingInputs, accelerator: Accelerator
+) -> None:
+    """Put a state back, if it is of the same data; errors as `restore`."""
+    restore(
+        state,
+        model=model,
+        optimizer=optimizer,
+        scaler=accelerator.scaler,
+        label_map=inputs.label_map,
+        value_range=inputs.value_range.model_dump(),
+    )
 
 
 def _prepare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class TrainingState:
         label_map: `LabelMap.to_dict()`, to find out that the data changed.
         seconds: time spent so far.
         untrained: figures of the untrained model, empty where not measured.
+        value_range: of each modality, as resolved (`data.range`); empty in the files of older versions.
     """
 
     epoch: int
@@ -39,6 +40,7 @@ class TrainingState:
     label_map: dict[str, list[str]]
     seconds: float
     untrained: dict[str, Any]
+    value_range: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(path: Path, state: TrainingState) -> None:
@@ -83,16 +85,29 @@ def load_state(path: Path) -> TrainingState:
         ) from error
 
 
-def restore(state: TrainingState, *, model: nn.Module, optimizer: Optimizer, scaler: Any, label_map: LabelMap) -> None:
+def restore(
+    state: TrainingState,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: Any,
+    label_map: LabelMap,
+    value_range: dict[str, Any] | None = None,
+) -> None:
     """Put a state back into a model, its optimiser and its gradient scaler (None where there is none).
 
     Raises:
-        RunError: The data set has other identities or cameras than before, or the model is another one.
+        RunError: The data set has other identities, cameras or values than before, or the model is another one.
     """
     if state.label_map != label_map.to_dict():
         raise RunError(
             "the training identities or cameras are not those that the run to resume was trained on: give the same "
             "data, or start another run with output=..."
+        )
+    if state.value_range and value_range is not None and state.value_range != value_range:
+        raise RunError(
+            f"the training images have the range of values {value_range}, and the run to resume was trained with "
+            f"{state.value_range}: give the same images, or start another run with output=..."
         )
     try:
         model.load_state_dict(state.model, strict=True)

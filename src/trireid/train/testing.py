@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trireid.config.schema import Config
+from trireid.data.range_settings import filled_ranges, with_ranges
 from trireid.data.records import DatasetIndex
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
@@ -103,6 +104,7 @@ def _run_test(
     """Evaluate a checkpoint; arguments and errors as `test_checkpoint`."""
     checkpoint = load_checkpoint(path)
     config = checkpoint.config if config is None else config
+    config = with_ranges(config, filled_ranges(config.data.range, checkpoint.config.data.range))
     if missing or any_to_any:
         check_cases(config)
     device = resolve_device(config.train.device)
@@ -145,7 +147,6 @@ def describe_result(result: EvaluationResult) -> dict[str, Any]:
         "num_queries": result.num_queries,
         "num_gallery": result.num_gallery,
         "num_unmatched": result.num_unmatched,
-        "rule": result.rule.as_dict(),
         "messages": list(result.messages),
     }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw, features
 
-from trireid.data.images import decode_image
+from trireid.data.images import columns_of, read_image
+from trireid.data.ranges import to_8_bits
 from trireid.data.records import ImageSource, Record
 from trireid.errors import DataError
 
@@ -49,14 +50,11 @@ def shown_size(record: Record, *, longest: int) -> tuple[int, int]:
 def read_source(source: ImageSource) -> Image.Image | None:
     """The pixels of one spectrum, or None where they cannot be read."""
     try:
-        pixels = decode_image(source.path)  # (3, h, w), what the model is given too
+        values = columns_of(source, read_image(source.path).values)
     except DataError:
         return None
-    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    if source.columns is not None:
-        first, last = source.columns
-        image = image.crop((first, 0, last, image.height))
-    return image
+    # What has more than 8 bits is shown by its own range, so that every picture can be seen.
+    return Image.fromarray(to_8_bits(values, "file")).convert("RGB")
 
 
 def spectrum_image(source: ImageSource | None, size: tuple[int, int]) -> Image.Image:

@@ -1,0 +1,292 @@
+"""From the bytes of an image file to its values as they were measured, whatever the format.
+
+The content says which format it is, not the name of the file. Every format is decoded strictly: what its decoder
+would repair with a warning, or grey pixels, is a `DecodeError` here.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_png
+
+from trireid.data.records import ImageFacts
+
+MAX_PIXELS = 2**26
+"""Of an image: a damaged header of a small file may say any number."""
+ORIENTATION_TAG = 274
+_PNG_END = b"IEND\xaeB`\x82"
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+Values = NDArray[Any]
+
+
+class DecodeError(ValueError):
+    """What is wrong with the content of an image file, in some words."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An upright image: values `(h, w)` grey or `(h, w, 3)` colour, in the type of the file, and what is known."""
+
+    values: Values
+    facts: ImageFacts
+
+
+def decode(data: bytes) -> DecodedImage:
+    """Decode the content of a file.
+
+    Raises:
+        DecodeError: it is empty, truncated, damaged, too large or of another format.
+    """
+    if not data:
+        raise DecodeError("an empty file")
+    name, decoder = _format_of(data)
+    try:
+        values, orientation = decoder(data)
+    except DecodeError:
+        raise
+    except _DAMAGE as error:
+        raise DecodeError(f"a truncated or corrupt {name}{_said(error)}") from error
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        values = values[:, :, : values.shape[2] - 1]  # without transparency
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    values = _upright(values, orientation)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        wrong = int(values.size - np.isfinite(values).sum())
+        raise DecodeError(f"{wrong} of its {values.size} values are NaN or infinite: put a number there")
+    flat = bool((values == values[0, 0]).all())
+    facts = ImageFacts(name, str(values.dtype), orientation, (values.shape[0], values.shape[1]), flat)
+    return DecodedImage(values, facts)
+
+
+def is_deep(head: bytes, read_all: Callable[[], bytes]) -> bool:
+    """Whether the values of a file take more than 8 bits, without decoding it where its first 32 bytes say so.
+
+    Raises:
+        DecodeError: it cannot be known because the file is damaged.
+    """
+    if head.startswith(b"\x89PNG"):
+        return len(head) > 24 and head[24] == 16
+    if head.startswith((b"\xff\xd8", b"BM", b"RIFF")):
+        return False
+    return decode(read_all()).facts.deep
+
+
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Keep remarks of Pillow on the metadata of a file from the terminal; damaged pixels are errors without them.
+
+    Enter it before threads start: the filters of warnings are one for the whole process.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        # torchvision >= 0.29 points to torchcodec, which is not there for the older torch that we allow.
+        warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities")
+        yield
+
+
+def _format_of(data: bytes) -> tuple[str, Callable[[bytes], tuple[Values, int]]]:
+    if data.startswith(b"\xff\xd8"):
+        return "JPEG", _jpeg
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG", _png
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF", _tiff
+    if data.startswith(b"BM"):
+        return "BMP", lambda data: _pillow(data, "BMP")
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP", lambda data: _pillow(data, "WEBP")
+    if data.startswith(b"\x93NUMPY"):
+        return "NPY", _npy
+    raise DecodeError("neither a JPEG nor a PNG, TIFF, BMP, WebP or NPY image")
+
+
+def _jpeg(data: bytes) -> tuple[Values, int]:
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        if "subsampling" not in str(error):
+            raise
+        # TurboJPEG knows the usual ratios of brightness to colour alone; Pillow knows all, and the same pixels, but
+        # passes over damage within.
+        return _pillow(data, "JPEG")
+    _check_size(height, width)
+    orientation = 1
+    if b"Exif\0\0" in data[: 2**17]:  # a marker holds less than half of that
+        with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
+            orientation = _orientation(image)
+    if space in ("CMYK", "YCCK"):
+        simplejpeg.decode_jpeg(data, "CMYK")  # for its errors
+        with Image.open(io.BytesIO(data), formats=("JPEG", "MPO")) as image:
+            return np.array(image.convert("RGB")), orientation
+    return simplejpeg.decode_jpeg(data, "RGB"), orientation
+
+
+def _png(data: bytes) -> tuple[Values, int]:
+    if _PNG_END not in data:
+        raise DecodeError("a truncated PNG")
+    values, orientation = _pillow(data, "PNG")
+    if data[24] == 16 and values.ndim == 3:
+        # Pillow keeps 8 bits of 16-bit colour. torchvision keeps all, but ends the process on a wrong checksum: Pillow
+        # has looked at those now.
+        decoded = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+        return decoded.permute(1, 2, 0).numpy(), orientation
+    return values, orientation
+
+
+def _pillow(data: bytes, format: str) -> tuple[Values, int]:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "MPO") if format == "JPEG" else (format,)) as image:
+        _check_size(image.height, image.width)
+        if format != "JPEG":  # which may hold a preview after the picture
+            _check_single(getattr(image, "n_frames", 1))
+        orientation = _orientation(image)
+        if image.mode.startswith("I"):  # older Pillow gives 32-bit values of a 16-bit PNG
+            return np.asarray(image).astype(np.uint16), orientation
+        return np.array(image.convert("RGB")), orientation
+
+
+def _tiff(data: bytes) -> tuple[Values, int]:
+    try:
+        image = Image.open(io.BytesIO(data), formats=("TIFF",))
+    except OSError:  # it knows no float colour and no double precision
+        return _other_tiff(data)
+    with image:
+        _check_size(image.height, image.width)
+        _check_single(getattr(image, "n_frames", 1))
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(259) in (6, 7):
+            raise DecodeError("a TIFF with JPEG compression, which hides damage: save it with LZW or deflate")
+        bits, kinds, samples = max(tags.get(258, (1,))), set(tags.get(339, (1,))), tags.get(277, 1)
+        tagged = _known_orientation(tags.get(ORIENTATION_TAG))
+        if bits <= 8 and kinds == {1}:
+            return _loaded(image.convert("RGB"), image, tagged)
+        pillow_knows = samples == 1 and (image.mode in ("F", "I;16", "I;16B") or (image.mode == "I" and kinds == {2}))
+        if pillow_knows and bits in (16, 32):
+            return _loaded(image, image, tagged)
+    return _other_tiff(data)
+
+
+def _loaded(shown: Image.Image, opened: Image.Image, tagged: int) -> tuple[Values, int]:
+    """Values and the tag that is still to be applied: Pillow turns a TIFF itself when it loads it."""
+    values = np.array(shown)
+    values = values.astype(values.dtype.newbyteorder("="))
+    return _turned_back(values, tagged) if _orientation(opened) == 1 else values, tagged
+
+
+def _turned_back(values: Values, orientation: int) -> Values:
+    inverse = {6: 8, 8: 6}.get(orientation, orientation)
+    return _upright(values, inverse)
+
+
+def _other_tiff(data: bytes) -> tuple[Values, int]:
+    """What Pillow cannot read or would cut to 8 bits: deep colour, double precision, unsigned 32 bit."""
+    import tifffile
+
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # its words are in the error
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        _check_single(len(file.pages))
+        page = file.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        if page.axes not in ("YX", "YXS", "SYX"):
+            raise DecodeError(f"a TIFF with the axes {page.axes}: give one picture, grey or colour")
+        _check_size(page.imagelength, page.imagewidth)
+        if int(page.compression) not in (1, 8, 32773, 32946) or int(page.predictor) not in (1, 2):
+            compression = getattr(page.compression, "name", page.compression)
+            raise DecodeError(
+                f"a TIFF of {page.dtype} values, {page.samplesperpixel} a pixel, compressed by {compression}: save it "
+                "without compression or with deflate, without a float predictor"
+            )
+        ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if not all(page.databytecounts) or max(ends) > len(data):  # it would fill in zeros
+            raise DecodeError("a truncated TIFF")
+        values = page.asarray()
+        tag = page.tags.get(ORIENTATION_TAG)
+        values = np.moveaxis(values, 0, 2) if page.axes == "SYX" else values
+        values = values.astype(values.dtype.newbyteorder("="))
+        return _checked(values, "TIFF"), _known_orientation(tag and int(tag.value))
+
+
+def _npy(data: bytes) -> tuple[Values, int]:
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise DecodeError(f"an NPY file of version {version[0]}.{version[1]}: save it with numpy.save")
+    shape, fortran, dtype = readers[version](file)
+    if len(shape) == 3 and shape[2] not in (1, 2, 3, 4):
+        hint = ": put the channels last" if shape[0] in (1, 3) else ""
+        raise DecodeError(f"an NPY array of shape {shape}, not (h, w) or (h, w, 3){hint}")
+    if len(shape) not in (2, 3) or dtype.kind not in "iuf":
+        raise DecodeError(f"an NPY array of shape {shape} and type {dtype}, not numbers of shape (h, w) or (h, w, 3)")
+    _check_size(shape[0], shape[1])
+    count = int(np.prod(shape))
+    if len(data) - file.tell() != count * dtype.itemsize:
+        raise DecodeError("an NPY file whose length is not that of its array")
+    flat = np.frombuffer(data, dtype=dtype, count=count, offset=file.tell())
+    values = flat.reshape(shape, order="F" if fortran else "C")
+    return _checked(np.ascontiguousarray(values.astype(dtype.newbyteorder("="))), "NPY"), 1
+
+
+def _checked(values: Values, format: str) -> Values:
+    """Numbers that a range can be laid on, with 1 to 4 channels."""
+    if values.dtype.kind not in "iuf" or (values.ndim == 3 and values.shape[2] > 4):
+        raise DecodeError(f"a {format} of {values.dtype} values of shape {values.shape}, not grey or colour")
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise DecodeError(f"its header says {height} x {width} pixels, {MAX_PIXELS} in all are read at most")
+
+
+def _check_single(count: int) -> None:
+    if count == 0:
+        raise DecodeError("a truncated TIFF")
+    if count != 1:
+        raise DecodeError(f"it holds {count} pictures: save the one that is meant by itself")
+
+
+def _orientation(image: Image.Image) -> int:
+    return _known_orientation(image.getexif().get(ORIENTATION_TAG))
+
+
+def _known_orientation(tag: Any) -> int:
+    """The tag, or 1 where there is none or one without a meaning, which every viewer passes over."""
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
+
+
+def _upright(values: Values, orientation: int) -> Values:
+    """Turn values `(h, w, ...)` as an EXIF orientation says."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)  # rows and columns change places
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
+
+
+def _said(error: Exception) -> str:
+    """The decoder's own words, in brackets, on one line of printable characters."""
+    words = "".join(letter if letter.isprintable() else " " for letter in str(error))[:120].strip()
+    known = isinstance(error, (ValueError, OSError, Image.DecompressionBombError)) and "BytesIO" not in words
+    return f" ({words})" if words and known else ""
