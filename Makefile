@@ -7,7 +7,7 @@ FAST := not slow and not ddp and not gpu and not browser
 # Tensors of the fast tests are tiny: a second thread costs more than it brings.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: install demo test slow browser check format clean help
+.PHONY: install demo test slow fuzz browser check format clean help
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -22,6 +22,9 @@ test: $(VENV)/.tested  ## the fast tier of the tests
 
 slow: $(VENV)/.tested  ## the slow tier: training runs that must beat stated floors
 	$(BIN)/python -m pytest -m "slow or ddp or gpu"
+
+fuzz: $(VENV)/.tested  ## ten thousand broken inputs, each must work or be refused in one line; e.g. make fuzz FUZZ="--seed 2"
+	PYTHONPATH=$(CURDIR)/tests $(ONE_THREAD) $(BIN)/python -m fuzz $(FUZZ)
 
 browser: $(VENV)/.browsed  ## pages in a real browser: needs Debian's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m browser

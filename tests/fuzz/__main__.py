@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import sys
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scratch = Path(given.scratch or tempfile.mkdtemp(prefix="trireid-fuzz-")).resolve()
     started = time.monotonic()
     prepare(kinds, scratch)
+    gc.collect()
+    gc.freeze()  # else the first collection of each child would copy every page that holds an object
     done: list[Finished] = []
     wrong = 0
     cases = within(planned(kinds, given.share, given.case), started + given.seconds)

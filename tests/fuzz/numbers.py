@@ -296,7 +296,7 @@ def model(case: Case) -> None:
 
 KIND = Kind(
     "numbers",
-    1500,
+    1400,
     prepare,
     {a_search: 22, re_ranking: 16, expansion: 10, distance: 12, metrics: 18, verification: 4, alone: 8, model: 10},
 )

@@ -15,6 +15,7 @@ MOST_GROWTH = 1500 * 2**10  # KiB of memory beyond what a child starts with
 LONGEST_LINE = 4000  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 PYTHON_WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning", re.MULTILINE)
+SETTING_LINE = re.compile(r"(override |\S*\.ya?ml: ).*(should |unknown )")  # several wrong settings: a line for each
 NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|[Cc]annot allocate memory|not enough memory|out of memory")
 
 
@@ -88,7 +89,8 @@ def _ending(code: int, words: dict[str, str]) -> Outcome:
         return Outcome(f"exit code {code}", _last(words["err"]))
     if "Usage: " in words["err"] or (not errors and "fault" in words["out"]):
         return Outcome("refused")
-    if len(errors) != 1 or lines[-1] != errors[0]:
+    after = lines[lines.index(errors[0]) + 1 :] if errors else []
+    if len(errors) != 1 or any(not SETTING_LINE.match(line) for line in after):
         return Outcome("not one line of error", " | ".join(lines[-3:]))
     if len(errors[0]) > LONGEST_LINE:
         return Outcome("a line without end", errors[0][:200])

@@ -188,5 +188,5 @@ def half_run(case: Case) -> None:
 
 
 KIND = Kind(
-    "run_folders", 1000, prepare, {plain_data: 40, whole_file: 18, features: 14, odd_image: 10, state: 12, half_run: 6}
+    "run_folders", 650, prepare, {plain_data: 40, whole_file: 18, features: 14, odd_image: 10, state: 12, half_run: 6}
 )

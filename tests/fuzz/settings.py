@@ -217,7 +217,7 @@ def trained(case: Case) -> None:
 
 KIND = Kind(
     "settings",
-    3000,
+    2800,
     prepare,
     {yaml_file: 38, override: 38, upstream_file: 12, heavy_file: 3, odd_file: 2, trained: 7},
 )

@@ -178,4 +178,4 @@ def synth_option(case: Case) -> None:
     command("synth", *(word for pair in given.items() for word in pair))
 
 
-KIND = Kind("trees", 1000, prepare, {odd_name: 22, odd_file: 20, odd_folder: 20, listed: 30, synth_option: 8})
+KIND = Kind("trees", 800, prepare, {odd_name: 22, odd_file: 20, odd_folder: 20, listed: 30, synth_option: 8})
