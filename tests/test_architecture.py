@@ -17,6 +17,7 @@ LEVELS = {
     "errors": 0,
     "lazy": 0,
     "files": 1,
+    "typed_json": 2,
     "config": 1,
     "data": 2,
     "models": 2,

@@ -16,11 +16,8 @@ from trireid.errors import RunError
 from trireid.files import replacing, write_json, write_text
 from trireid.train.checkpoint import LAST_FILE
 from trireid.train.environment import describe_environment, git_commit
+from trireid.train.run_files import CONFIG_FILE, ENVIRONMENT_FILE, EPOCHS_FILE, METRICS_FILE
 from trireid.train.runs import (
-    CONFIG_FILE,
-    ENVIRONMENT_FILE,
-    EPOCHS_FILE,
-    METRICS_FILE,
     EpochLog,
     claim_run_folder,
     flatten_numbers,

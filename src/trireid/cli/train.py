@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked
 from trireid.cli.guard import guarded
 from trireid.config.schema import Config
+from trireid.train.run_files import CONFIG_FILE, STATE_FILE, RunMetrics
 
 
 def run(
@@ -17,7 +17,7 @@ def run(
     notes: Sequence[str] = (),
     resume_with: str = "the same command and --resume",
     measure_untrained: bool = False,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Train a resolved configuration.
 
     Args:
@@ -50,15 +50,16 @@ def run(
 
 def _stopped(config: Config, resume_with: str) -> str:
     """What Ctrl-C left, by what lies in the run folder at that moment."""
-    if (config.output / "state" / "state.pt").exists():
-        return f"stopped; the state to resume from is in {config.output / 'state'}, go on with {resume_with}"
-    if (config.output / "config.yaml").exists():
+    state = config.output / STATE_FILE
+    if state.exists():
+        return f"stopped; the state to resume from is in {state.parent}, go on with {resume_with}"
+    if (config.output / CONFIG_FILE).exists():
         every = f"train.checkpoint_every={config.train.checkpoint_every}"
         return f"stopped before a first state was saved ({every}): {resume_with} starts from the first epoch"
     return "stopped before anything was saved: start with the same command again"
 
 
-def show_result(config: Config, metrics: Mapping[str, Any]) -> None:
+def show_result(config: Config, metrics: RunMetrics) -> None:
     """Print the figures of metrics.json and where to look next."""
     show_figures("last checkpoint, test split", metrics["feature"])
     show_reranked("last checkpoint, test split", metrics)

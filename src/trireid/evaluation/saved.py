@@ -8,12 +8,12 @@ gallery). `records.json` holds the records of both sides, the protocol and how d
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,14 +22,74 @@ from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
 from trireid.evaluation.evaluate import Rerank
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, joint_blocks
-from trireid.files import replacing, write_text
-from trireid.types import Labels, Protocol
+from trireid.files import check_regular, replacing, write_text
+from trireid.typed_json import Count, Document, Share, Text, checked, read_object, shortened
+from trireid.types import NUM_MODALITIES, Blocks, Exclusion, Labels, Protocol
 
 FEATURES_FILE = "features.safetensors"
 RECORDS_FILE = "records.json"
 FORMAT_VERSION = 1
 SAVED_FEATURES = JOINED_FEATURES
 """What is written; `joint` is these two side by side and is put together again when read."""
+
+
+Modality = Annotated[int, Field(strict=True, ge=0, lt=NUM_MODALITIES)]
+
+
+class _Source(Document):
+    path: Text
+    columns: list[Count] | None
+
+    def source(self) -> ImageSource:
+        return ImageSource(Path(self.path), None if self.columns is None else (self.columns[0], self.columns[1]))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.path or "\0" in self.path:
+            raise ValueError(f"{shortened(self.path)} is no path")
+        if self.columns is not None and not (len(self.columns) == 2 and self.columns[0] < self.columns[1]):
+            raise ValueError("columns must be the first and one past the last")
+        return self
+
+
+class _Entry(Document):
+    name: Text
+    images: Annotated[list[_Source | None], Field(min_length=NUM_MODALITIES, max_length=NUM_MODALITIES)]
+    identity: Text
+    camera: Text | None
+    scene: Text | None
+
+    def record(self) -> Record:
+        images = tuple(None if source is None else source.source() for source in self.images)
+        return Record(self.name, images, identity=self.identity, camera=self.camera, scene=self.scene)
+
+
+class _Protocol(Document):
+    name: Text
+    exclude: Exclusion
+
+
+class _Rerank(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    k1: Annotated[int, Field(ge=1, le=10**6)]
+    k2: Annotated[int, Field(ge=1, le=10**6)]
+    lambda_value: Share
+
+
+class _Description(Document):
+    """The content of `records.json`."""
+
+    protocol: _Protocol
+    normalise: bool
+    rerank: _Rerank | None
+    query_is_gallery: bool
+    blocks: dict[str, list[list[Modality]] | None] = Field(default={})
+    query: list[_Entry]
+    gallery: list[_Entry] = Field(default=[])
+
+
+_DESCRIPTION = TypeAdapter(_Description)
 
 
 @dataclass(frozen=True)
@@ -94,34 +154,30 @@ def load_features(directory: Path) -> SavedFeatures:
     """
     features_path, records_path = directory / FEATURES_FILE, directory / RECORDS_FILE
     try:
+        check_regular(features_path)
         tensors = load_file(features_path)
-        description = json.loads(records_path.read_text(encoding="utf-8"))
-        if description["version"] != FORMAT_VERSION:
+        content = read_object(records_path)
+        if content.get("version") != FORMAT_VERSION:
             raise RunError(
-                f"{records_path} has format version {description['version']}; this version reads {FORMAT_VERSION}, "
-                f"evaluate the run again"
+                f"{records_path} has format version {shortened(content.get('version'))}; this version reads "
+                f"{FORMAT_VERSION}, evaluate the run again"
             )
+        description = checked(_DESCRIPTION, content)
         query = _read_side("query", tensors, description)
-        same = description["query_is_gallery"]
-        rerank = description["rerank"]
-        saved = SavedFeatures(
-            query=query,
-            gallery=query if same else _read_side("gallery", tensors, description),
-            protocol=Protocol(**description["protocol"]),
-            normalise=description["normalise"],
-            rerank=None if rerank is None else Rerank(**rerank),
-        )
+        gallery = query if description.query_is_gallery else _read_side("gallery", tensors, description)
     except FileNotFoundError as error:
         raise RunError(f"no saved features in {directory} ({error}); evaluate the run again") from error
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise RunError(
-            f"{features_path.name} or {records_path.name} in {directory} is damaged "
-            f"({type(error).__name__}: {error}); evaluate the run again"
+            f"{features_path.name} or {records_path.name} in {directory} is damaged ({error}); evaluate the run again"
         ) from error
-    for side in (saved.query, saved.gallery):
-        if not len(side.features) == len(side.labels) == len(side.records):
-            raise RunError(f"{features_path} and {records_path} do not belong together; evaluate the run again")
-    return saved
+    return SavedFeatures(
+        query=query,
+        gallery=gallery,
+        protocol=Protocol(description.protocol.name, description.protocol.exclude),
+        normalise=description.normalise,
+        rerank=None if description.rerank is None else Rerank(**description.rerank.model_dump()),
+    )
 
 
 def _side_tensors(name: str, side: SavedSide) -> dict[str, Tensor]:
@@ -135,18 +191,65 @@ def _side_tensors(name: str, side: SavedSide) -> dict[str, Tensor]:
     return {f"{name}/{key}": value.cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
 
 
-def _read_side(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> SavedSide:
-    """One side out of the tensors and the description."""
-    kept = {key: tensors[f"{name}/feature/{key}"] for key in SAVED_FEATURES if f"{name}/feature/{key}" in tensors}
-    features = kept | {"joint": torch.cat(list(kept.values()), dim=-1)}
-    # Files of before this entry rank as they did: features as a whole, what is absent as zeros.
-    described = {key: each for key, each in description.get("blocks", {}).items() if each is not None}
-    blocks = joint_blocks({key: tuple(map(tuple, each)) for key, each in described.items()}, features)
+def _read_side(name: str, tensors: dict[str, Tensor], description: _Description) -> SavedSide:
+    """One side out of the tensors and the description.
+
+    Raises:
+        ValueError: a tensor is missing or of another type or shape; one line.
+    """
+    records = description.gallery if name == "gallery" else description.query
+    if not records:
+        raise ValueError(f"it has no records of the {name}")
+
+    def tensor(key: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """A tensor whose first axis counts the records; -1 stands for any width."""
+        found = tensors.get(f"{name}/{key}")
+        if found is None:
+            raise ValueError(f"{name}/{key} is missing")
+        fits = found.dim() == 1 + len(shape) and all(
+            wanted in (-1, width) for wanted, width in zip(shape, found.shape[1:], strict=True)
+        )
+        if found.dtype != dtype or not fits:
+            sizes = ", ".join(["n", *("D" if wanted == -1 else str(wanted) for wanted in shape)])
+            raise ValueError(f"{name}/{key} is {found.dtype} {tuple(found.shape)}; it must be {dtype} ({sizes})")
+        if len(found) != len(records):
+            raise ValueError(
+                f"{FEATURES_FILE} and {RECORDS_FILE} do not belong together: {name}/{key} has {len(found)} rows for "
+                f"{len(records)} records"
+            )
+        return found
+
+    kept = [key for key in SAVED_FEATURES if f"{name}/feature/{key}" in tensors]
+    if not kept:
+        raise ValueError(f"{name}/feature/global is missing")
+    features = {key: tensor(f"feature/{key}", torch.float32, -1) for key in kept}
+    features["joint"] = torch.cat(list(features.values()), dim=-1)
     return SavedSide(
-        features=FeatureSet(features, tensors[f"{name}/present"], tensors[f"{name}/item"], blocks),
-        labels=Labels(**{key: tensors[f"{name}/label/{key}"] for key in ("identity", "camera", "scene", "item")}),
-        records=tuple(_record_from_json(entry) for entry in description[name]),
+        features=FeatureSet(
+            features,
+            tensor("present", torch.bool, NUM_MODALITIES),
+            tensor("item", torch.int64),
+            joint_blocks(_blocks_of(features, description.blocks), features),
+        ),
+        labels=Labels(**{key: tensor(f"label/{key}", torch.int64) for key in ("identity", "camera", "scene", "item")}),
+        records=tuple(entry.record() for entry in records),
     )
+
+
+def _blocks_of(features: dict[str, Tensor], described: dict[str, list[list[Modality]] | None]) -> dict[str, Blocks]:
+    """What the blocks of each feature are made of. Files of before this entry rank as they did: features as a whole.
+
+    Raises:
+        ValueError: a feature does not divide into its blocks.
+    """
+    blocks = {}
+    for key, each in described.items():
+        if each is not None and key in features:
+            width = features[key].shape[1]
+            if not each or not all(each) or width % len(each):
+                raise ValueError(f"blocks.{key} are {len(each)}, into which a feature of {width} does not divide")
+            blocks[key] = tuple(map(tuple, each))
+    return blocks
 
 
 def _record_to_json(record: Record) -> dict[str, Any]:
@@ -161,21 +264,3 @@ def _record_to_json(record: Record) -> dict[str, Any]:
             for source in record.images
         ],
     }
-
-
-def _record_from_json(entry: dict[str, Any]) -> Record:
-    """A record out of plain data."""
-
-    def source(data: dict[str, Any] | None) -> ImageSource | None:
-        if data is None:
-            return None
-        columns: Sequence[int] | None = data["columns"]
-        return ImageSource(Path(data["path"]), None if columns is None else (columns[0], columns[1]))
-
-    return Record(
-        name=entry["name"],
-        images=tuple(source(image) for image in entry["images"]),
-        identity=entry["identity"],
-        camera=entry["camera"],
-        scene=entry["scene"],
-    )

@@ -14,6 +14,7 @@ from trireid.report.page import query_for_page
 from trireid.report.queries import Ranked, differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import RunFolder, parse_config, read_run
 from trireid.report.tables import COLUMNS, differing_settings, percent
+from trireid.train.run_files import EpochEntry, RunMetrics
 from trireid.visualize.curves import cmc_curves, compared_figures
 
 FEATURES = ("joint", "global", "head")
@@ -104,7 +105,8 @@ def _figures(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> lis
 
 def _figures_of(run: RunFolder, ranked: Ranked | None, feature: str) -> Mapping[str, float] | None:
     """Figures of one feature: those that the run left, else those of its features."""
-    known: Mapping[str, float] | None = ((run.metrics or {}).get("feature") or {}).get(feature)
+    metrics: RunMetrics = run.metrics or {}
+    known = metrics.get("feature", {}).get(feature)
     if known or ranked is None or feature not in ranked.saved.query.features.features:
         return known
     return rank_saved(ranked.saved, feature=feature).ranking.as_dict()
@@ -125,7 +127,7 @@ def _equal_errors(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -
     return lines
 
 
-def _plots(histories: Mapping[str, Sequence[Mapping[str, Any]]], ranked: Mapping[str, Ranked]) -> list[Plot]:
+def _plots(histories: Mapping[str, Sequence[EpochEntry]], ranked: Mapping[str, Ranked]) -> list[Plot]:
     plots = []
     if histories:
         for title, figure in compared_figures(histories).items():

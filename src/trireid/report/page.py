@@ -28,6 +28,7 @@ from trireid.report.tables import (
     summary,
     warnings,
 )
+from trireid.train.run_files import Environment, EpochEntry, RunMetrics
 from trireid.visualize.curves import cmc_curves, distance_histogram, history_figures
 from trireid.visualize.ranklist import caption
 from trireid.visualize.triplets import shown_size
@@ -63,25 +64,26 @@ def write_report(
 def render_page(run: RunFolder) -> str:
     """The page as HTML text."""
     notes = list(run.notes)
-    metrics = run.metrics or {}
+    metrics: RunMetrics = run.metrics or {}
     result, ranked = _rank(run, notes)
     if result is not None and not metrics.get("feature"):
         metrics = {**metrics, "feature": result.metrics}
+    environment: Environment = run.environment or {}
     queries = {} if ranked is None else shown_queries(ranked)
     config = parse_config(run.config, notes)
     content: dict[str, Any] = {
         "title": run.name,
-        "summary": summary(metrics),
+        "summary": summary(metrics, weights=run.weights),
         "warnings": warnings(metrics),
         "columns": list(COLUMNS.values()),
-        "rows": figure_groups(metrics),
+        "rows": figure_groups(metrics, weights=run.weights),
         "counts": counts(metrics, run.saved, None if result is None else result.num_unmatched),
         "curves": _curves(run.history),
         "queries": [_section(reason, shown) for reason, shown in queries.items()],
-        "command": command_line((run.environment or {}).get("command")),
+        "command": command_line(environment.get("command")),
         "changed": [] if config is None else changed_settings(config),
         "config": run.config,
-        "environment": flat({key: value for key, value in (run.environment or {}).items() if key != "command"}),
+        "environment": flat({key: value for key, value in environment.items() if key != "command"}),
         "imported": run.imported,
         **_distances(result, ranked),
         **_selection(run, queries, notes),
@@ -98,7 +100,8 @@ def _rank(run: RunFolder, notes: list[str]) -> tuple[EvaluationResult | None, Ra
     except TrireidError as error:
         notes.append(f"the saved features cannot be ranked: {error}")
         return None, None
-    for name, values in ((run.metrics or {}).get("feature") or {}).items():
+    known: RunMetrics = run.metrics or {}
+    for name, values in known.get("feature", {}).items():
         found = result.metrics.get(name, {}).get("mAP")
         if found is not None and abs(found - values.get("mAP", found)) > 5e-4:
             notes.append(
@@ -120,7 +123,7 @@ def _evaluate(saved: SavedFeatures) -> EvaluationResult:
     )
 
 
-def _curves(history: Sequence[dict[str, Any]]) -> list[Plot]:
+def _curves(history: Sequence[EpochEntry]) -> list[Plot]:
     """Loss, learning rate and metrics by epoch, as far as something was recorded."""
     if not history:
         return []
@@ -155,9 +158,9 @@ def _distances(result: EvaluationResult | None, ranked: Ranked | None) -> dict[s
     return {"cmc": cmc, "histogram": histogram, "equal": equal, "equal_note": note}
 
 
-def _tiles(metrics: dict[str, Any], equal: EqualError | None) -> list[tuple[str, str]]:
+def _tiles(metrics: RunMetrics, equal: EqualError | None) -> list[tuple[str, str]]:
     """The figures that are read first: joint mAP, R1 and mINP, and the equal error rate."""
-    feature = metrics.get("feature") or {}
+    feature = metrics.get("feature", {})
     figures = feature.get("joint") or feature.get("global") or {}
     tiles = [(COLUMNS[key], percent(figures[key])) for key in ("mAP", "rank1", "mINP") if key in figures]
     return tiles + ([] if equal is None else [("equal error", percent(equal.rate))])

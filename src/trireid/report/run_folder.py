@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from trireid.config.load import dump_config, override_config, validate
 from trireid.config.read import parse_yaml
@@ -14,11 +15,31 @@ from trireid.config.schema import Config
 from trireid.data.records import Record
 from trireid.errors import ConfigError, RunError
 from trireid.evaluation.saved import FEATURES_FILE, RECORDS_FILE, SavedFeatures, SavedSide, load_features
+from trireid.files import read_text
 from trireid.train.checkpoint import LAST_FILE, load_checkpoint
 from trireid.train.inputs import scan_index
+from trireid.train.run_files import (
+    CONFIG_FILE,
+    ENVIRONMENT,
+    ENVIRONMENT_FILE,
+    EPOCH_ENTRY,
+    EPOCHS_FILE,
+    IMPORTED_FILE,
+    METRICS_FILE,
+    RUN_METRICS,
+    Environment,
+    EpochEntry,
+    ImportedFile,
+    RunMetrics,
+)
 from trireid.train.testing import test_features
+from trireid.typed_json import parse_object, without_faults
 
 PAGE_FILE = "report.html"
+MAX_NOTES = 3
+"""Damaged lines of a file that are named one by one."""
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -33,18 +54,20 @@ class RunFolder:
         history: lines of `metrics.jsonl`, one an epoch; empty where there is none.
         saved: test features and records.
         notes: one line for each part that is missing or damaged.
+        weights: which weights the figures are of, for the table.
         imported: content of the report that `trireid import` wrote beside the file.
         overrides: settings to change before anything is read again, such as a moved `data.root`.
     """
 
     path: Path
     config: str | None
-    environment: dict[str, Any] | None
-    metrics: dict[str, Any] | None
-    history: list[dict[str, Any]]
+    environment: Environment | None
+    metrics: RunMetrics | None
+    history: list[EpochEntry]
     saved: SavedFeatures | None
     notes: tuple[str, ...]
-    imported: dict[str, Any] | None = None
+    weights: str = "last"
+    imported: ImportedFile | None = None
     overrides: tuple[str, ...] = ()
 
     @property
@@ -123,10 +146,10 @@ def _settings(run: RunFolder) -> Config:
 
 def _read_folder(path: Path) -> RunFolder:
     notes: list[str] = []
-    config = _read_text(path / "config.yaml", notes)
-    environment = _read_mapping(path / "environment.json", notes)
-    metrics = _read_mapping(path / "metrics.json", notes)
-    history = _read_lines(path / "metrics.jsonl", notes)
+    config = _read_text(path / CONFIG_FILE, notes)
+    environment = _read_part(path / ENVIRONMENT_FILE, ENVIRONMENT, notes)
+    metrics = _read_part(path / METRICS_FILE, RUN_METRICS, notes)
+    history = _read_history(path / EPOCHS_FILE, notes)
     saved = _read_features(path, notes)
     if config is None and metrics is None and saved is None and not history and not (path / LAST_FILE).exists():
         raise RunError(f"{path} holds no run ({'; '.join(notes)}); give the folder that `trireid train` wrote")
@@ -144,10 +167,19 @@ def _read_file(path: Path) -> RunFolder:
         "curves; evaluate it with --evaluate data.root=..."
     ]
     report = path.with_suffix(".report.json")
-    imported = _read_mapping(report, notes) if report.exists() else None
+    imported = _read_part(report, IMPORTED_FILE, notes) if report.exists() else None
     # Its own figures, where it has some, are of the split that chose it and not of the test.
-    metrics = {"weights": f"epoch {checkpoint.epoch}" + (f", {checkpoint.note}" if checkpoint.note else "")}
-    return RunFolder(path, dump_config(checkpoint.config), None, metrics, [], None, tuple(notes), imported=imported)
+    return RunFolder(
+        path,
+        config=dump_config(checkpoint.config),
+        environment=None,
+        metrics=None,
+        history=[],
+        saved=None,
+        notes=tuple(notes),
+        weights=f"epoch {checkpoint.epoch}" + (f", {checkpoint.note}" if checkpoint.note else ""),
+        imported=imported,
+    )
 
 
 def parse_config(text: str | None, notes: list[str]) -> Config | None:
@@ -185,43 +217,47 @@ def _with_images_of(saved: SavedFeatures, config: Config) -> SavedFeatures:
 def _read_text(path: Path, notes: list[str]) -> str | None:
     """The text of a file, or None and a note."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         notes.append(f"{path.name} is not there")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
         notes.append(f"{path.name} cannot be read: {error}")
     return None
 
 
-def _parse_mapping(text: str, name: str, notes: list[str]) -> dict[str, Any] | None:
-    """A JSON object, or None and a note."""
+def _read_part(path: Path, kind: TypeAdapter[Content], notes: list[str]) -> Content | None:
+    """What can be used of a file's JSON object, with a note on the rest; None and a note where that is nothing."""
+    text = _read_text(path, notes)
+    if text is None:
+        return None
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        notes.append(f"{name} is damaged: {error}")
+        content, faults = without_faults(kind, parse_object(text))
+    except ValueError as error:
+        notes.append(f"{path.name} is damaged: {error}")
         return None
-    if not isinstance(content, dict):
-        notes.append(f"{name} is damaged: it holds no JSON object")
-        return None
+    notes += [f"{path.name} is damaged, a part of it is left out: {fault}" for fault in faults]
     return content
 
 
-def _read_mapping(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    """The JSON object of a file, or None and a note."""
+def _read_history(path: Path, notes: list[str]) -> list[EpochEntry]:
+    """The epochs of a file's lines; a damaged line (of an interrupted run) is left out with a note."""
     text = _read_text(path, notes)
-    return None if text is None else _parse_mapping(text, path.name, notes)
-
-
-def _read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The JSON objects of a file's lines; a damaged line (an interrupted run) is left out with a note."""
-    text = _read_text(path, notes)
-    lines = [] if text is None else text.splitlines()
-    parsed = [
-        _parse_mapping(line, f"{path.name} line {number}", notes)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    return [line for line in parsed if line is not None]
+    entries, damaged = [], []
+    for number, line in enumerate([] if text is None else text.split("\n"), start=1):
+        if line.strip():
+            try:
+                entry, faults = without_faults(EPOCH_ENTRY, parse_object(line))
+            except ValueError as error:
+                damaged.append(f"{path.name} line {number} is damaged and left out: {error}")
+            else:
+                entries.append(entry)
+                damaged += [f"{path.name} line {number} is damaged, a part is left out: {fault}" for fault in faults]
+    notes += damaged[:MAX_NOTES]
+    if len(damaged) > MAX_NOTES:
+        notes.append(f"{path.name} has {len(damaged) - MAX_NOTES} more damaged lines")
+    return entries
 
 
 def _read_features(path: Path, notes: list[str]) -> SavedFeatures | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trireid.config.schema import Config
 from trireid.evaluation.saved import SavedFeatures
+from trireid.train.run_files import RunMetrics
 
 COLUMNS: dict[str, str] = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
 RULES = {
@@ -28,42 +29,40 @@ class FigureGroup:
     figures: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def figure_groups(metrics: Mapping[str, Any]) -> list[FigureGroup]:
-    """The table of figures: last, best and untrained weights by feature, in percent."""
-    best = metrics.get("best") or {}
-    best_name = f"best (epoch {best.get('epoch', '?')}, chosen on {best.get('chosen_on', '?')})"
-    sources = {
-        metrics.get("weights", "last"): metrics,
-        "last, re-ranked": metrics.get("reranked") or {},
-        best_name: best,
-        "untrained": metrics.get("untrained") or {},
-    }
+def figure_groups(metrics: RunMetrics, *, weights: str) -> list[FigureGroup]:
+    """The table of figures: last, best and untrained weights by feature, in percent; `weights` names the last."""
+    sources = {weights: metrics.get("feature"), "last, re-ranked": metrics.get("reranked", {}).get("feature")}
+    best = metrics.get("best")
+    if best is not None:
+        sources[f"best (epoch {best['epoch']}, chosen on {best['chosen_on']})"] = best["feature"]
+    sources["untrained"] = metrics.get("untrained", {}).get("feature")
     groups = []
-    for weights, source in sources.items():
-        figures = (source.get("feature") or {}).items()
+    for name, figures in sources.items():
         if figures:
-            lines = [(feature, tuple(percent(values.get(key)) for key in COLUMNS)) for feature, values in figures]
-            groups.append(FigureGroup(weights, tuple(lines)))
+            lines = [
+                (feature, tuple(percent(values.get(key)) for key in COLUMNS)) for feature, values in figures.items()
+            ]
+            groups.append(FigureGroup(name, tuple(lines)))
     return groups
 
 
-def summary(metrics: Mapping[str, Any]) -> str:
+def summary(metrics: RunMetrics, *, weights: str) -> str:
     """The page's first sentence."""
-    figures = (metrics.get("feature") or {}).get("joint")
+    figures = metrics.get("feature", {}).get("joint")
     if figures is None:
         return "This run has no final figures yet."
-    weights = metrics.get("weights", "the last epoch")
+    weights = "the last epoch" if weights == "last" else weights
     text = f"Joint feature of {weights}: mAP {percent(figures.get('mAP'))} %, R1 {percent(figures.get('rank1'))} %"
-    untrained = ((metrics.get("untrained") or {}).get("feature") or {}).get("joint")
+    untrained = metrics.get("untrained", {}).get("feature", {}).get("joint")
     if untrained is not None:
         text += f"; the same model untrained: mAP {percent(untrained.get('mAP'))} %"
     return text + "."
 
 
-def warnings(metrics: Mapping[str, Any]) -> list[str]:
+def warnings(metrics: RunMetrics) -> list[str]:
     """What must be known before the figures are believed."""
-    messages = [str(message) for message in metrics.get("messages") or []]
-    if (metrics.get("best") or {}).get("chosen_on") == "test":
+    messages = list(metrics.get("messages", []))
+    if metrics.get("best", {}).get("chosen_on") == "test":
         messages.append(
             "The epoch of `best` was chosen on the test set, so its figures are optimistic; "
             "hold out identities with data.val_ids to choose it fairly."
@@ -71,13 +70,12 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
     return messages
 
 
-def percent(value: Any) -> str:
+def percent(value: float | None) -> str:
     """A share as percent with one decimal, a dash where there is none."""
-    known = isinstance(value, int | float) and value == value
-    return f"{100 * value:.1f}" if known else "–"
+    return "–" if value is None or value != value else f"{100 * value:.1f}"
 
 
-def counts(metrics: Mapping[str, Any], saved: SavedFeatures | None, num_unmatched: int | None) -> dict[str, str]:
+def counts(metrics: RunMetrics, saved: SavedFeatures | None, num_unmatched: int | None) -> dict[str, str]:
     """Items and queries by name, and what the protocol hides."""
     found = {
         "queries": metrics.get("num_queries") if saved is None else len(saved.query.records),
@@ -117,11 +115,11 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return table
 
 
-def command_line(command: Any) -> str | None:
+def command_line(command: Sequence[str] | None) -> str | None:
     """The command line of a run, given as its words or as text; the program without its folder."""
-    if isinstance(command, list) and command:
-        return " ".join([_program(str(command[0])), shlex.join(map(str, command[1:]))])
-    return command if isinstance(command, str) else None
+    if not command:
+        return None
+    return command if isinstance(command, str) else " ".join([_program(command[0]), shlex.join(command[1:])])
 
 
 def _program(path: str) -> str:

@@ -16,7 +16,6 @@ from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.saved import save_features
-from trireid.files import write_json
 from trireid.train.checkpoint import (
     BEST_FILE,
     LAST_FILE,
@@ -34,10 +33,12 @@ from trireid.train.evaluating import (
     selection_score,
 )
 from trireid.train.inputs import EvaluationSplit, TrainingInputs
-from trireid.train.runs import METRICS_FILE, STATE_FILE, EpochLog
+from trireid.train.run_files import RUN_METRICS, STATE_FILE, RunMetrics
+from trireid.train.runs import EpochLog, write_metrics
 from trireid.train.state import TrainingState, save_state
 from trireid.train.testing import describe_data, describe_result
 from trireid.train.watching import Draw, watch_selection
+from trireid.typed_json import checked
 
 _log = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ class RunKeeper:
         )
         save_state(self.folder / STATE_FILE, state)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> RunMetrics:
         """Evaluate `last` and `best` on the test split and write the features and final figures.
 
         Returns:
@@ -224,7 +225,7 @@ class RunKeeper:
         if result is None or self.epochs is None:
             return {}
         save_features(self.folder, saved_features(result, test, self.config.evaluate))
-        metrics = {
+        found: dict[str, Any] = {
             **describe_result(result),
             **describe_reranked(result, test, settings=self.config.evaluate, device=self.device),
             **describe_data(self.inputs.index),
@@ -236,8 +237,9 @@ class RunKeeper:
             "seed": self.config.train.seed,
             "train_seconds": self.seconds,
         }
+        metrics = checked(RUN_METRICS, found)
         self.epochs.close()
-        write_json(self.folder / METRICS_FILE, metrics)
+        write_metrics(self.folder, metrics)
         _log.info("last, test: %s", describe_figures(result.metrics))
         return metrics
 

@@ -40,9 +40,9 @@ from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
 from trireid.train.recording import record_steps
+from trireid.train.run_files import STATE_FILE, RunMetrics
 from trireid.train.runs import (
     OF_A_MACHINE,
-    STATE_FILE,
     claim_run_folder,
     only_run,
     read_metrics,
@@ -65,7 +65,7 @@ def train(
     progress: bool = True,
     measure_untrained: bool = False,
     draw: Draw | None = None,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Train and evaluate one run; every process of a launcher calls it.
 
     The run folder `config.output` gets `config.yaml`, `environment.json`, `metrics.jsonl` (a line an epoch),
@@ -169,7 +169,7 @@ def _train(
     progress: bool,
     measure_untrained: bool,
     draw: Draw | None,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """From a claimed run folder to the final figures."""
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
     share = (accelerator.process_index, accelerator.num_processes)

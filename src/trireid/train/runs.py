@@ -19,21 +19,28 @@ from numpy.typing import NDArray
 from trireid.config.load import dump_config, load_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
-from trireid.files import remove_leftovers, write_json, write_text, writing
+from trireid.files import read_text, remove_leftovers, write_json, write_text, writing
 from trireid.train.checkpoint import BEST_FILE, LAST_FILE
+from trireid.train.run_files import (
+    CONFIG_FILE,
+    ENVIRONMENT,
+    ENVIRONMENT_FILE,
+    EPOCH_ENTRY,
+    EPOCHS_FILE,
+    METRICS_FILE,
+    RUN_METRICS,
+    STATE_FILE,
+    TENSORBOARD_FOLDER,
+    EpochEntry,
+    RunMetrics,
+)
 from trireid.train.trackers import RemoteTrackers
+from trireid.typed_json import checked, parse_object, read_object
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _log = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.yaml"
-ENVIRONMENT_FILE = "environment.json"
-EPOCHS_FILE = "metrics.jsonl"
-METRICS_FILE = "metrics.json"
-TENSORBOARD_FOLDER = "tensorboard"
-STATE_FILE = "state/state.pt"
 
 RUN_FILES = (CONFIG_FILE, EPOCHS_FILE, METRICS_FILE, LAST_FILE, BEST_FILE, STATE_FILE)
 """A folder that holds one of these holds a run."""
@@ -143,24 +150,43 @@ def write_start(folder: Path, config: Config, environment: Mapping[str, Any]) ->
         write_text(folder / CONFIG_FILE, dump_config(config))
     path = folder / ENVIRONMENT_FILE
     if path.exists():
-        first = _read_json(path.read_text(encoding="utf-8"), path, "delete it and resume the run")
-        environment = first | {"resumed": [*first.get("resumed", []), dict(environment)]}
+        with _damage_said(path, "delete it and resume the run"):
+            first = checked(ENVIRONMENT, read_object(path))
+        environment = {**first, "resumed": [*first.get("resumed", []), dict(environment)]}
     write_json(path, dict(environment))
 
 
-def read_metrics(folder: Path) -> dict[str, Any] | None:
+def write_metrics(folder: Path, metrics: RunMetrics) -> None:
+    """Write the figures of a run, which is finished by that.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    write_json(folder / METRICS_FILE, metrics)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run of a folder has its figures."""
+    return (folder / METRICS_FILE).exists()
+
+
+def read_metrics(folder: Path) -> RunMetrics | None:
     """The figures of a finished run, None where it is not finished.
 
     Raises:
         RunError: The file is damaged.
     """
     path = folder / METRICS_FILE
-    if not path.exists():
+    if not is_finished(folder):
         return None
-    return _read_json(path.read_text(encoding="utf-8"), path, "delete it and resume the run to make it again")
+    with _damage_said(path, "delete it and resume the run to make it again"):
+        metrics = checked(RUN_METRICS, read_object(path))
+        if not metrics.get("feature"):
+            raise ValueError("it has no figures of any feature")
+    return metrics
 
 
-def read_epochs(folder: Path) -> list[dict[str, Any]]:
+def read_epochs(folder: Path) -> list[EpochEntry]:
     """The entries of `metrics.jsonl`, one an epoch; a last line that was cut off is left out.
 
     Raises:
@@ -169,12 +195,13 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     path = folder / EPOCHS_FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    entries = [
-        _read_json(line, path, "take the damaged line out, or train again") for line in lines if line[-1] == "\n"
-    ]
-    if not all(isinstance(entry.get("epoch"), int) for entry in entries):
-        raise RunError(f"{path} has a line without its epoch: take that line out, or train again")
+    entries = []
+    with _damage_said(path, "take the damaged line out, or train again"):
+        for number, line in enumerate(read_text(path).split("\n")[:-1], start=1):
+            try:
+                entries.append(checked(EPOCH_ENTRY, parse_object(line)))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
     return entries
 
 
@@ -251,15 +278,13 @@ def flatten_numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
             yield prefix + name, float(value)
 
 
-def _read_json(text: str, path: Path, advice: str) -> dict[str, Any]:
-    """One JSON object of a run's file; `advice` says what to do where it is damaged."""
+@contextmanager
+def _damage_said(path: Path, advice: str) -> Iterator[None]:
+    """Turn what is wrong with a run's file into one line; `advice` says what to do."""
     try:
-        content = json.loads(text)
-    except ValueError as error:
+        yield
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): {advice}") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} holds {content!r:.40} where an object should be: {advice}")
-    return content
 
 
 def _check_same_run(folder: Path, config: Config) -> None:
