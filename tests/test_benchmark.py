@@ -240,6 +240,16 @@ def test_no_compiled_model_of_a_long_comparison_runs_plain(config, monkeypatch):
     assert len(compiled) == 10
 
 
+def test_a_batch_of_one_is_timed_in_both_modes(config, tmp_path):
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    arguments = ["bench", "-c", str(tmp_path / "run.yaml"), "--vary", "model.head=none,hdm_atmoe", "--repeats", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--batch-size", "1", "--out", str(tmp_path / "cost.json")])
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "cost.json").read_text())["rows"]
+    assert [row["mode"] for row in rows] == ["inference"] * 2 + ["training"] * 2
+    assert {row["batch_size"] for row in rows} == {1}
+
+
 def test_compilation_without_a_warm_up_is_refused(config, tmp_path):
     (tmp_path / "run.yaml").write_text(dump_config(config))
     result = CliRunner().invoke(app, ["bench", "-c", str(tmp_path / "run.yaml"), "--compile", "--warmup", "0"])

@@ -137,6 +137,7 @@ def test_a_wrong_value_names_setting_value_and_what_is_allowed_in_one_line(overr
     [
         (["data.batch_size=7"], ("data.batch_size=7", "multiple of data.num_instances=8")),
         (["data.batch_size=8"], ("1 identity in a batch", "at least 2")),
+        (["data.batch_size=1", "data.sampler=random"], ("data.batch_size=1", "BatchNorm", "use 2 or more")),
         (["data.num_instances=1"], ("data.num_instances=1", "triplet loss")),
         (["data.modalities=[nir, rgb]"], ("data.modalities", "order rgb, nir, tir")),
         (["data.modalities=[rgb, rgb]"], ("data.modalities", "each once")),

@@ -49,6 +49,20 @@ def test_without_presence_it_is_batch_normalisation_and_a_linear_map_to_the_last
     assert torch.allclose(everyone, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("head", ["none", "hdm_atmoe", "sdtps"])
+@pytest.mark.parametrize("classifier", ["joint", "separate"])
+def test_one_item_alone_trains_with_the_running_statistics(head, classifier):
+    backbone = BackboneConfig(name="tiny", pretrained="none", width=16, depth=1, num_heads=2)
+    settings = ModelConfig(backbone=backbone, head=head, global_classifier=classifier)
+    model = build_model(settings, image_size=(32, 32), num_classes=4, num_cameras=2).train()
+    before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+    loss = reid_loss(model(torch.randn(1, 3, 3, 32, 32)), torch.tensor([1]))["total"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert before
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers() if name in before)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_batch_with_fewer_than_two_items_is_seen_with_the_running_statistics(count):
     present = torch.arange(8) < count

@@ -118,6 +118,17 @@ def test_two_processes_learn_what_one_does(tree: Path, tmp_path: Path, model: st
     assert len(list((two.output / "tensorboard").iterdir())) == 1  # one process alone writes
 
 
+def test_one_item_a_process_is_normalised_with_those_of_the_others(tree: Path, tmp_path: Path) -> None:
+    # Two items differ by any amount and are then one standard deviation apart: weights that move would tell too much.
+    still = ("train.lr=1e-9", "train.backbone_lr=1e-9", "train.epochs=1")
+    settings = (*SGD, *still, "data.batch_size=2", "data.sampler=random", "model.head=hdm_atmoe")
+    one, two = (tiny_config(tree, tmp_path / name, *settings) for name in ("one", "two"))
+    run(one, tmp_path, number=1)
+    run(two, tmp_path, number=2)
+    assert difference(one, two) < TOLERANCE  # running statistics among them
+    assert read_epochs(two.output)[0]["loss"] == pytest.approx(read_epochs(one.output)[0]["loss"], rel=0, abs=1e-4)
+
+
 @pytest.mark.parametrize("batch_size", [256, 24, 7])  # one batch for two processes, three, and a rest of 1
 def test_a_shared_evaluation_gives_the_figures_of_one_process(tree: Path, tmp_path: Path, batch_size: int) -> None:
     config = tiny_config(tree, tmp_path / "run", "train.epochs=1", "evaluate.rerank=true")

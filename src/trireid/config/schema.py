@@ -111,6 +111,11 @@ class DataConfig(Section):
         if not self.modalities:
             raise ValueError("data.modalities is empty: name at least one of rgb, nir, tir")
         self._check_augmentation()
+        if self.batch_size < 2:
+            raise ValueError(
+                "data.batch_size=1 puts one triplet in a batch, of which BatchNorm has no statistics and the triplet "
+                "loss no pair: use 2 or more (32 to 128 learn better; evaluate.batch_size may be 1)"
+            )
         identities, rest = divmod(self.batch_size, self.num_instances)
         if self.sampler != "random" and rest:
             raise ValueError(

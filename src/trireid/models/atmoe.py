@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
-from trireid.models.modality import QuickGELU
+from trireid.models.modality import BatchNorm, QuickGELU
 
 
 class ATMoE(nn.Module):
@@ -32,7 +32,7 @@ class ATMoE(nn.Module):
             raise InputError(f"ATMoE has {num_heads} heads; the width {dim} must be a multiple of it")
         self.num_heads, self.num_experts = num_heads, num_experts
         width = dim // num_heads
-        self.gate_reduce = nn.Sequential(nn.Linear(num_experts * dim, dim), QuickGELU(), nn.BatchNorm1d(dim))
+        self.gate_reduce = nn.Sequential(nn.Linear(num_experts * dim, dim), QuickGELU(), BatchNorm(dim))
         self.gate_query = nn.Linear(dim, dim, bias=False)
         self.gate_key = nn.Linear(dim, dim, bias=False)
         bound = 1.0 / math.sqrt(width)
@@ -40,7 +40,7 @@ class ATMoE(nn.Module):
         self.expert_bias = nn.Parameter(torch.empty(num_experts, num_heads, width).uniform_(-bound, bound))
         self.expert_activation = QuickGELU()
         # Batch normalisation is a channel's own affair: one over all channels equals one an expert and head.
-        self.expert_norm = nn.BatchNorm1d(num_experts * dim)
+        self.expert_norm = BatchNorm(num_experts * dim)
         self.feature_dim = num_experts * dim
 
     def forward(self, subset_features: Tensor, *, subset_present: Tensor | None = None) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
+
+from trireid.models.modality import BatchNorm
 
 
 class BNNeckClassifier(nn.Module):
@@ -14,7 +15,7 @@ class BNNeckClassifier(nn.Module):
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
-        self.bottleneck = nn.BatchNorm1d(dim)
+        self.bottleneck = BatchNorm(dim)
         self.bottleneck.bias.requires_grad_(False)
         self.classifier = nn.Linear(dim, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
@@ -36,13 +37,5 @@ class BNNeckClassifier(nn.Module):
             return normalised
         rows = present.nonzero()[:, 0]  # (P,)
         shown = feature[rows]  # (P, F)
-        if self.training and len(rows) < 2:
-            # One item has no variance, and none has no mean: such a batch is seen with the running statistics, which
-            # it does not change.
-            norm = self.bottleneck
-            normalised = functional.batch_norm(
-                shown, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps
-            )
-        else:
-            normalised = self.bottleneck(shown)
+        normalised = self.bottleneck(shown)
         return normalised.new_zeros(feature.shape).index_copy(0, rows, normalised)  # (B, F)

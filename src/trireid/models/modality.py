@@ -57,6 +57,22 @@ class ModalityLayerNorm(nn.Module):
         return normed * self.weight.view(shape) + self.bias.view(shape)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that takes a training batch of any size: `(B, F) -> (B, F)`.
+
+    One item has no variance, and none has no mean: such a batch is seen with the running statistics, which it does not
+    change. Keys and all else are those of torch's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `(B, F)`."""
+        if self.training and len(x) < 2:
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(x)
+
+
 def mask_absent(x: Tensor, present: Tensor | None) -> Tensor:
     """Set what belongs to absent modalities to zero: x `(B, M, ...)`, present `(B, M)` bool or None (all present)."""
     if present is None:
