@@ -32,8 +32,9 @@ LEVELS = {
     "__main__": 6,
     "__init__": 6,
 }
-# Parts of one level that may use each other, user -> used: training evaluates, and pages show pictures.
-BESIDE = {("train", "evaluation"), ("report", "visualize")}
+# Parts of one level that may use each other, user -> used: training evaluates, pages show pictures,
+# and settings are read from files.
+BESIDE = {("train", "evaluation"), ("report", "visualize"), ("config", "files")}
 TENSORS_ONLY = {"torch", "timm", "numpy"}
 # Only these may know the configuration, of all that models, losses and evaluation hold.
 KNOW_CONFIG = {"models/build.py"}

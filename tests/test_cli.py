@@ -14,7 +14,7 @@ import trireid.train.loop
 import trireid.train.testing
 from trireid.cli import demo
 from trireid.cli.app import app
-from trireid.cli.console import progress, show_figures, show_log
+from trireid.cli.console import note, progress, say, show_figures, show_log, show_table
 from trireid.cli.evaluate import parse_missing
 from trireid.cli.guard import guarded, rest_idle_threads
 from trireid.cli.synth import parse_size
@@ -411,6 +411,18 @@ def test_only_the_main_process_writes(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     show_figures("figures", FIGURES)
     assert capsys.readouterr() == ("", "")
+
+
+def test_names_of_others_do_not_reach_the_terminal_as_commands(capsys):
+    name = "a\x1b]0;title\x07\udcff"
+    say(f"{name}\nsecond line")
+    note(name)
+    show_table("title", ["a"], [[name]])
+    with pytest.raises(SystemExit), guarded():
+        raise ConfigError(name)
+    out, err = capsys.readouterr()
+    assert "a\\x1b]0;title\\x07\\udcff\nsecond line" in out
+    assert all(line.isprintable() for line in (out + err).split("\n"))
 
 
 def test_figures_that_are_not_there_are_a_dash(capsys):

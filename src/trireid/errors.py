@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class TrireidError(Exception):
     """Base of every error that a user's input can cause: what was given, what is allowed, what to do."""
@@ -25,3 +27,25 @@ class InputError(TrireidError, ValueError):
 
 class RunError(TrireidError):
     """A run folder that cannot be written, resumed or read."""
+
+
+def printable(text: str, *, limit: int | None = 300) -> str:
+    """A text of others for a message: one line, in bounds, without what a terminal would obey or cannot write.
+
+    Args:
+        text: a name, path or value that a user or a file gave.
+        limit: characters; None keeps all.
+    """
+    if not text.isprintable():
+        text = "".join(letter if _can_be_shown(letter) else ascii(letter)[1:-1] for letter in text)
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def printable_lines(text: str) -> str:
+    """Text of several lines that a terminal can be given, whatever names of others it holds."""
+    return "\n".join(printable(line, limit=None) for line in text.split("\n"))
+
+
+def _can_be_shown(letter: str) -> bool:
+    """Printable, or one of the kinds of space and of joiner that names are written with."""
+    return letter.isprintable() or unicodedata.category(letter) == "Zs" or letter in "\u200c\u200d"

@@ -27,6 +27,19 @@ def test_auto_rule_without_cameras_is_none(tmp_path: Path) -> None:
         scan("csv", table, exclude="camera")
 
 
+def test_cameras_of_one_side_alone_set_the_rule_and_an_explicit_rule_needs_both(tmp_path: Path) -> None:
+    write_csv_set(tmp_path)
+    write_image(tmp_path / "a/r5.png")
+    sides = {"query": ("c1", ""), "gallery": ("", "c1")}
+    for known, (query, gallery) in sides.items():
+        rows = [*GOOD_ROWS[:3], f"a/r3.png,,,y1,{query},,query", f"a/r4.png,,,y1,{gallery},,gallery"]
+        table = write_csv(tmp_path, rows)
+        assert scan("csv", table).protocol.exclude == "camera"
+        other = "gallery item" if known == "query" else "query"
+        with pytest.raises(DataError, match=f"data.exclude is camera, but no {other} has a camera"):
+            scan("csv", table, exclude="camera")
+
+
 def test_query_and_gallery_apart_and_together(tmp_path: Path) -> None:
     write_csv_set(tmp_path)
     write_image(tmp_path / "a/r5.png")

@@ -117,8 +117,8 @@ def test_half_precision_parallel_and_safetensors_files_are_read(tmp_path):
 
 def test_another_image_size_resizes_the_position_table_and_says_so(tmp_path):
     path = saved(tmp_path, upstream_state("sdtps"))
-    imported = read_upstream(path, image_size=(32, 16))
-    assert "8 patches, 4 x 2 (assumed to lie like the images), resized (bilinear) to 8 x 4" in imported.report.notes[1]
+    imported = read_upstream(path, image_size=(32, 16), checkpoint_image_size=IMAGE)
+    assert "8 patches, 4 x 2 (as given), resized (bilinear) to 8 x 4" in imported.report.notes[1]
     assert imported.model.backbone.num_patches == 32
     assert imported.model.head.num_slots == 2
     assert imported.model(torch.zeros(1, 3, 3, 32, 16)).embedding.shape == (1, 6 * 32)
@@ -132,17 +132,24 @@ def test_a_resized_table_keeps_a_linear_slope(tmp_path):
     state = upstream_state()
     rows = torch.arange(4.0).repeat_interleave(2)  # 4 x 2 patches, value = row
     state["BACKBONE.base.positional_embedding"] = torch.cat([torch.tensor([9.0]), rows])[:, None].repeat(1, 128)
-    model = trireid.load_upstream(saved(tmp_path, state), image_size=(32, 8))
+    model = trireid.load_upstream(saved(tmp_path, state), image_size=(32, 8), checkpoint_image_size=IMAGE)
     table = model.backbone.vit.pos_embed[0, :, 0]
     assert table[0] == 9
     torch.testing.assert_close(table[1::2], torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]))
 
 
-def test_an_odd_table_asks_for_the_size_of_the_checkpoint(tmp_path):
+@pytest.mark.parametrize(("positions", "image_size"), [(15, IMAGE), (8, (16, 16)), (16, (32, 16))])
+def test_a_table_of_another_count_asks_for_the_size_of_the_checkpoint(tmp_path, positions, image_size):
+    path = saved(tmp_path, upstream_state(positions=positions))
+    with pytest.raises(CheckpointError, match=f"has {positions} patches, the images .*: give checkpoint_image_size"):
+        read_upstream(path, image_size=image_size)
+
+
+def test_the_size_of_an_odd_table_can_be_given_and_overlapping_patches_are_named(tmp_path):
     path = saved(tmp_path, upstream_state(positions=15))
-    with pytest.raises(CheckpointError, match="has 15 patches, the images 4 x 2.* give checkpoint_image_size"):
-        read_upstream(path, image_size=IMAGE)
     assert read_upstream(path, image_size=IMAGE, checkpoint_image_size=(20, 12)).model is not None
+    with pytest.raises(CheckpointError, match=r"overlapping ones \(7 x 3, one every 2 pixels of 16 x 8\)"):
+        read_upstream(saved(tmp_path, upstream_state(positions=21)), image_size=IMAGE)
 
 
 def test_further_cameras_get_the_mean_of_the_known(tmp_path):
@@ -292,6 +299,6 @@ def test_files_that_are_no_upstream_checkpoint_give_one_clear_error(tmp_path, mo
     elif kind == "other_model":
         torch.save({"layer1.weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match=r"w\.pth") as caught:
-        trireid.load_upstream(path)
+        trireid.load_upstream(path, image_size=IMAGE)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "hostile_was_here").exists()

@@ -26,7 +26,7 @@ def test_local_file_is_loaded_and_the_position_table_resized(tmp_path):
     source, target = tiny(), tiny((32, 16))
     torch.nn.init.normal_(source.blocks[0].mlp.fc1.weight)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
-    note = load_backbone_weights(target, name="tiny", pretrained=str(tmp_path / "w.safetensors"))
+    note = load_backbone_weights(target, name="tiny", pretrained=str(tmp_path / "w.safetensors"), image_size=(16, 16))
     assert torch.equal(target.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
     assert target.pos_embed.shape == (1, 9, 16)
     assert "every key" in note
@@ -38,11 +38,12 @@ def test_the_position_table_is_resized_as_asked(tmp_path, interpolation):
     torch.nn.init.normal_(source.pos_embed)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     path = str(tmp_path / "w.safetensors")
-    load_backbone_weights(target, name="tiny", pretrained=path, interpolation=interpolation)
+    made_for = {"image_size": (32, 32)}
+    load_backbone_weights(target, name="tiny", pretrained=path, interpolation=interpolation, **made_for)
     upstream = resize_positions(source.pos_embed, source.patch_embed.grid_size, target.patch_embed.grid_size)
     assert torch.allclose(target.pos_embed, upstream, atol=1e-6) == (interpolation == "bilinear")
     by_default = tiny((32, 16))
-    load_backbone_weights(by_default, name="tiny", pretrained=path)
+    load_backbone_weights(by_default, name="tiny", pretrained=path, **made_for)
     assert torch.equal(by_default.pos_embed, target.pos_embed) == (interpolation == "bicubic")
 
 
@@ -50,7 +51,7 @@ def test_torch_file_with_classifier_is_loaded_without_it_and_says_so(tmp_path):
     state = {**tiny().state_dict(), "head.weight": torch.zeros(10, 16), "head.bias": torch.zeros(10)}
     torch.save({"state_dict": state}, tmp_path / "w.pth")
     assert "2 classifier tensors not used" in load_backbone_weights(
-        tiny(), name="tiny", pretrained=str(tmp_path / "w.pth")
+        tiny(), name="tiny", pretrained=str(tmp_path / "w.pth"), image_size=(16, 16)
     )
 
 
@@ -67,7 +68,7 @@ def test_keys_must_fit_exactly(tmp_path, change, message):
     change(state)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=message):
-        load_backbone_weights(tiny(), name="tiny", pretrained=str(tmp_path / "w.safetensors"))
+        load_backbone_weights(tiny(), name="tiny", pretrained=str(tmp_path / "w.safetensors"), image_size=(16, 16))
 
 
 class Hostile:
@@ -120,7 +121,7 @@ def test_without_network_or_cache_the_error_says_what_to_do(monkeypatch, tmp_pat
 @pytest.mark.skipif(not SHARED_WEIGHTS.is_file(), reason=f"no weight file at {SHARED_WEIGHTS}")
 def test_the_small_pretrained_vit_loads_strictly():
     vit = create_vit("dinov2_vit_s14", image_size=(56, 28))
-    load_backbone_weights(vit, name="dinov2_vit_s14", pretrained=str(SHARED_WEIGHTS))
+    load_backbone_weights(vit, name="dinov2_vit_s14", pretrained=str(SHARED_WEIGHTS))  # 37 x 37, as published
     assert vit.pos_embed.shape == (1, 9, 384)
     state = read_state(SHARED_WEIGHTS)
     assert torch.equal(vit.blocks[3].attn.qkv.weight, state["blocks.3.attn.qkv.weight"].float())

@@ -96,6 +96,7 @@ def test_metadata_are_strings_that_other_tools_can_read(tmp_path: Path, config: 
         metadata = file.metadata()
     assert metadata["trireid_format"] == "1"
     assert metadata["epoch"] == "4"
+    assert metadata["position_grid"] == "4x2"
     assert '"000002"' in metadata["label_map"]
 
 
@@ -170,6 +171,7 @@ def test_another_class_count_names_the_tensors_and_both_numbers(tmp_path: Path, 
     ("override", "words"),
     [
         ("data.image_size=[64, 16]", "image size 32 x 16"),
+        ("data.image_size=[16, 32]", "the model is for images of 16 x 32.* image size 32 x 16"),
         ("model.head=none", r"not in the model \(.*head"),
         ("model.head=hdm", r"not in the file \(.*head"),
         ("model.backbone.width=32", "have another shape"),

@@ -115,7 +115,8 @@ def test_a_named_backbone_of_timm_is_checked_and_its_classifier_left_out(tmp_pat
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="width 192 with patches of 16 pixels.* give --backbone"):
         import_file(tmp_path / "w.safetensors", tmp_path / "start.safetensors")
-    done = import_file(tmp_path / "w.safetensors", tmp_path / "start.safetensors", backbone="vit_tiny_patch16_224")
+    named = {"backbone": "vit_tiny_patch16_224", "checkpoint_image_size": (32, 32)}
+    done = import_file(tmp_path / "w.safetensors", tmp_path / "start.safetensors", **named)
     assert set(done.report.ignored) == {"head.weight", "head.bias"}
 
 

@@ -258,7 +258,7 @@ def import_(
         str | None, typer.Option(help="Height x width of the images the model will see (256x128).")
     ] = None,
     checkpoint_image_size: Annotated[
-        str | None, typer.Option(help="Height x width the checkpoint was trained at (told by its position table).")
+        str | None, typer.Option(help="Height x width the checkpoint was trained at , where that is another.")
     ] = None,
     cameras: Annotated[int | None, typer.Option(min=1, help="Cameras, where they are not those of the file.")] = None,
     sie_coefficient: Annotated[float | None, typer.Option(help="SIE_COE of the checkpoint (1).")] = None,

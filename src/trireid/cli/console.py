@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from trireid.errors import printable, printable_lines
+
 FIGURES = (("mAP", "mAP"), ("mINP", "mINP"), ("rank-1", "rank1"), ("rank-5", "rank5"), ("rank-10", "rank10"))
 _UNBOUNDED = 10_000  # characters
 PATTERNS = {"global": "1 global", "head": "2 head", "joint": "3 joint"}
@@ -27,14 +29,14 @@ def is_main_process() -> bool:
 def say(text: str = "") -> None:
     """One line of a result."""
     if is_main_process():
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{printable_lines(text)}\n")
         sys.stdout.flush()
 
 
 def note(text: str) -> None:
     """One line that a reader of the result should know, on the error stream."""
     if is_main_process():
-        sys.stderr.write(f"note: {text}\n")
+        sys.stderr.write(f"note: {printable_lines(text)}\n")
         sys.stderr.flush()
 
 
@@ -42,7 +44,7 @@ class _ErrorStream(logging.Handler):
     """Writes to the error stream of the moment, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{self.format(record)}\n")
+        sys.stderr.write(f"{printable_lines(self.format(record))}\n")
 
 
 def show_log() -> None:
@@ -106,6 +108,12 @@ def show_figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     show_table(title, ["feature", *(label for label, _ in FIGURES)], rows)
 
 
+def show_rule(figures: Mapping[str, Any]) -> None:
+    """Print which rule was applied and how many pairs it hid, where the figures say so."""
+    if "rule" in figures:
+        say(figures["rule"]["text"])
+
+
 def show_reranked(title: str, figures: Mapping[str, Any]) -> None:
     """Print the `reranked` figures of a run or test, where there are any."""
     if "reranked" in figures:
@@ -123,7 +131,9 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
-        table.add_row(*map(Text, row))  # a name in a file may look like rich's markup
+        table.add_row(
+            *(Text(printable(cell, limit=None)) for cell in row)
+        )  # a name in a file may look like rich's markup
     # A file or a pipe has no width that rows would have to be cut to.
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)
 

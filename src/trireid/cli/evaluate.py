@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked
+from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked, show_rule
 from trireid.cli.missing import page, tables
 from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
@@ -100,6 +100,7 @@ def run(
     say(f"checkpoint: {figures['checkpoint']} ({saved})")
     counts = f"{figures['num_queries']} queries, {figures['num_gallery']} in the gallery"
     show_figures(f"test split: {counts}", figures["feature"])
+    show_rule(figures)
     show_reranked("test split", figures)
     for table in tables(figures):
         say(f"\n{table}")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from trireid.errors import TrireidError
+from trireid.errors import TrireidError, printable_lines
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -63,5 +63,5 @@ def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable_lines(text)}\n")
     sys.stderr.flush()

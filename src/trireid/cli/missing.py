@@ -33,7 +33,8 @@ def page(figures: Mapping[str, Any]) -> str:
     ]
     counts = f"{figures['num_queries']} queries, {figures['num_gallery']} in the gallery"
     parts = [_table(f"test split: {counts}, {figures['checkpoint']}", header, body), *tables(figures)]
-    return "\n\n".join([*parts, *(f"Note: {line}" for line in figures["messages"])]) + "\n"
+    rule = [figures["rule"]["text"]] if "rule" in figures else []
+    return "\n\n".join([*parts, *rule, *(f"Note: {line}" for line in figures["messages"])]) + "\n"
 
 
 def _cases_table(missing: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked
+from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked, show_rule
 from trireid.cli.guard import guarded
 from trireid.config.schema import Config
 from trireid.train.run_files import CONFIG_FILE, STATE_FILE, RunMetrics
@@ -62,6 +62,7 @@ def _stopped(config: Config, resume_with: str) -> str:
 def show_result(config: Config, metrics: RunMetrics) -> None:
     """Print the figures of metrics.json and where to look next."""
     show_figures("last checkpoint, test split", metrics["feature"])
+    show_rule(metrics)
     show_reranked("last checkpoint, test split", metrics)
     best = metrics.get("best")
     if best:

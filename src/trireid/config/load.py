@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from trireid.config.presets import TOWER_SETTINGS, preset_settings
 from trireid.config.read import parse_yaml, read_mapping
 from trireid.config.schema import Config, SlimmingConfig
-from trireid.errors import ConfigError
+from trireid.errors import ConfigError, printable
 
 Tree = dict[str, object]
 
@@ -67,8 +67,8 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     preset = next((override for override in overrides if _is_preset(override)), None)
     if preset is not None:
         raise ConfigError(
-            f"override {preset!r}: a preset fills in what a file leaves open, and here every setting has its value; "
-            "change the single ones, e.g. evaluate.missing_as=zeros"
+            f"override {_quoted(preset)}: a preset fills in what a file leaves open, and here every setting has its "
+            "value; change the single ones, e.g. evaluate.missing_as=zeros"
         )
     tree: Tree = config.model_dump()
     return validate(tree, overridden=_apply_overrides(tree, overrides))
@@ -99,7 +99,7 @@ def _blamed(fault: ErrorDetails, source: str, overridden: Mapping[str, str]) -> 
     place = _fault_path(fault)
     for path, override in overridden.items():
         if place == path or place.startswith(f"{path}."):
-            return f"override {override!r}: "
+            return f"override {_quoted(override)}: "
     touched = [override for path, override in overridden.items() if path.startswith(f"{place}." if place else "")]
     if source and touched:  # a check of several settings, of which some were overridden
         return f"{source.removesuffix(': ')} with {', '.join(touched)}: "
@@ -107,7 +107,7 @@ def _blamed(fault: ErrorDetails, source: str, overridden: Mapping[str, str]) -> 
 
 
 def _fault_path(fault: ErrorDetails) -> str:
-    return ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))
+    return printable(".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-")), limit=200)
 
 
 def dump_config(config: Config) -> str:
@@ -155,7 +155,7 @@ def describe_fault(fault: ErrorDetails) -> str:
     if fault["type"] == "extra_forbidden":
         return _unknown(path)
     if fault["type"] in ("model_type", "model_attributes_type"):
-        shown = "nothing" if given is None else repr(given)
+        shown = "nothing" if given is None else _shown(given)
         return f"{path} is a section, given {shown}; give its settings, for example {_first_setting(path)}"
     if fault["type"] == "missing" and isinstance(given, Mapping):
         return f"{path} is not given, and has no default"
@@ -204,8 +204,8 @@ def _apply_preset(tree: Tree, overrides: Sequence[str], *, source: str) -> tuple
     chosen, name = source, tree.get("preset")
     for override in filter(_is_preset, overrides):
         chosen, name = (
-            f"override {override!r}: ",
-            parse_yaml(override.partition("=")[2], source=f"override {override!r}"),
+            f"override {_quoted(override)}: ",
+            parse_yaml(override.partition("=")[2], source=f"override {_quoted(override)}"),
         )
     given = {path: _given(path, tree, overrides) for path in (*TOWER_SETTINGS, "model.backbone.name")}
     try:
@@ -255,12 +255,14 @@ def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> dict[str, str]:
         path, equals, text = override.partition("=")
         path = path.strip()
         if not equals:
-            raise ConfigError(f"override {override!r} has no value; write it as setting=value, e.g. train.epochs=5")
+            raise ConfigError(
+                f"override {_quoted(override)} has no value; write it as setting=value, e.g. train.epochs=5"
+            )
         if path in sections:
             raise ConfigError(f"{path} is a section; set one of its settings, e.g. {_first_setting(path)}=...")
         if path not in known:
             raise ConfigError(_unknown(path))
-        _put(tree, path, parse_yaml(text, source=f"override {override!r}"))
+        _put(tree, path, parse_yaml(text, source=f"override {_quoted(override)}"))
         given[path] = override
     return given
 
@@ -271,7 +273,7 @@ def _put(tree: Tree, path: str, value: object) -> None:
     for section in sections:
         inner = tree.get(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{section} is a section, given {inner!r}; give its settings, or leave it out")
+            raise ConfigError(f"{section} is a section, given {_shown(inner)}; give its settings, or leave it out")
         tree[section] = dict(inner)
         tree = tree[section]  # type: ignore[assignment]
     tree[leaf] = value
@@ -291,7 +293,7 @@ def _unknown(path: str) -> str:
         return f"unknown setting {path}; those of a cut are {', '.join(SlimmingConfig.model_fields)}"
     nearest = nearest_setting(path, list(setting_paths()))
     hint = f"the nearest is {nearest}" if nearest else f"the sections are {', '.join(Config.model_fields)}"
-    return f"unknown setting {path or '(empty)'}; {hint}"
+    return f"unknown setting {printable(path, limit=80) or '(empty)'}; {hint}"
 
 
 def _first_setting(section: str) -> str:
@@ -305,6 +307,9 @@ def _cut_settings(path: str) -> list[str]:
     return [f"{cut[0]}.{name}" for name in SlimmingConfig.model_fields] if cut else []
 
 
+def _quoted(override: str) -> str:
+    return printable(repr(override))
+
+
 def _shown(value: object) -> str:
-    text = str(value) if isinstance(value, Path) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return printable(str(value) if isinstance(value, Path) else repr(value), limit=80)

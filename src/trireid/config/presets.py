@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from trireid.errors import ConfigError
+from trireid.errors import ConfigError, printable
 
 Settings = Mapping[str, object]
 
@@ -91,7 +91,7 @@ def preset_settings(name: object, given: Settings = MappingProxyType({})) -> Set
     if not isinstance(name, str) or name not in PRESETS:
         close = difflib.get_close_matches(str(name).lower(), list(PRESETS), n=1)
         hint = f"; the nearest is {close[0]}" if close else ""
-        raise ConfigError(f"preset: given {name!r}, allowed is {' or '.join(PRESETS)}{hint}")
+        raise ConfigError(f"preset: given {printable(repr(name), limit=80)}, allowed is {' or '.join(PRESETS)}{hint}")
     missing = [path for path in TOWER_SETTINGS if given.get(path) is None]
     if name == "parity" and given.get("model.backbone.name") in IMAGENET_TOWER and missing:
         raise ConfigError(

@@ -15,16 +15,38 @@ def _not_a_truth_value(value: object) -> object:
     return value
 
 
+def _expanded(path: Path) -> Path:
+    """A path that the system can have, `~` replaced by the home folder."""
+    _as_a_path_may_be(str(path))
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"should be a path; no home folder is known for {path.parts[0]}") from None
+
+
+def _as_a_path_may_be(text: str) -> str:
+    """Refuse what no file name holds, also in settings that are text and may name a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("should be text of whole characters") from None
+    if "\0" in text:
+        raise ValueError("should be text without the character of code 0")
+    return text
+
+
+LARGEST = 2**63 - 1  # of the whole numbers that torch knows
 Number = BeforeValidator(_not_a_truth_value)
-Positive = Annotated[int, Number, Field(gt=0)]
-NonNegative = Annotated[int, Number, Field(ge=0)]
+Positive = Annotated[int, Number, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[int, Number, Field(ge=0, le=LARGEST)]
+Text = Annotated[str, AfterValidator(_as_a_path_may_be)]
 Real = Annotated[float, Number]
 Spread = Annotated[float, Number, Field(gt=0.0)]
 Probability = Annotated[float, Number, Field(ge=0.0, le=1.0)]
 Ratio = Annotated[float, Number, Field(gt=0.0, le=1.0)]
 Rate = Annotated[float, Number, Field(ge=0.0)]
 ValueRange = Literal["auto", "file"] | tuple[Real, Real]
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Folder = Annotated[Path, AfterValidator(_expanded)]
 ModalityName = Literal["rgb", "nir", "tir"]
 MODALITY_ORDER = ("rgb", "nir", "tir")  # types.MODALITIES, spelled here because types imports torch
 
@@ -148,13 +170,15 @@ class DataConfig(Section):
 class BackboneConfig(Section):
     """The shared ViT. `name` is `tiny`, an alias of models/backbone.py or any timm ViT name.
 
-    `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file.
+    `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file,
+    or a checkpoint or folder of a run. `pretrained_image_size` is the size that its position table was made for.
     The five sizes are for `tiny` and other scratch models; None keeps what the name says. `projection` is the width of
     the map that ends CLIP's tower. `position_interpolation` resizes the position table of start weights.
     """
 
-    name: str = "clip_vit_b16"
-    pretrained: str = "timm"
+    name: Text = "clip_vit_b16"
+    pretrained: Text = "timm"
+    pretrained_image_size: tuple[Positive, Positive] | None = None  # (height, width); None: the file or its source says
     patch_size: Positive | None = None
     width: Positive | None = None
     depth: Positive | None = None

@@ -82,12 +82,13 @@ def read_index(
         splits, verified = _drop_unreadable(splits, workers=workers, progress=progress)
         faults += verified.faults
         facts = verified.facts
-    rule = _resolve_exclusion(dataset, exclude, splits.query)
+    rule = _resolve_exclusion(dataset, exclude, (*splits.query, *splits.gallery))
     splits, found = separate_identities(splits)
     faults += found
     splits, found = drop_unmatched(splits, rule)
     faults += found
-    faults += _unknown_protocol(splits.query, rule, root)
+    if exclude != "auto":  # a table that leaves the cells of one side empty is ranked, and the output says so
+        faults += _unknown_protocol(splits, rule, root)
     faults += empty_splits(splits, faults, root)
     return DatasetIndex(
         format=format,
@@ -102,11 +103,11 @@ def read_index(
     )
 
 
-def _resolve_exclusion(dataset: DatasetFormat, exclude: str, query: tuple[Record, ...]) -> Exclusion:
+def _resolve_exclusion(dataset: DatasetFormat, exclude: str, tested: tuple[Record, ...]) -> Exclusion:
     if exclude == "auto":
         if dataset.exclude is not None:
             return dataset.exclude
-        return "camera" if any(record.camera is not None for record in query) else "none"
+        return "camera" if any(record.camera is not None for record in tested) else "none"
     return _known_exclusion(exclude)
 
 
@@ -117,13 +118,21 @@ def _known_exclusion(exclude: str) -> Exclusion:
     raise DataError(f"data.exclude {exclude!r} is unknown; use one of auto, {', '.join(EXCLUSIONS)}")
 
 
-def _unknown_protocol(query: tuple[Record, ...], rule: Exclusion, root: Path) -> list[Fault]:
-    """A rule that can exclude nothing because no query has the field is a mistake, not a protocol."""
+def _unknown_protocol(splits: SplitRecords, rule: Exclusion, root: Path) -> list[Fault]:
+    """A rule that was asked for and can exclude nothing, because no item of a side has the field, is a mistake."""
     field = EXCLUSION_FIELD[rule]
-    if field is None or not query or any(getattr(record, field) is not None for record in query):
+    if field is None:
         return []
-    message = f"{root}: data.exclude is {rule}, but no query has a {field}; set data.exclude to another rule"
-    return [Fault(BAD_PROTOCOL, root, message)]
+    sides = {"query": splits.query, "gallery item": splits.gallery}
+    return [
+        Fault(
+            BAD_PROTOCOL,
+            root,
+            f"{root}: data.exclude is {rule}, but no {name} has a {field}; set data.exclude to another rule",
+        )
+        for name, records in sides.items()
+        if records and all(getattr(record, field) is None for record in records)
+    ][:1]
 
 
 def _drop_unreadable(splits: SplitRecords, *, workers: int, progress: Progress | None) -> tuple[SplitRecords, Verified]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trireid.evaluation.applied_rule import applied_rule
 from trireid.evaluation.evaluate import feature_distance, unshared_by_feature
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet
 from trireid.evaluation.metrics import rank_metrics
@@ -67,6 +68,21 @@ def count_unmatched(
     rows = take(query_labels, query.item)
     columns = rows if gallery is None else take(gallery_labels, gallery.item)
     return int(unmatched(rows, columns, protocol).sum())
+
+
+def count_hidden(
+    query: FeatureSet,
+    gallery: FeatureSet | None,
+    *,
+    query_labels: Labels,
+    gallery_labels: Labels,
+    protocol: Protocol,
+    num_unmatched: int,
+) -> dict[str, Any]:
+    """What the protocol hid among the items of a case, see `AppliedRule.as_dict`. Args: as `count_unmatched`."""
+    rows = take(query_labels, query.item)
+    columns = rows if gallery is None else take(gallery_labels, gallery.item)
+    return applied_rule(rows, columns, protocol, num_unmatched=num_unmatched).as_dict()
 
 
 def ranked_names(features: FeatureSet) -> list[str]:

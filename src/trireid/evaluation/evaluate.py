@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
+from trireid.evaluation.applied_rule import AppliedRule, applied_rule, unknown_messages
 from trireid.evaluation.distance import check_features, check_widths, unit
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
@@ -16,7 +17,7 @@ from trireid.evaluation.missing import MissingAs
 from trireid.evaluation.presence import Presence, shared_distance, unrelated_cosine, unshared_pairs
 from trireid.evaluation.protocols import take
 from trireid.evaluation.rerank import k_reciprocal
-from trireid.types import EXCLUSION_FIELD, UNKNOWN, Batch, Labels, Protocol
+from trireid.types import Batch, Labels, Protocol
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class EvaluationResult:
         gallery: features of the gallery; the same object where the queries are the gallery.
         num_queries, num_gallery: items of each set, without those that withholding leaves nothing of.
         num_unmatched: queries without any valid match, left out of the means.
+        rule: what the protocol hid.
         messages: what the reader of the figures must know, one line each.
     """
 
@@ -47,6 +49,7 @@ class EvaluationResult:
     num_queries: int
     num_gallery: int
     num_unmatched: int
+    rule: AppliedRule
     messages: tuple[str, ...]
 
     @property
@@ -162,10 +165,13 @@ def evaluate_features(
         num_queries=len(query_labels),
         num_gallery=len(column_labels),
         num_unmatched=num_unmatched,
+        rule=applied_rule(query_labels, column_labels, protocol, num_unmatched=num_unmatched),
         messages=tuple(
             [
                 *_withheld_messages(missing, missing_as, left_out),
-                *_messages(query_labels, protocol, num_unmatched, rerank),
+                *_unmatched_messages(len(query_labels), num_unmatched),
+                *unknown_messages(query_labels, column_labels, protocol),
+                *_rerank_messages(rerank),
                 *_presence_messages(query, query if gallery is None else gallery, normalise),
             ]
         ),
@@ -273,24 +279,20 @@ def _withheld_messages(missing: Sequence[str], missing_as: MissingAs, left_out: 
     return messages
 
 
-def _messages(query: Labels, protocol: Protocol, num_unmatched: int, rerank: Rerank | None) -> list[str]:
-    """What a reader of the figures must know."""
-    messages = []
-    if num_unmatched:
-        messages.append(
-            f"{num_unmatched} of {len(query)} queries have no valid match in the gallery and are left out of the means"
-        )
-    field = EXCLUSION_FIELD[protocol.exclude]
-    if field is not None:
-        num_unknown = int((getattr(query, field) == UNKNOWN).sum())
-        if num_unknown:
-            messages.append(
-                f"the {field} of {num_unknown} of {len(query)} queries is not known: only the item "
-                f"itself is excluded for them, which makes the ranking easier"
-            )
-    if rerank is not None:
-        messages.append(f"re-ranked (k-reciprocal, k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})")
-    return messages
+def _unmatched_messages(num_queries: int, num_unmatched: int) -> list[str]:
+    """How many queries do not count."""
+    if not num_unmatched:
+        return []
+    return [
+        f"{num_unmatched} of {num_queries} queries have no valid match in the gallery and are left out of the means"
+    ]
+
+
+def _rerank_messages(rerank: Rerank | None) -> list[str]:
+    """With what the ranking was re-ranked."""
+    if rerank is None:
+        return []
+    return [f"re-ranked (k-reciprocal, k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})"]
 
 
 def _presence_messages(query: FeatureSet, gallery: FeatureSet, normalise: bool) -> list[str]:

@@ -62,6 +62,7 @@ def build_model(
             name=settings.name,
             pretrained=settings.pretrained,
             interpolation=settings.position_interpolation,
+            image_size=settings.pretrained_image_size,
         )
         _log.info(note)
     stages = tuple(SlimmingStage(**stage.model_dump()) for stage in config.slimming)

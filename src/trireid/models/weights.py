@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import socket
 import warnings
@@ -12,23 +13,36 @@ from urllib.parse import urlsplit
 
 import safetensors
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
 from trireid.errors import CheckpointError
-from trireid.models.backbone import projects_features, timm_model_name
+from trireid.models.backbone import timm_model_name
+from trireid.models.positions import Grid, published_grid, recorded_grid, resize_table, table_grid
 from trireid.models.torchscript import is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
+from trireid.models.upstream import is_upstream
 
 PositionInterpolation = Literal["bicubic", "bilinear"]
 
+RUN_WEIGHTS = "last.safetensors"
+"""What a run folder starts another run with."""
+
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
+_OWN_PREFIX = "backbone.vit."  # of the ViT in our own checkpoints
+_FILTERS = "patch_embed.proj.weight"
 
 
 def load_backbone_weights(
-    vit: VisionTransformer, *, name: str, pretrained: str, interpolation: PositionInterpolation = "bicubic"
+    vit: VisionTransformer,
+    *,
+    name: str,
+    pretrained: str,
+    interpolation: PositionInterpolation = "bicubic",
+    image_size: Grid | None = None,
 ) -> str:
     """Load start weights in place.
 
@@ -36,9 +50,12 @@ def load_backbone_weights(
         vit: the model to fill; its position table is resized from the file's.
         name: backbone name, as in `create_vit`.
         pretrained: `none` keeps the fresh weights, `timm` takes those of the name, anything else is a local file
-            (.safetensors, a torch file that holds tensors only, or OpenAI's CLIP file in either form).
+            (.safetensors, a torch file that holds tensors only, OpenAI's CLIP file in either form, or a checkpoint or
+            folder of a run, of which the ViT is taken).
         interpolation: how the position table is resized: `bicubic` with antialiasing, as timm does, or `bilinear`
             without, as upstream does.
+        image_size: (height, width) in pixels of the images that the position table of the file was made for; needed
+            where neither the file nor its published source says it.
 
     Returns:
         One line that says what was loaded, for the log.
@@ -53,9 +70,19 @@ def load_backbone_weights(
             raise CheckpointError("backbone tiny has no pretrained weights: set model.backbone.pretrained to none")
         path = fetch_timm_weights(timm_model_name(name))
     else:
-        path = Path(pretrained)
-    state, num_others = visual_tower(read_state(path), source=path)
-    return fill_backbone(vit, state, name=name, source=path, num_others=num_others, interpolation=interpolation)
+        path = start_file(pretrained)
+    state = read_state(path)
+    tower, num_others = visual_tower(state, source=path)
+    return fill_backbone(
+        vit,
+        tower,
+        name=name,
+        source=path,
+        num_others=num_others,
+        interpolation=interpolation,
+        image_size=image_size,
+        is_square=pretrained == "timm" or clip_prefix(state) is not None,
+    )
 
 
 def fill_backbone(
@@ -66,36 +93,58 @@ def fill_backbone(
     source: Path,
     num_others: int = 0,
     interpolation: PositionInterpolation = "bicubic",
+    image_size: Grid | None = None,
+    is_square: bool = False,
 ) -> str:
     """Load start weights that were read already.
 
     Args:
-        vit, name, interpolation: as in `load_backbone_weights`; a ViT on the `meta` device takes over the tensors.
+        vit, name, interpolation, image_size: as in `load_backbone_weights`; a ViT on the `meta` device takes over the
+            tensors.
         state, num_others: what `visual_tower` gives.
-        source: the file, for messages.
+        source: the file, for messages and the grid that its metadata name.
+        is_square: it is of a source whose position tables are all square.
 
     Returns:
         One line that says what was loaded, for the log.
 
     Raises:
-        CheckpointError: keys that do not fit, or values that are not finite real numbers.
+        CheckpointError: keys that do not fit, a position table that lies in no known grid, or values that are not
+            finite real numbers.
     """
-    keep_head = name != "tiny" and projects_features(timm_model_name(name))
-    ignored = _fill(vit, state, source=source, keep_head=keep_head, interpolation=interpolation)
-    note = f", {len(ignored)} classifier tensors not used" if ignored else ""
-    note += f", {num_others} tensors outside CLIP's visual tower not used" if num_others else ""
-    return f"backbone {name}: {source.name} loaded, every key of the ViT{note}"
+    given = _convert(vit, state, source=source, interpolation=interpolation)
+    ignored = [key for key in given if key.startswith(_CLASSIFIER_PREFIXES) and key not in vit.state_dict()]
+    wanted = {key: value for key, value in given.items() if key not in ignored}
+    notes = _fit_positions(
+        vit, wanted, name=name, source=source, interpolation=interpolation, given=image_size, is_square=is_square,
+        patch_size=patch_size_of(state, vit),
+    )  # fmt: skip
+    _load(vit, wanted, source=source)
+    notes += [f"{len(ignored)} classifier tensors not used"] if ignored else []
+    notes += [f"{num_others} tensors outside the ViT not used"] if num_others else []
+    return ", ".join([f"backbone {name}: {source.name} loaded", "every key of the ViT", *notes])
 
 
 def visual_tower(state: dict[str, Tensor], *, source: Path) -> tuple[dict[str, Tensor], int]:
     """A start file in float32 and timm's names: OpenAI's names of CLIP are translated, others stay.
 
+    Of a checkpoint of ours it is the ViT alone.
+
     Returns:
-        The tensors, and how many were left out because they are not of CLIP's visual tower.
+        The tensors, and how many were left out because they are not of the ViT, or of CLIP's visual tower.
 
     Raises:
-        CheckpointError: a tensor of CLIP's visual tower is missing, not known, or not of finite real numbers.
+        CheckpointError: it is a checkpoint of upstream; a tensor of CLIP's visual tower is missing, not known, or not
+            of finite real numbers.
     """
+    if is_upstream(state):
+        raise CheckpointError(
+            f"{source} is a whole checkpoint of upstream: make it one of trireid's with `trireid import {source} "
+            "START.safetensors --image-size HEIGHTxWIDTH`, then start from that file"
+        )
+    own = {key.removeprefix(_OWN_PREFIX): value for key, value in state.items() if key.startswith(_OWN_PREFIX)}
+    if own:
+        return own, len(state) - len(own)
     prefix = clip_prefix(state)
     if prefix is None:
         return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, 0
@@ -138,6 +187,34 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"weight file {path} holds no table of tensors")
     return checked_table(state, path=path, space=space)
+
+
+def start_file(pretrained: str) -> Path:
+    """The local file of start weights: that of this path, or the last checkpoint of a run folder."""
+    path = Path(pretrained).expanduser()
+    return path / RUN_WEIGHTS if path.is_dir() else path
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a .safetensors file carries beside its tensors; none for another format.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, *DAMAGE) as error:
+        raise CheckpointError(f"weight file {path} cannot be read ({one_line(error)}): it is damaged") from error
+
+
+def patch_size_of(state: Mapping[str, Tensor], vit: VisionTransformer) -> Grid:
+    """(height, width) in pixels of the patch filters of a file, those of the model where it has none of that name."""
+    filters = next((value for key, value in state.items() if key.endswith(_FILTERS) and value.dim() == 4), None)
+    height, width = vit.patch_embed.patch_size if filters is None else filters.shape[-2:]
+    return max(1, height), max(1, width)
 
 
 def require_file(path: Path) -> None:
@@ -191,32 +268,67 @@ def fetch_timm_weights(timm_name: str) -> Path:
         ) from error
 
 
-def _fill(
-    vit: VisionTransformer,
-    state: dict[str, Tensor],
-    *,
-    source: Path,
-    keep_head: bool,
-    interpolation: PositionInterpolation,
-) -> list[str]:
+def _convert(
+    vit: VisionTransformer, state: dict[str, Tensor], *, source: Path, interpolation: PositionInterpolation
+) -> dict[str, Tensor]:
+    """The tensors in timm's names, patch filters in the size of the model; the position table stays as it is."""
+    # Without a table of its own the model's double keeps timm from resizing that of the file by a guess at its grid.
+    double = copy.copy(vit)
+    double._parameters = {**vit._parameters, "pos_embed": None}
     try:
-        converted = checkpoint_filter_fn(state, vit, interpolation=interpolation, antialias=interpolation == "bicubic")
+        converted = checkpoint_filter_fn(
+            state, double, interpolation=interpolation, antialias=interpolation == "bicubic"
+        )
     except DAMAGE as error:
         raise CheckpointError(f"weight file {source} does not fit the backbone: {one_line(error)}") from error
-    ignored = [] if keep_head else [key for key in converted if key.startswith(_CLASSIFIER_PREFIXES)]
-    wanted = {key: value for key, value in converted.items() if key not in ignored}
+    return dict(converted)
+
+
+def _fit_positions(
+    vit: VisionTransformer,
+    tensors: dict[str, Tensor],
+    *,
+    name: str,
+    source: Path,
+    patch_size: Grid,
+    interpolation: PositionInterpolation,
+    given: Grid | None,
+    is_square: bool,
+) -> list[str]:
+    """Resize the position table in place of the table of tensors, and say what was resized."""
+    table = tensors.get("pos_embed")
+    if table is None or table.dim() != 3 or table.shape[1] < 2:
+        return []  # the comparison of keys and shapes tells of it
+    source_grid = table_grid(
+        table.shape[1] - 1,
+        source=source,
+        patch_size=patch_size,
+        recorded=recorded_grid(read_metadata(source), patch_size=patch_size),
+        given=given,
+        published=None if name == "tiny" else published_grid(timm_model_name(name), patch_size=patch_size),
+        is_square=is_square,
+    )
+    grid = (vit.patch_embed.grid_size[0], vit.patch_embed.grid_size[1])
+    tensors["pos_embed"] = resize_table(table, source_grid, grid, interpolation=interpolation)
+    own_size = tuple(vit.patch_embed.patch_size)
+    changes = (("position table", source_grid, grid), ("patch filters", patch_size, own_size))
+    return [
+        f"{what} resized from {old[0]} x {old[1]} to {new[0]} x {new[1]}" for what, old, new in changes if old != new
+    ]
+
+
+def _load(vit: VisionTransformer, tensors: dict[str, Tensor], *, source: Path) -> None:
     own = vit.state_dict()
-    missing = sorted(own.keys() - wanted.keys())
-    surplus = sorted(wanted.keys() - own.keys())
-    shapes = [k for k in own.keys() & wanted.keys() if own[k].shape != wanted[k].shape]
+    missing = sorted(own.keys() - tensors.keys())
+    surplus = sorted(tensors.keys() - own.keys())
+    shapes = [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if missing or surplus or shapes:
         parts = [("missing", missing), ("not in the model", surplus), ("of another shape", sorted(shapes))]
         found = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in parts if keys)
         raise CheckpointError(f"weight file {source} does not fit the backbone: {found}")
-    _check_values(wanted, source=source)
+    _check_values(tensors, source=source)
     # A model without memory takes the tensors of the file themselves: it is as large as they are, whatever shapes say.
-    vit.load_state_dict(wanted, strict=True, assign=next(vit.parameters()).is_meta)
-    return ignored
+    vit.load_state_dict(tensors, strict=True, assign=next(vit.parameters()).is_meta)
 
 
 def _check_values(tensors: Mapping[str, Tensor], *, source: Path) -> None:

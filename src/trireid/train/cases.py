@@ -12,6 +12,7 @@ from trireid.errors import ConfigError
 from trireid.evaluation.cases import (
     Sides,
     count_any_to_any,
+    count_hidden,
     count_unmatched,
     mean_figures,
     rank_any_to_any,
@@ -50,10 +51,10 @@ def describe_cases(
 
     Returns:
         `{"missing": {"missing_as", "cases": {letters withheld: {"num_queries", "num_gallery", "num_unmatched",
-        "feature"}}, "mean": ..., "num_cases": {name: ...}}}` and `{"any_to_any": {"missing_as", "subsets": [...],
-        "num_queries": [...], "num_gallery": [...], "num_unmatched": rows, "feature": {name: {"mAP" | "rank1": rows of
-        queries}}}}`, as far as asked for, figures None where `rank_case` has none; empty on all processes but the main
-        one.
+        "feature"}}, "mean": ..., "num_cases": {name: ...}, "rules": {letters withheld: what the protocol hid}}}` and
+        `{"any_to_any": {"missing_as", "subsets": [...], "num_queries": [...], "num_gallery": [...], "num_unmatched":
+        rows, "feature": {name: {"mAP" | "rank1": rows of queries}}}}`, as far as asked for, figures None where
+        `rank_case` has none; empty on all processes but the main one.
     """
     cases = subset_cases(config.data.modalities)
     features: dict[str, Sides] = {}
@@ -106,16 +107,19 @@ def _describe_missing(
 ) -> dict[str, Any]:
     """The content of the `missing` entry, each case by the letters of what is withheld, `none` for nothing."""
     ranked = rank_cases(features, **settings)
-    rows = {}
+    rows, rules = {}, {}
     for shown, withheld in cases.items():
         query, gallery = features[shown]
-        rows["".join(name[0] for name in withheld) or "none"] = {
+        num_unmatched = count_unmatched(query, gallery, **labels)
+        case = "".join(name[0] for name in withheld) or "none"
+        rows[case] = {
             "num_queries": len(query),
             "num_gallery": len(query if gallery is None else gallery),
-            "num_unmatched": count_unmatched(query, gallery, **labels),
+            "num_unmatched": num_unmatched,
             "feature": ranked[shown],
         }
+        rules[case] = count_hidden(query, gallery, num_unmatched=num_unmatched, **labels)
     smaller = {shown: ranked[shown] for shown, withheld in cases.items() if withheld}
     names = next(iter(ranked.values()))
     num_cases = {name: sum(each[name]["mAP"] is not None for each in smaller.values()) for name in names}
-    return {"cases": rows, "mean": mean_figures(smaller) if smaller else {}, "num_cases": num_cases}
+    return {"cases": rows, "mean": mean_figures(smaller) if smaller else {}, "num_cases": num_cases, "rules": rules}

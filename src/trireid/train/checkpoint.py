@@ -19,12 +19,14 @@ from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, InputError
 from trireid.files import replacing
 from trireid.models.build import build_model
+from trireid.models.positions import GRID_KEY, grid_text
+from trireid.models.weights import RUN_WEIGHTS
 
 if TYPE_CHECKING:
     from trireid.models.reid import ReIDModel
 
 FORMAT_VERSION = "1"
-LAST_FILE = "last.safetensors"
+LAST_FILE = RUN_WEIGHTS
 BEST_FILE = "best.safetensors"
 
 Figures = dict[str, dict[str, float]]
@@ -86,6 +88,8 @@ def checkpoint_writer(
     """
     # A copy each, also because the file format refuses tensors that share memory.
     state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    height, width = config.data.image_size
+    patch_height, patch_width = state["backbone.vit.patch_embed.proj.weight"].shape[-2:]
     metadata = {
         "trireid_format": FORMAT_VERSION,
         "config": config.model_dump_json(),
@@ -93,6 +97,7 @@ def checkpoint_writer(
         "epoch": str(epoch),
         "note": note,
         "figures": json.dumps(figures or {}),
+        GRID_KEY: grid_text((height // patch_height, width // patch_width)),
     }
 
     def write() -> None:
@@ -150,13 +155,17 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         ) from error
 
 
-def load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Fill a model with the weights of a checkpoint; every name and shape must fit.
+def load_weights(model: ReIDModel, checkpoint: Checkpoint) -> None:
+    """Fill a model with the weights of a checkpoint; every name and shape must fit, and the image size.
 
     Raises:
         CheckpointError: What differs, what the checkpoint was made for, and what to do.
     """
     differences = state_differences(checkpoint.model_state, model.state_dict())
+    if model.backbone.image_size != checkpoint.config.data.image_size:
+        # A turned image has as many patches: its position table would load, and be scrambled.
+        height, width = model.backbone.image_size
+        differences.insert(0, f"the model is for images of {height} x {width}")
     if differences:
         raise CheckpointError(
             f"{checkpoint.path} does not fit the model: {'; '.join(differences)}. It was made for "

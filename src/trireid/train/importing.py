@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from torch import Tensor
 
 from trireid.errors import CheckpointError, InputError, RunError
 from trireid.files import replacing, write_json
-from trireid.models.backbone import create_vit
+from trireid.models.backbone import create_vit, timm_model_name
+from trireid.models.positions import GRID_KEY, Grid, grid_text, published_grid, recorded_grid, table_grid
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 from trireid.models.upstream import HEAD_WIDTH, ImportReport, is_upstream
-from trireid.models.weights import fill_backbone, read_state, visual_tower
+from trireid.models.weights import fill_backbone, read_metadata, read_state, visual_tower
 from trireid.train.checkpoint import save_checkpoint
 from trireid.train.upstream import read_upstream
 
@@ -63,8 +63,10 @@ def import_file(
         source: an upstream state_dict, OpenAI's CLIP file in either form, or timm weights.
         target: a .safetensors file; the report goes beside it.
         backbone: name of the ViT that start weights are for; None tells CLIP ViT-B/16 and ImageNet ViT-B/16 by keys.
-        image_size, checkpoint_image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: of
-            upstream's checkpoints alone, see `read_upstream`; None takes its default.
+        checkpoint_image_size: (height, width) of the images that the position table was made for; needed for a table
+            of start weights that is not of the published size.
+        image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: of upstream's checkpoints
+            alone, see `read_upstream`; None takes its default.
         overwrite: replace the target and its report where they exist.
 
     Raises:
@@ -75,7 +77,6 @@ def import_file(
     report_path = _check_target(source, target, overwrite=overwrite)
     options = {
         "image_size": image_size,
-        "checkpoint_image_size": checkpoint_image_size,
         "num_cameras": num_cameras,
         "sie_coefficient": sie_coefficient,
         "sparse_ratio": sparse_ratio,
@@ -86,7 +87,13 @@ def import_file(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     state = read_state(source)
     if not is_upstream(state):
-        name, report = _write_backbone(source, state, target, backbone=backbone, given=tuple(given))
+        if given:
+            refused = ", ".join(_OPTIONS.get(option, f"--{option.replace('_', '-')}") for option in given)
+            raise InputError(
+                f"{refused}: of no use for {source}, which holds start weights of a ViT alone; leave it out "
+                "(--checkpoint-image-size names the size that their position table was made for)"
+            )
+        name, report = _write_backbone(source, state, target, backbone=backbone, image_size=checkpoint_image_size)
         write_json(report_path, asdict(report))
         return Imported(target, report_path, False, name, report)
     if backbone is not None:
@@ -94,7 +101,7 @@ def import_file(
             f"backbone (--backbone) {backbone} is for start weights; {source} is a whole model of upstream, whose "
             "shapes tell its ViT: leave it out"
         )
-    imported = read_upstream(source, state=state, **given)
+    imported = read_upstream(source, state=state, checkpoint_image_size=checkpoint_image_size, **given)
     save_checkpoint(
         target,
         imported.model,
@@ -123,20 +130,23 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> Path:
 
 
 def _write_backbone(
-    source: Path, state: dict[str, Tensor], target: Path, *, backbone: str | None, given: tuple[str, ...]
+    source: Path, state: dict[str, Tensor], target: Path, *, backbone: str | None, image_size: tuple[int, int] | None
 ) -> tuple[str, ImportReport]:
-    """Write start weights; `given` are the arguments of whole models, which have no use here."""
+    """Write start weights with a position table of the grid that it has in the file."""
     if any(key.startswith("backbone.vit.") for key in state):
-        raise CheckpointError(f"{source} is a checkpoint of trireid already: use it as it is")
+        raise CheckpointError(
+            f"{source} is a checkpoint of trireid already: test it as it is, or start a training from it with "
+            f"model.backbone.pretrained={source}"
+        )
     tower, num_others = visual_tower(state, source=source)
     name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
-    size = _pretrained_size(source, tower)
-    if given:
-        options = ", ".join(_OPTIONS.get(option, f"--{option.replace('_', '-')}") for option in given)
-        raise InputError(f"{options}: of no use for {source}, which holds start weights of a ViT alone; leave it out")
+    is_clip = clip_prefix(state) is not None
+    grid, size = _source_grid(source, tower, name=name, given=image_size, is_clip=is_clip)
     with torch.device("meta"):  # shapes alone: those of a hostile file could ask for any memory
         vit = create_vit(name, image_size=size, **sizes)
-    note = fill_backbone(vit, tower, name=name, source=source, num_others=num_others)
+    note = fill_backbone(
+        vit, tower, name=name, source=source, num_others=num_others, image_size=image_size, is_square=is_clip
+    )
     own, prefix = vit.state_dict(), clip_prefix(state)
     if prefix is None:
         used = {key: key for key in state if key in own}
@@ -148,7 +158,8 @@ def _write_backbone(
         reason = "not of CLIP's visual tower"
     ignored = {key: reason for key in state if key not in used}
     with replacing(target) as temporary:
-        save_file({key: value.detach().contiguous().clone() for key, value in own.items()}, temporary)
+        tensors = {key: value.detach().contiguous().clone() for key, value in own.items()}
+        save_file(tensors, temporary, metadata={GRID_KEY: grid_text(grid)})
     heads = f"ViT: {HEAD_WIDTH} channels a head assumed"
     return name, ImportReport(used=used, ignored=ignored, notes=(note, heads) if sizes else (note,))
 
@@ -181,14 +192,22 @@ def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, i
     return "vit_b16", sizes
 
 
-def _pretrained_size(source: Path, tower: dict[str, Tensor]) -> tuple[int, int]:
-    """Image size of the position table, square as those of all published start weights."""
+def _source_grid(
+    source: Path, tower: dict[str, Tensor], *, name: str, given: tuple[int, int] | None, is_clip: bool
+) -> tuple[Grid, tuple[int, int]]:
+    """Grid of the position table of a start file, and the image size of that grid."""
     table, filters = tower.get("pos_embed"), tower.get("patch_embed.proj.weight")
-    if table is None or filters is None or table.dim() != 3 or filters.dim() != 4:
+    if table is None or filters is None or table.dim() != 3 or filters.dim() != 4 or 0 in filters.shape:
         raise CheckpointError(f"{source} lacks the position table or the patch filters of a ViT")
-    side = math.isqrt(table.shape[1] - 1)
-    if side < 1 or side * side != table.shape[1] - 1:
-        raise CheckpointError(
-            f"{source} has a position table of {table.shape[1]} rows: start weights have a square one"
-        )
-    return side * filters.shape[2], side * filters.shape[3]
+    patch_size = (filters.shape[2], filters.shape[3])
+    grid = table_grid(
+        table.shape[1] - 1,
+        source=source,
+        patch_size=patch_size,
+        recorded=recorded_grid(read_metadata(source), patch_size=patch_size),
+        given=given,
+        published=None if name == "tiny" else published_grid(timm_model_name(name), patch_size=patch_size),
+        is_square=is_clip,
+        setting="checkpoint_image_size (--checkpoint-image-size)",
+    )
+    return grid, (grid[0] * patch_size[0], grid[1] * patch_size[1])

@@ -267,10 +267,13 @@ class RunKeeper:
             dtype=self.dtype,
             progress=self.progress,
         )
-        for message in () if result is None else result.messages:
-            if message not in self._said:
-                self._said.add(message)
-                _log.warning("%s: %s", split.name, message)
+        said = [] if result is None else [(logging.INFO, result.rule.text)]
+        said += [(logging.WARNING, message) for message in (() if result is None else result.messages)]
+        for level, message in said:
+            line = f"{split.name}: {message}"
+            if line not in self._said:
+                self._said.add(line)
+                _log.log(level, "%s", line)
         return result
 
     def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:

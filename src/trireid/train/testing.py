@@ -147,6 +147,7 @@ def describe_result(result: EvaluationResult) -> dict[str, Any]:
         "num_queries": result.num_queries,
         "num_gallery": result.num_gallery,
         "num_unmatched": result.num_unmatched,
+        "rule": result.rule.as_dict(),
         "messages": list(result.messages),
     }
 

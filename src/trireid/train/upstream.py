@@ -18,6 +18,7 @@ from trireid.config.schema import BackboneConfig, Config, DataConfig, ModelConfi
 from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, InputError
 from trireid.models.build import build_model
+from trireid.models.positions import overlapping_patches
 from trireid.models.sdtps import slot_count
 from trireid.models.selection import keep_count
 from trireid.models.towers import Rule
@@ -67,7 +68,7 @@ class ImportedModel:
 def load_upstream(
     path: Path | str,
     *,
-    image_size: tuple[int, int] = (256, 128),
+    image_size: tuple[int, int] | None = None,
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
     sie_coefficient: float = _SIE_COEFFICIENT,
@@ -99,7 +100,7 @@ def read_upstream(
     path: Path | str,
     *,
     state: Mapping[str, Tensor] | None = None,
-    image_size: tuple[int, int] = (256, 128),
+    image_size: tuple[int, int] | None = None,
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
     sie_coefficient: float = _SIE_COEFFICIENT,
@@ -113,8 +114,9 @@ def read_upstream(
     Args:
         path: a torch file of tensors (opened without running code) or .safetensors.
         state: what the file holds, where it was read already (`models.weights.read_state`); None reads it.
-        image_size: (height, width) of the images that the model will see.
-        checkpoint_image_size: (height, width) it was trained at; None infers it from the position table.
+        image_size: (height, width) of the images that the model will see. No shape tells it: 128 patches are 256 x 128
+            pixels of persons or 128 x 256 of vehicles, so that it must be given.
+        checkpoint_image_size: (height, width) it was trained at, where that is another.
         num_cameras: rows of the camera embedding; None keeps those of the file. Further ones get the mean.
         sie_coefficient: upstream's SIE_COE, which no shape tells; 1.0 in the published configurations.
         sparse_ratio, beta: of SDTPS, which no shape tells either; 0.5 and 0.25 in the published configuration. A ratio
@@ -129,6 +131,7 @@ def read_upstream(
     """
     path = Path(path)
     _check_sizes(image_size=image_size, checkpoint_image_size=checkpoint_image_size)
+    assert image_size is not None
     _check_numbers(num_cameras=num_cameras, sie_coefficient=sie_coefficient, sparse_ratio=sparse_ratio, beta=beta)
     _check_patterns(ignore)
     try:
@@ -198,9 +201,17 @@ def checkpoint_grid(
     """Patch grid (rows, columns) of the position table, and a line that says how it is known.
 
     Raises:
-        CheckpointError: the size given does not have that many patches, or none is given and none can be inferred.
+        CheckpointError: the size given does not have that many patches, or none is given where the images have others.
     """
     count, size = facts.num_positions, facts.patch_size
+    trained_at = checkpoint_image_size or (grid[0] * size, grid[1] * size)
+    overlaps = overlapping_patches(count, patch_size=(size, size), sizes=(trained_at,)) if size > 1 else None
+    if overlaps and trained_at[0] // size * (trained_at[1] // size) != count:
+        raise CheckpointError(
+            f"the position table has {count} patches, which for {trained_at[0]} x {trained_at[1]} pixels are "
+            f"overlapping ones ({overlaps}): these are not supported; if it was trained at another size, give that as "
+            "checkpoint_image_size (--checkpoint-image-size)"
+        )
     if checkpoint_image_size is not None:
         given = (checkpoint_image_size[0] // size, checkpoint_image_size[1] // size)
         if given[0] * given[1] != count:
@@ -213,18 +224,10 @@ def checkpoint_grid(
         turned = "" if grid[0] == grid[1] else f"; a checkpoint of {grid[1]} x {grid[0]} would look the same"
         return grid, f"position table: {count} patches, taken as {grid[0]} x {grid[1]} and not resized{turned}"
     else:
-        half = math.isqrt(count // 2)
-        side = math.isqrt(count)
-        if side * side == count:
-            source, why = (side, side), "assumed to be square"
-        elif 2 * half * half == count:
-            source = (half, 2 * half) if grid[1] > grid[0] else (2 * half, half)
-            why = "assumed to lie like the images"
-        else:
-            raise CheckpointError(
-                f"the position table has {count} patches, the images {grid[0]} x {grid[1]}, and its own grid cannot "
-                "be inferred: give checkpoint_image_size (--checkpoint-image-size)"
-            )
+        raise CheckpointError(
+            f"the position table has {count} patches, the images {grid[0]} x {grid[1]}, and no shape tells how its "
+            "own lie: give checkpoint_image_size (--checkpoint-image-size), the (height, width) it was trained at"
+        )
     resized = f"resized (bilinear) to {grid[0]} x {grid[1]}" if source != grid else "not resized"
     return source, f"position table: {count} patches, {source[0]} x {source[1]} ({why}), {resized}"
 
@@ -319,7 +322,8 @@ def _check_sizes(**sizes: tuple[int, int] | None) -> None:
         is_default = size is None and name != "image_size"
         if not is_default and not (whole and size and all(1 <= side <= _MAX_SIDE for side in size)):
             raise InputError(
-                f"{name} is {size!r}: give (height, width) in pixels, each 1 to {_MAX_SIDE}, such as (256, 128)"
+                f"{name} is {size!r}: give (height, width) in pixels, each 1 to {_MAX_SIDE}, such as (256, 128) or "
+                f"--{name.replace('_', '-')} 256x128"
             )
 
 

@@ -1,0 +1,93 @@
+"""What a protocol really hid in one ranking: counts and words, so that nobody has to guess which rule was applied."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trireid.evaluation.order import row_slices
+from trireid.evaluation.protocols import ROWS, bearers, equal_known, ranking_masks, take
+from trireid.types import EXCLUSION_FIELD, UNKNOWN, Exclusion, Labels, Protocol
+
+_HIDDEN: dict[Exclusion, str] = {
+    "camera": "pairs of the same identity and camera",
+    "scene": "pairs of the same identity and scene",
+    "cross_camera": "pairs of the same camera",
+    "none": "pairs",
+}
+"""What each rule hides, besides an item from itself."""
+
+
+@dataclass(frozen=True)
+class AppliedRule:
+    """Counts of a ranking's pairs of query and gallery item.
+
+    Attributes:
+        exclude: the rule of the protocol.
+        num_pairs: all pairs.
+        num_hidden_itself: hidden because both are the same item.
+        num_hidden_by_rule: hidden by the rule, besides these.
+        num_queries, num_unmatched: queries, and those of them that are left without a match.
+    """
+
+    exclude: Exclusion
+    num_pairs: int
+    num_hidden_itself: int
+    num_hidden_by_rule: int
+    num_queries: int
+    num_unmatched: int
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return (
+            f"rule {self.exclude}: hid {self.num_hidden_by_rule:,} {_HIDDEN[self.exclude]} and "
+            f"{self.num_hidden_itself:,} of an item with itself, of {self.num_pairs:,}; "
+            f"{self.num_unmatched:,} of {self.num_queries:,} queries without a match"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Content for JSON, the line with it."""
+        return {**asdict(self), "text": self.text}
+
+
+def applied_rule(query: Labels, gallery: Labels, protocol: Protocol, *, num_unmatched: int) -> AppliedRule:
+    """Count what a protocol hides: `(Q,)`, `(G,)` labels, either may be empty. Only bearers of a code are looked at."""
+    if not len(query) or not len(gallery):
+        return AppliedRule(protocol.exclude, 0, 0, 0, len(query), num_unmatched)
+    code = "camera" if protocol.exclude == "cross_camera" else "identity"
+    relatives = bearers(getattr(query, code), getattr(gallery, code))
+    by_rule = 0
+    for rows in row_slices(len(query), ROWS):
+        items, is_real = relatives.of(rows)
+        asked, found = take(query, rows), take(gallery, items)
+        _, hidden = ranking_masks(asked, found, protocol)
+        by_rule += int((hidden & is_real & ~equal_known(asked.item, found.item)).sum())
+    return AppliedRule(
+        exclude=protocol.exclude,
+        num_pairs=len(query) * len(gallery),
+        num_hidden_itself=int(bearers(query.item, gallery.item).length.sum()),
+        num_hidden_by_rule=by_rule,
+        num_queries=len(query),
+        num_unmatched=num_unmatched,
+    )
+
+
+def unknown_messages(query: Labels, gallery: Labels, protocol: Protocol) -> list[str]:
+    """Say of which items, on either side, the rule has nothing to compare; nothing where it can be applied to all.
+
+    Args: labels of both sides, the same object where the queries are the gallery.
+    """
+    field = EXCLUSION_FIELD[protocol.exclude]
+    if field is None:
+        return []
+    sides = {"queries": query} | ({} if gallery is query else {"gallery items": gallery})
+    unknown = {name: int((getattr(labels, field) == UNKNOWN).sum()) for name, labels in sides.items()}
+    lacking = [f"{unknown[name]} of {len(labels)} {name}" for name, labels in sides.items() if unknown[name]]
+    if not lacking:
+        return []
+    if any(unknown[name] == len(labels) for name, labels in sides.items()):
+        what = f"the rule {protocol.exclude} can hide nothing, only the item itself is excluded"
+    else:
+        what = "only the item itself is excluded for them"
+    return [f"the {field} of {' and '.join(lacking)} is not known: {what}, which makes the ranking easier"]
