@@ -63,10 +63,41 @@ def test_a_wrong_setting_in_any_cell_stops_before_the_first_run(tmp_path):
         ablation.plan(tmp_path / "c.yaml", twice, overrides=[], seeds=1, out=tmp_path)
 
 
+REFUSED = [
+    (["train.seed=5,6"], [], "seed=5: train.seed is set by the ablation itself"),
+    (["train.epochs=3,4"], ["train.seed=9"], "train.seed is set by the ablation itself"),
+    (["output=elsewhere"], [], "output is set by the ablation itself"),
+    (["train.lr=0.1,1e-1"], [], "lr=0.1 and lr=1e-1 are the same settings"),
+]
+
+
+@pytest.mark.parametrize(("vary", "overrides", "message"), REFUSED, ids=lambda value: str(value)[:20])
+def test_a_grid_that_would_not_be_what_it_says_is_refused(tmp_path, vary, overrides, message):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    with pytest.raises(ConfigError, match=message):
+        ablation.plan(
+            tmp_path / "c.yaml", ablation.vary_cells(vary), overrides=overrides, seeds=2, out=tmp_path / "grid"
+        )
+
+
+def test_every_cell_has_a_folder_of_its_own_below_that_of_the_grid(tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    names = ["..", ".", ".hidden", "大", "小", "../up", "/etc", "", "a b", "é", "table.md", "plain-name_1.5"]
+    cells = [Cell(name, (f"train.epochs={epochs}",)) for epochs, name in enumerate(names, start=2)]
+    jobs = ablation.plan(tmp_path / "c.yaml", cells, overrides=[], seeds=1, out=tmp_path / "grid")
+    folders = [job.folder.parent for job in jobs]
+    assert len(set(folders)) == len(names)
+    assert {folder.parent for folder in folders} == {tmp_path / "grid"}
+    assert not any(folder.name.startswith(".") for folder in folders)
+    assert not {"table.md", ".."} & {folder.name for folder in folders}
+    assert (folders[names.index("a b")].name, folders[-1].name) == ("a_b", "plain-name_1.5")
+    assert "大" in folders[names.index("大")].name
+
+
 def finished(folder, value, *, chosen_on="test"):
     folder.mkdir(parents=True)
     figures = {"mAP": value, "mINP": value / 2, "rank1": value}
-    best = {"chosen_on": chosen_on, "feature": {"joint": {**figures, "mAP": 0.99}}}
+    best = {"epoch": 1, "chosen_on": chosen_on, "feature": {"joint": {**figures, "mAP": 0.99}}}
     (folder / "metrics.json").write_text(json.dumps({"feature": {"joint": figures}, "best": best}))
 
 
@@ -97,6 +128,31 @@ def test_best_is_reported_where_a_validation_split_chose_it(tmp_path):
 def test_nothing_finished_is_an_error(tmp_path):
     with pytest.raises(RunError, match="no cell of the ablation has finished"):
         ablation.markdown(ablation.collect([Job(Cell("a", ()), 1, tmp_path)]))
+
+
+def test_damaged_figures_of_a_finished_cell_are_one_line_before_anything_runs(tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    finished(tmp_path / "grid/a/seed1", 0.5)
+    (tmp_path / "grid/a/seed1/metrics.json").write_text('{"feature": {"joint": {"mAP": "x"}}}')
+    with pytest.raises(RunError, match=r"feature.joint.mAP: .* delete it and resume"):
+        ablation.plan(tmp_path / "c.yaml", [Cell("a", ())], overrides=[], seeds=1, out=tmp_path / "grid")
+
+
+def test_a_folder_holds_one_ablation_at_a_time(tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    arguments = ["ablate", "--config", str(tmp_path / "c.yaml"), "--vary", "train.lr=0.1,0.2"]
+    with ablation.only_ablation(tmp_path / "grid"):
+        result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "grid")])
+    assert (result.exit_code, "another ablation is running" in result.stderr) == (2, True), result.output
+
+
+def test_a_failure_is_told_by_what_its_own_process_said(tmp_path):
+    job = Job(Cell("a", ("train.epochs=x",)), 1, tmp_path / "a/seed1")
+    job.folder.parent.mkdir()
+    job.folder.with_suffix(".log").write_text("next: trireid report, of an earlier process\n")
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    assert "train.epochs" in ablation.run_jobs([job], config_path=tmp_path / "c.yaml", overrides=[])[0][1]
+    assert ablation._last_line(ablation._Running(job, 0, job.folder.with_suffix(".log").stat().st_size)) == ""
 
 
 def test_finished_runs_are_not_started_again_and_failures_say_why(tmp_path):

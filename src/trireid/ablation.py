@@ -24,9 +24,11 @@ from trireid.config.load import load_config
 from trireid.config.read import read_mapping
 from trireid.config.schema import Config
 from trireid.errors import ConfigError, RunError
-from trireid.files import write_text
+from trireid.files import file_name, locked, write_text, writing
+from trireid.train.run_files import CONFIG_FILE, METRICS_FILE, RunMetrics
 
 FIGURES = ("mAP", "mINP", "rank1")
+TABLE_FILES = ("table.md", "table.json")
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,9 @@ class Job:
     folder: Path
 
     @property
-    def figures(self) -> Path:
-        """The file that a run writes last."""
-        return self.folder / "metrics.json"
-
-    @property
     def is_finished(self) -> bool:
-        """Whether there are figures."""
-        return self.figures.is_file()
+        """Whether there are figures, which a run writes last."""
+        return (self.folder / METRICS_FILE).is_file()
 
 
 def vary_cells(vary: Sequence[str]) -> list[Cell]:
@@ -90,21 +87,55 @@ def plan(config_path: Path, cells: Sequence[Cell], *, overrides: Sequence[str], 
     """All runs, every one of which has a valid configuration; seeds are 1 to `seeds`.
 
     Raises:
-        ConfigError: a setting of some cell is wrong, two cells have one name, or there is no cell or seed.
+        ConfigError: a setting of some cell is wrong, two cells have one name or the same settings, a cell sets what
+            the grid sets, or there is no cell or seed.
+        RunError: the figures of a finished run are damaged.
     """
     if not cells or seeds < 1:
         raise ConfigError(f"an ablation needs at least one cell and one seed; {len(cells)} cells, {seeds} seeds given")
-    names = [_slug(cell.name) for cell in cells]
+    names = [_folder_name(cell.name) for cell in cells]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two cells of the ablation have the same name, {', '.join(twice)}: every cell needs its own")
-    jobs = [Job(cell, seed, out / _slug(cell.name) / f"seed{seed}") for seed in range(1, seeds + 1) for cell in cells]
+    _check_cells(config_path, cells, overrides)
+    jobs = [
+        Job(cell, seed, out / name / f"seed{seed}")
+        for seed in range(1, seeds + 1)
+        for cell, name in zip(cells, names, strict=True)
+    ]
     for job in jobs:
         wanted = load_config(config_path, job_settings(job, overrides))
-        made = job.folder / "config.yaml"
-        if job.is_finished and made.is_file() and load_config(made) != wanted:
-            raise ConfigError(f"{job.folder} was made with other settings: give another --out, or remove that folder")
+        made = job.folder / CONFIG_FILE
+        if job.is_finished:
+            _figures(job)  # before hours of the others, where they are damaged
+            if made.is_file() and load_config(made) != wanted:
+                raise ConfigError(
+                    f"{job.folder} was made with other settings: give another --out, or remove that folder"
+                )
     return jobs
+
+
+def _check_cells(config_path: Path, cells: Sequence[Cell], overrides: Sequence[str]) -> None:
+    """Refuse cells that set what the grid sets for each run, and two cells of one configuration.
+
+    Raises:
+        ConfigError: see above; or a setting is wrong.
+    """
+    own = load_config(config_path)
+    seen: dict[str, str] = {}
+    for cell in cells:
+        config = cell_config(config_path, cell, overrides)
+        if config.train.seed != own.train.seed:
+            raise ConfigError(
+                f"{cell.name}: train.seed is set by the ablation itself, 1 to the number of --seeds: leave it out"
+            )
+        if config.output != own.output:
+            raise ConfigError(
+                f"{cell.name}: output is set by the ablation itself, a folder of each run below --out: leave it out"
+            )
+        other = seen.setdefault(config.model_dump_json(), cell.name)
+        if other != cell.name:
+            raise ConfigError(f"{other} and {cell.name} are the same settings: the table would show one run twice")
 
 
 def job_settings(job: Job, overrides: Sequence[str]) -> list[str]:
@@ -137,7 +168,7 @@ def run_jobs(
     """
     waiting = [job for job in jobs if not job.is_finished]
     places = list(range(parallel))  # free ones; a run that ends frees its own for the next
-    running: dict[subprocess.Popen[bytes], tuple[Job, int]] = {}
+    running: dict[subprocess.Popen[bytes], _Running] = {}
     failed: list[tuple[Job, str]] = []
     done = len(jobs) - len(waiting)
     with _ended_with_this_one(running):
@@ -145,17 +176,41 @@ def run_jobs(
             while waiting and places:
                 job, place = waiting.pop(0), places.pop(0)
                 device = devices[place % len(devices)] if devices else None
-                running[_start(job, config_path, overrides, parallel=parallel, device=device)] = job, place
+                said = _log_file(job).stat().st_size if _log_file(job).exists() else 0
+                process = _start(job, config_path, overrides, parallel=parallel, device=device)
+                running[process] = _Running(job, place, said)
             time.sleep(0.2)
             for process in [each for each in running if each.poll() is not None]:
-                job, place = running.pop(process)
-                places.append(place)
+                ended = running.pop(process)
+                places.append(ended.place)
                 done += 1
                 if process.returncode != 0:
-                    failed.append((job, _last_line(_log_file(job)) or f"exit code {process.returncode}"))
+                    failed.append((ended.job, _last_line(ended) or f"exit code {process.returncode}"))
             if progress is not None:
                 progress(done, len(jobs))
     return failed
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A started job, the place that it takes, and the bytes that others had written to its log before."""
+
+    job: Job
+    place: int
+    said: int
+
+
+@contextmanager
+def only_ablation(out: Path) -> Iterator[None]:
+    """Keep other ablations out of a folder, which is made, while the block runs.
+
+    Raises:
+        RunError: Another one is running in it, or it cannot be made.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out, taken=f"another ablation is running in {out}: wait for its end, or give another --out"):
+        yield
 
 
 @contextmanager
@@ -190,7 +245,7 @@ def visible_devices() -> list[str]:
 def _start(
     job: Job, config_path: Path, overrides: Sequence[str], *, parallel: int, device: str | None
 ) -> subprocess.Popen[bytes]:
-    started = (job.folder / "config.yaml").is_file()
+    started = (job.folder / CONFIG_FILE).is_file()
     settings = job_settings(job, overrides)
     command = [sys.executable, "-m", "trireid", "train", "--config", str(config_path), *settings]
     environment = dict(os.environ)
@@ -211,9 +266,25 @@ def _log_file(job: Job) -> Path:
     return job.folder.with_suffix(".log")
 
 
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def _last_line(ended: _Running) -> str:
+    """The last line that a process wrote to its log; an earlier one may have written there before."""
+    with _log_file(ended.job).open("rb") as log:
+        log.seek(ended.said)
+        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def _figures(job: Job) -> RunMetrics:
+    """The figures of a finished job.
+
+    Raises:
+        RunError: They are damaged.
+    """
+    from trireid.train.runs import read_metrics  # takes seconds to import
+
+    metrics = read_metrics(job.folder)
+    assert metrics is not None, "asked of finished jobs alone"
+    return metrics
 
 
 def collect(jobs: Sequence[Job], *, costs: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
@@ -232,20 +303,21 @@ def collect(jobs: Sequence[Job], *, costs: Mapping[str, Mapping[str, Any]] | Non
         if not job.is_finished:
             table["missing"] += 1
             continue
-        metrics = json.loads(job.figures.read_text())
+        metrics = _figures(job)
         row = table["cells"].setdefault(
             job.cell.name,
             {"overrides": list(job.cell.overrides), "seeds": [], "cost": dict((costs or {}).get(job.cell.name, {}))},
         )
         row["seeds"].append(job.seed)
         checkpoints = {"last": metrics["feature"]}
-        if metrics.get("best", {}).get("chosen_on") == "validation":
-            checkpoints["best"] = metrics["best"]["feature"]
+        best = metrics.get("best")
+        if best is not None and best["chosen_on"] == "validation":
+            checkpoints["best"] = best["feature"]
         for checkpoint, features in checkpoints.items():
             for feature, figures in features.items():
                 for figure in FIGURES:
                     values = row.setdefault(checkpoint, {}).setdefault(feature, {}).setdefault(figure, [])
-                    values.append(figures[figure])
+                    values += [figures[figure]] if figure in figures else []
     return table
 
 
@@ -270,7 +342,7 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 def write_table(table: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
     """Write `table.md` and `table.json` into the folder of the ablation."""
-    files = out / "table.md", out / "table.json"
+    files = out / TABLE_FILES[0], out / TABLE_FILES[1]
     write_text(files[0], markdown(table))
     write_text(files[1], json.dumps(table, indent=1))
     return files
@@ -288,8 +360,13 @@ def _short(override: str) -> str:
     return f"{key.rsplit('.', 1)[-1]}={value}"
 
 
-def _slug(name: str) -> str:
+def _folder_name(name: str) -> str:
+    """The folder of a cell below that of the ablation."""
     slug = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_")
+    # Plain names have the folders that ablations of version 0.1.0 made, so that these are completed. Those that would
+    # lose their letters, be hidden, lead elsewhere or be the table itself have a name of their own.
+    if not name.isascii() or not slug or slug[0] == "." or slug in TABLE_FILES:
+        return file_name(f"cell {name}")
     # Long names are cut; what tells them apart may stand behind the cut.
     return slug if len(slug) <= 100 else f"{slug[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +18,10 @@ from safetensors import SafetensorError
 
 from trireid.errors import RunError
 
+_log = logging.getLogger(__name__)
+
+_NAME_BYTES = 120
+"""Of a name that is made from a text: file systems take 255, and prefixes and endings are added."""
 DEFAULT_LIMIT = 256 * 2**20
 """Bytes of a file of a user that are read at most, where its reader has no limit of its own."""
 _KINDS = {
@@ -149,6 +156,52 @@ def writing(folder: Path) -> Iterator[None]:
             f"cannot write to the folder {folder} ({reason}): free some space or choose "
             "another folder (of a run: output=..., of decoded pixels: data.cache_folder=...)"
         ) from error
+
+
+@contextmanager
+def locked(folder: Path, *, taken: str) -> Iterator[bool]:
+    """Keep other processes that ask for the same out of a folder while the block runs.
+
+    The lock is on the folder itself: it leaves no file, and the system takes it back from a process that is killed.
+
+    Args:
+        folder: must exist.
+        taken: what to say where another process has it.
+
+    Yields:
+        Whether there is a lock: some network file systems have none.
+
+    Raises:
+        RunError: Another process has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(taken) from None
+        except OSError as error:
+            _log.warning("%s cannot be locked (%s): start no other process in it", folder, error.strerror)
+            yield False
+        else:
+            yield True
+    finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process of the loader may hold a copy for some seconds
+        os.close(descriptor)
+
+
+def file_name(text: str) -> str:
+    """A name for a file or folder, of any text: other texts give other names, and no name leads elsewhere.
+
+    Letters and digits of all scripts, `.`, `_`, `=` and `-` stay as they are. Where something else has to go, where the
+    text is longer than names may be, or is a hidden file or a folder above, a part of its hash tells it apart.
+    """
+    kept = "".join(each if each.isalnum() or each in "._=-" else "-" for each in text)
+    if text and kept == text and text[0] != "." and len(text.encode()) <= _NAME_BYTES:
+        return text
+    start = kept.lstrip(".-").encode()[: _NAME_BYTES - 9].decode(errors="ignore").rstrip("-")
+    return f"{start or 'name'}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def check_writable(path: Path) -> None:

@@ -33,6 +33,7 @@ def run(
         collect,
         file_cells,
         markdown,
+        only_ablation,
         plan,
         run_jobs,
         vary_cells,
@@ -44,7 +45,7 @@ def run(
         raise ConfigError("give either --vary key=v1,v2 (as often as you like) or --cells FILE")
     cells = file_cells(cells_file) if cells_file is not None else vary_cells(vary)
     jobs = plan(config, cells, overrides=overrides, seeds=seeds, out=out)
-    with progress(f"{len(cells)} cells x {seeds} seeds") as report:
+    with only_ablation(out), progress(f"{len(cells)} cells x {seeds} seeds") as report:
         failed = run_jobs(
             jobs,
             config_path=config,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from trireid.config.load import dump_config, load_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
-from trireid.files import read_text, remove_leftovers, write_json, write_text, writing
+from trireid.files import locked, read_text, remove_leftovers, write_json, write_text, writing
 from trireid.train.checkpoint import BEST_FILE, LAST_FILE
 from trireid.train.run_files import (
     CONFIG_FILE,
@@ -95,29 +94,14 @@ def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
 def only_run(folder: Path) -> Iterator[None]:
     """Keep other runs out of a claimed folder while the block runs, and take away what a killed one left half-written.
 
-    The lock is on the folder itself: it leaves no file, and the system takes it back from a process that is killed.
-
     Raises:
         RunError: Another run is writing to it.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another run is writing to {folder}: wait for its end, or choose another folder with output=..."
-            ) from None
-        except OSError as error:
-            _log.warning("%s cannot be locked (%s): start no other run in it", folder, error.strerror)
-        else:
-            for path in (folder / name for name in RUN_FILES):
-                remove_leftovers(path)
+    taken = f"another run is writing to {folder}: wait for its end, or choose another folder with output=..."
+    with locked(folder, taken=taken) as alone:
+        for path in (folder / name for name in RUN_FILES if alone):
+            remove_leftovers(path)
         yield
-    finally:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process of the loader may hold a copy for some seconds
-        os.close(descriptor)
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
