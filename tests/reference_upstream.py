@@ -62,7 +62,7 @@ def patchify(image, filters, bias=None):
 
 
 def clip_tower(s, image, camera, sie):
-    """(1 + N, dim): all tokens after ln_post and the projection."""
+    """(1 + N, dim): all tokens after ln_post and the projection. The camera's vector is added to CLS alone."""
     base = "BACKBONE.base."
     cls = s[f"{base}class_embedding"] + sie * s["BACKBONE.cv_embed"][camera, 0]
     x = torch.cat([cls[None], patchify(image, s[f"{base}conv1.weight"])]) + s[f"{base}positional_embedding"]
@@ -81,10 +81,11 @@ def clip_tower(s, image, camera, sie):
 
 
 def imagenet_tower(s, image, camera, sie):
+    """(1 + N, width): all tokens after the last norm. The camera's vector is added to every token."""
     base, eps = "BACKBONE.base.", 1e-6
-    cls = s[f"{base}cls_token"][0, 0] + sie * s["BACKBONE.cv_embed"][camera, 0]
     patches = patchify(image, s[f"{base}patch_embed.proj.weight"], s[f"{base}patch_embed.proj.bias"])
-    x = torch.cat([cls[None], patches]) + s[f"{base}pos_embed"][0]
+    x = torch.cat([s[f"{base}cls_token"][0], patches]) + s[f"{base}pos_embed"][0]
+    x = x + sie * s[f"{base}sie_embed"][camera, 0]
     index = 0
     while f"{base}blocks.{index}.norm1.weight" in s:
         b = f"{base}blocks.{index}."
@@ -105,13 +106,13 @@ def pife(s, name, tokens):
 
 
 def hdm(s, sets):
-    """sets: three (1 + N, D), the global first -> seven vectors (D)."""
+    """sets: three (1 + N, D), the global first -> seven vectors (D), by D // 64 heads each."""
     vectors = []
     for name, members in SUBSETS.items():
         tokens = torch.cat([sets[m] for m in members])
         p = f"generalFusion.{name}."
         weights = [s[f"{p}{k}"] for k in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")]
-        vectors.append(multi_head(s[f"generalFusion.{name}_token"][0], tokens, *weights, 8)[0])
+        vectors.append(multi_head(s[f"generalFusion.{name}_token"][0], tokens, *weights, tokens.shape[1] // 64)[0])
     return vectors
 
 
@@ -177,7 +178,10 @@ def sdtps(s, patches, guides, sparse_ratio=0.5, beta=0.25):
 
 
 def forward(state, images, cameras, *, sie=1.0, training=False):
-    """images (B, 3, 3, H, W), a withheld modality being zeros. Returns patterns 1 and 2 and, by pair, the scores."""
+    """images (B, 3, 3, H, W), a withheld modality being zeros.
+
+    Returns patterns 1 and 2 (None without a head) and, by pair, the scores.
+    """
     s = {key: value.double() for key, value in state.items()}
     tower = clip_tower if "BACKBONE.base.proj" in s else imagenet_tower
     per_item, pattern1, single = [], [], [[], [], []]
@@ -187,23 +191,34 @@ def forward(state, images, cameras, *, sie=1.0, training=False):
         pattern1.append(torch.cat(reduced))
         for m in range(3):
             single[m].append(reduced[m])
-        if "generalFusion.r_token" in s:
+        if "generalFusion.r_token" in s:  # HDM, with ATMoE or alone
             per_item.append(hdm(s, [torch.cat([reduced[m][None], tokens[m][1:]]) for m in range(3)]))
-        else:
+        elif "classifier_sdtps.weight" in s:
             per_item.append(sdtps(s, [tokens[m][1:] for m in range(3)], reduced))
     pattern1 = torch.stack(pattern1)
     if "generalFusion.moe.experts.0.expertHead.0.mlp.0.weight" in s:
         vectors = [torch.stack([item[e] for item in per_item]) for e in range(7)]
-        pattern2, suffix = atmoe(s, vectors, training), "_moe"
+        pattern2 = atmoe(s, vectors, training)
+    elif "generalFusion.r_token" in s:
+        pattern2 = torch.stack([torch.cat(item) for item in per_item])
     else:
-        pattern2, suffix = torch.stack(per_item), "_sdtps"
-    pairs = [(pattern2, suffix)]
+        pattern2 = torch.stack(per_item) if per_item else None
+    suffix = "_sdtps" if "classifier_sdtps.weight" in s else "_moe"
+    pairs = [] if pattern2 is None else [(pattern2, suffix)]
     if "classifier.weight" in s:
         pairs.append((pattern1, ""))
     else:
         pairs += [(torch.stack(single[m]), f"_{letter}") for m, letter in enumerate("rnt")]
     scored = [(batch_norm(f, s, f"bottleneck{end}", training) @ s[f"classifier{end}.weight"].T, f) for f, end in pairs]
     return pattern1, pattern2, scored
+
+
+def learning_rate(key, *, clip, lr):
+    """Of one parameter, by its name: biases doubled, then the whole tower set to one rate of its own."""
+    rate = 2 * lr if "bias" in key else lr
+    if "base" in key:
+        rate = 5e-6 if clip else 0.8 * lr
+    return rate
 
 
 def first_loss(scored, labels):

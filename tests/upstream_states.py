@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-WIDTH, DEPTH, PATCH, DIM, IMAGE = 128, 2, 4, 32, (16, 8)
+WIDTH, DEPTH, PATCH, DIM, IMAGE = 192, 2, 4, 64, (16, 8)  # heads of 64 channels: 3 in the towers, 1 in CLIP's HDM
 NUM_PATCHES, CAMERAS, CLASSES, SLOTS = 8, 3, 5, 2
 
 
@@ -76,17 +76,19 @@ def upstream_state(head="hdm_atmoe", *, direct=1, heads=4, tower="clip", positio
         clip_visual(draw, positions=positions)
     else:
         imagenet_vit(draw)
-    draw.normal("BACKBONE.cv_embed", CAMERAS, 1, WIDTH, scale=0.5)
+    draw.normal("BACKBONE.cv_embed" if tower == "clip" else "BACKBONE.base.sie_embed", CAMERAS, 1, WIDTH, scale=0.5)
     for name in ("rgb", "nir", "tir"):
         draw.norm(f"{name}_reduce.0", 2 * dim)
         draw.linear(f"{name}_reduce.1", dim, 2 * dim)
+    pairs = [("", 3 * dim)] if direct else [(letter, dim) for letter in "rnt"]
     if head == "sdtps":
-        fused, end = 3 * dim, "sdtps"
+        pairs.append(("sdtps", 3 * dim))
         _sdtps(draw, dim)
-    else:
-        fused, end = 7 * dim, "moe"
-        _fusion(draw, dim, heads)
-    pairs = [(end, fused)] + ([("", 3 * dim)] if direct else [(letter, dim) for letter in "rnt"])
+    elif head != "none":
+        pairs.append(("moe", 7 * dim))
+        _hdm(draw, dim)
+    if head == "hdm_atmoe":
+        _atmoe(draw, dim, heads)
     for name, width in pairs:
         suffix = f"_{name}" if name else ""
         draw.linear(f"classifier{suffix}", CLASSES, width, bias=False)
@@ -94,12 +96,15 @@ def upstream_state(head="hdm_atmoe", *, direct=1, heads=4, tower="clip", positio
     return draw.state
 
 
-def _fusion(draw, dim, heads):
+def _hdm(draw, dim):
     for subset in ("r", "n", "t", "rn", "rt", "nt", "rnt"):
         draw.normal(f"generalFusion.{subset}_token", 1, 1, dim, scale=1.0)
         draw.normal(f"generalFusion.{subset}.in_proj_weight", 3 * dim, dim)
         draw.normal(f"generalFusion.{subset}.in_proj_bias", 3 * dim, scale=0.1)
         draw.linear(f"generalFusion.{subset}.out_proj", dim, dim)
+
+
+def _atmoe(draw, dim, heads):
     small, gate = dim // heads, "generalFusion.moe.gating_network.gate."
     for h in range(heads):
         for e in range(7):

@@ -144,7 +144,14 @@ TOGETHER = [
     ),
     (
         ["MODEL.TRANSFORMER_TYPE", "vit_base_patch16_224", "MODEL.DROP_PATH", "0.2"],
-        {"model.backbone.drop_path": 0.2, "train.backbone_lr": pytest.approx(0.8 * 3.5e-4)},
+        {
+            "model.backbone.drop_path": 0.2,
+            "train.backbone_lr": pytest.approx(0.8 * 3.5e-4),
+            "train.backbone_bias_lr_factor": 1.0,
+            "train.camera_lr_from": "backbone",
+            "model.sie_tokens": "all",
+            "model.hdm_head_width": 64,
+        },
     ),
 ]
 

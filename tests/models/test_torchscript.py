@@ -52,7 +52,7 @@ def archive(tmp_path, state):
 
 
 def small_vit():
-    sizes = {"patch_size": PATCH, "width": WIDTH, "depth": 2, "num_heads": 2, "projection": DIM}
+    sizes = {"patch_size": PATCH, "width": WIDTH, "depth": 2, "num_heads": 3, "projection": DIM}
     return create_vit("clip_vit_b16", image_size=IMAGE, **sizes)
 
 

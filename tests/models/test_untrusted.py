@@ -26,11 +26,11 @@ TABLES = {
     "int_key": (lambda: {3: torch.ones(2)}, "a key of type int"),
     "escape_code": (lambda: {"evil\x1b[31m\nkey": torch.ones(1)}, r"the key 'evil\\x1b\[31m\\nkey'"),
     "long_key": (lambda: {"x" * 100_000: torch.ones(1)}, "1000 at most"),
-    "sparse": (lambda: {NAME: torch.ones(5, 96).to_sparse()}, "classifier.weight is sparse_coo, not dense"),
+    "sparse": (lambda: {NAME: torch.ones(5, 192).to_sparse()}, "classifier.weight is sparse_coo, not dense"),
     "quantised": (lambda: {NAME: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, "weight is of qint8"),
-    "meta": (lambda: {NAME: torch.zeros(5, 96, device="meta")}, r"no values in memory \(device meta\)"),
-    "complex": (lambda: {NAME: torch.zeros(5, 96, dtype=torch.complex64)}, "classifier.weight is of complex64"),
-    "many_classes": (lambda: {NAME: torch.zeros(1).expand(200_000_000, 96)}, "more values than its storage holds"),
+    "meta": (lambda: {NAME: torch.zeros(5, 192, device="meta")}, r"no values in memory \(device meta\)"),
+    "complex": (lambda: {NAME: torch.zeros(5, 192, dtype=torch.complex64)}, "classifier.weight is of complex64"),
+    "many_classes": (lambda: {NAME: torch.zeros(1).expand(200_000_000, 192)}, "more values than its storage holds"),
     "many_cameras": (lambda: {"BACKBONE.cv_embed": torch.zeros(1).expand(10**9, 1, 8)}, "more values than its storage"),
     "many_views": (lambda: dict.fromkeys(map(str, range(100)), torch.ones(10**6)), "claims tensors of 40.,"),
 }
@@ -129,7 +129,7 @@ def test_values_without_use_are_told(name, value, fault):
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("bottleneck.weight", lambda t: t * torch.nan, "bottleneck.weight has 96 of 96 values that are not finite"),
+        ("bottleneck.weight", lambda t: t * torch.nan, "bottleneck.weight has 192 of 192 values that are not finite"),
         ("bottleneck.running_var", lambda t: -t, "bottleneck.running_var has negative values"),
         ("BACKBONE.base.conv1.weight", lambda t: t.long(), "BACKBONE.base.conv1.weight is of int64"),
         ("rgb_reduce.1.weight", lambda t: t.double() * 1e300, "rgb_reduce.1.weight has .* not finite"),  # in float32

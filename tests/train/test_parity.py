@@ -1,13 +1,14 @@
 """The `parity` preset in training; its learning rates by epoch and group against tables worked out by the description.
 
-The description of upstream: base rate 3.5e-4, CLIP tower 5e-6, biases twice that of their group, camera embedding at
-the base rate; a cosine an epoch to 1e-3 of the base rate; the first warm-up epochs linear from 0.1 of the BASE rate for
+The description of upstream: base rate 3.5e-4, biases twice that, the whole CLIP tower 5e-6, camera embedding at the
+base rate; a cosine an epoch to 1e-3 of the base rate; the first warm-up epochs linear from 0.1 of the BASE rate for
 every group; a factor for every rate of an epoch, of seed 42 + epoch.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,28 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from tiny_run import tiny_config
+from trireid.config.demo_yaml import load_demo_yaml
 from trireid.config.load import load_config, override_config
 from trireid.config.schema import TrainConfig
 from trireid.data.sampler import IdentitySampler, UniformIdentitySampler
 from trireid.models.backbone import create_vit
 from trireid.models.build import build_model
-from trireid.models.upstream import resize_positions
+from trireid.models.upstream import resize_positions, upstream_rules
 from trireid.train import loop
 from trireid.train.inputs import open_inputs
 from trireid.train.loop import _factor, _make_optimizer, train
 from trireid.train.optim import lr_factor, noise_factor, set_lr
 from trireid.train.runs import read_epochs
 from trireid.train.testing import test_checkpoint as evaluate
+from trireid.train.upstream import read_upstream
+
+from reference_upstream import learning_rate
+from upstream_states import IMAGE, upstream_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OWN = {
     "backbone": 5e-6,
-    "backbone_bias": 1e-5,
+    "backbone_bias": 5e-6,
     "camera": 3.5e-4,
     "classifier": 3.5e-4,
     "other": 3.5e-4,
@@ -125,6 +131,29 @@ def test_the_noise_is_bounded_fixed_and_spares_the_last_epoch() -> None:
     assert noise_factor(7, epochs=30) == factors[6]
 
 
+@pytest.mark.parametrize("tower", ["clip", "imagenet"])
+@pytest.mark.parametrize("direct", [1, 0])
+def test_every_parameter_has_the_rate_that_its_name_has_upstream(tower: str, direct: int, tmp_path: Path) -> None:
+    state = upstream_state(tower=tower, direct=direct, heads=2)
+    torch.save(state, tmp_path / "DeMobest.pth")
+    imported = read_upstream(tmp_path / "DeMobest.pth", image_size=IMAGE)
+    sources = {rule.target: rule.sources for rule in upstream_rules(imported.facts)}
+    file = CONFIGS / "RGBNT201/DeMo.yml"
+    chosen = ["SOLVER.BASE_LR", "0.001"]
+    chosen += ["MODEL.TRANSFORMER_TYPE", "vit_base_patch16_224"] if tower == "imagenet" else []
+    own = ["model.backbone.name=vit_b16", "train.backbone_lr=8e-4", "model.backbone.drop_path=0"]
+    preset = load_config(None, ["preset=parity", "train.lr=1e-3", *(own if tower == "imagenet" else [])])
+    names = {id(parameter): name for name, parameter in imported.model.named_parameters()}
+    for settings in (preset.train, load_demo_yaml(file, chosen).config.train):
+        found = {}
+        for group in _make_optimizer(imported.model.parameter_groups(), settings).param_groups:
+            for parameter in group["params"]:
+                found |= dict.fromkeys(sources[names[id(parameter)]], group["base_lr"])
+        frozen = {key for key in state if re.fullmatch(r"bottleneck\w*\.bias", key)}
+        trained = {key for key in state if "running_" not in key and "num_batches" not in key} - frozen
+        assert found == {key: pytest.approx(learning_rate(key, clip=tower == "clip", lr=1e-3)) for key in trained}
+
+
 BY_DEFAULT = {"epochs": 50, "warmup_epochs": 10, "warmup_factor": 0.1, "final_lr_factor": 1e-3}
 
 
@@ -152,7 +181,7 @@ def test_each_switch_changes_what_it_says(switch: str, changed: dict[int, dict[s
 def test_without_a_switch_each_group_has_one_share_of_its_own_rate() -> None:
     for epoch, rates in enumerate(rates_by_epoch(load_config(CONFIGS / "rgbnt201/sdtps.yaml").train), start=1):
         share = lr_factor(epoch, **BY_DEFAULT)
-        assert rates == {name: own * share for name, own in OWN.items()}
+        assert rates == {name: own * share for name, own in {**OWN, "backbone_bias": 1e-5}.items()}
 
 
 @pytest.mark.parametrize("warmup", [0, 1])
@@ -186,7 +215,8 @@ def test_start_weights_are_resized_as_asked(tree: Path, tmp_path: Path) -> None:
     start = create_vit("tiny", image_size=(32, 32), patch_size=8, width=16, depth=1, num_heads=2)
     nn.init.normal_(start.pos_embed)
     save_file(start.state_dict(), tmp_path / "start.safetensors")
-    config = override_config(config, [f"model.backbone.pretrained={tmp_path / 'start.safetensors'}"])
+    given = [f"model.backbone.pretrained={tmp_path / 'start.safetensors'}"]
+    config = override_config(config, [*given, "model.backbone.pretrained_image_size=[32, 32]"])
     model = build_model(config.model, image_size=(32, 16), num_classes=2, num_cameras=2)
     expected = resize_positions(start.pos_embed, (4, 4), (4, 2))
     assert torch.allclose(model.backbone.vit.pos_embed, expected, atol=1e-6)

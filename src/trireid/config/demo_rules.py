@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trireid.config.presets import CLIP_LR, IMAGENET_LR_FACTOR, UPSTREAM_CODE
+from trireid.config.presets import CLIP_TOWER_CODE, IMAGENET_LR_FACTOR, IMAGENET_TOWER_CODE, UPSTREAM_CODE
 from trireid.errors import ConfigError
 
 Values = Mapping[str, object]
@@ -21,6 +21,8 @@ DATASETS = {
     "WMVeID863": ("wmveid863", ("train",)),
 }
 LETTERS = {"r": "rgb", "n": "nir", "t": "tir"}
+# Parts of its model and recipe that no key names, and from which we do not differ on purpose.
+ALWAYS = ("model.hdm_head_width", "model.hdm_query", "train.backbone_bias_lr_factor")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def head(values: Values, given: frozenset[str], path: Path) -> Resolved:
 
 
 def tower(values: Values, given: frozenset[str], path: Path) -> Resolved:
-    """TRANSFORMER_TYPE chooses the backbone and, hard-coded upstream, its learning rate."""
+    """TRANSFORMER_TYPE chooses the backbone and, hard-coded upstream, its one learning rate and where cameras go in."""
     name = str(values["MODEL.TRANSFORMER_TYPE"])
     if name not in TOWERS:
         raise ConfigError(
@@ -62,10 +64,11 @@ def tower(values: Values, given: frozenset[str], path: Path) -> Resolved:
         )
     assert isinstance(base_lr, float)
     settings: dict[str, object] = {
+        "train.backbone_lr": IMAGENET_LR_FACTOR * base_lr,
+        **(CLIP_TOWER_CODE if clip else IMAGENET_TOWER_CODE),
         "model.backbone.name": TOWERS[name],
         "model.backbone.pretrained": values["MODEL.PRETRAIN_PATH_T"] or "timm",
         "model.backbone.drop_path": 0.0 if clip else drop_path,
-        "train.backbone_lr": CLIP_LR if clip else IMAGENET_LR_FACTOR * base_lr,
         "model.sie_coefficient": values["MODEL.SIE_COE"] if values["MODEL.SIE_CAMERA"] else 0.0,
     }
     return Resolved(settings)
@@ -141,6 +144,7 @@ def fixed(values: Values, given: frozenset[str], path: Path) -> Resolved:
         "data.augmentation.vertical_flip": 0.0,
         "data.augmentation.jitter": 0.0,
         "data.val_ids": 0,
+        **{name: UPSTREAM_CODE[name] for name in ALWAYS},
         "train.warmup_factor": UPSTREAM_CODE["train.warmup_factor"],
         "train.final_lr_factor": UPSTREAM_CODE["train.final_lr_factor"],
         "train.clip_grad_norm": 0.0,

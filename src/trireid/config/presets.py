@@ -47,6 +47,9 @@ UPSTREAM_CODE: Settings = MappingProxyType(
         "data.augmentation.jitter": 0.0,
         "data.augmentation.dihedral_identities": False,
         "model.backbone.position_interpolation": "bilinear",
+        "model.hdm_head_width": 64,
+        "model.hdm_query": "scaled",
+        "train.backbone_bias_lr_factor": 1.0,
         "train.warmup_factor": 0.1,
         "train.warmup_from": "base",
         "train.final_lr_factor": 1e-3,
@@ -64,10 +67,16 @@ CLIP_LR = 5e-6  # hard-coded upstream for the CLIP tower
 IMAGENET_LR_FACTOR = 0.8  # hard-coded upstream for the ImageNet tower, times BASE_LR
 IMAGENET_TOWER = ("vit_b16", "vit_base_patch16_224", "vit_base_patch16_224.augreg_in21k")
 
+CLIP_TOWER_CODE: Settings = MappingProxyType(
+    {"model.sie_tokens": "cls", "train.camera_lr_from": "base", "train.backbone_lr": CLIP_LR}
+)
+IMAGENET_TOWER_CODE: Settings = MappingProxyType({"model.sie_tokens": "all", "train.camera_lr_from": "backbone"})
+"""What upstream's code does with each of its towers; the camera embedding of the second is a part of the tower."""
+
 PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
         "none": MappingProxyType({}),
-        "parity": MappingProxyType({**UPSTREAM_RECIPE, **UPSTREAM_CODE, "train.backbone_lr": CLIP_LR}),
+        "parity": MappingProxyType({**UPSTREAM_RECIPE, **UPSTREAM_CODE, **CLIP_TOWER_CODE}),
     }
 )
 
@@ -92,10 +101,12 @@ def preset_settings(name: object, given: Settings = MappingProxyType({})) -> Set
         close = difflib.get_close_matches(str(name).lower(), list(PRESETS), n=1)
         hint = f"; the nearest is {close[0]}" if close else ""
         raise ConfigError(f"preset: given {printable(repr(name), limit=80)}, allowed is {' or '.join(PRESETS)}{hint}")
+    if name != "parity" or given.get("model.backbone.name") not in IMAGENET_TOWER:
+        return PRESETS[name]
     missing = [path for path in TOWER_SETTINGS if given.get(path) is None]
-    if name == "parity" and given.get("model.backbone.name") in IMAGENET_TOWER and missing:
+    if missing:
         raise ConfigError(
             f"preset parity is of the CLIP tower; for {given['model.backbone.name']} give {' and '.join(missing)} as "
             f"well (upstream: {IMAGENET_LR_FACTOR} x train.lr and MODEL.DROP_PATH, which is 0.1 where a file has none)"
         )
-    return PRESETS[name]
+    return {**PRESETS[name], **IMAGENET_TOWER_CODE}

@@ -233,10 +233,15 @@ class ModelConfig(Section):
 
     backbone: BackboneConfig = BackboneConfig()
     sie_coefficient: Rate = 1.0  # scale of the camera embedding; 0 switches it off
+    sie_tokens: Literal["cls", "all"] = "cls"  # that it is added to
     pife: bool = True
     head: Literal["none", "hdm", "hdm_atmoe", "sdtps"] = "sdtps"
     sdtps: SDTPSConfig = SDTPSConfig()
     slimming: tuple[SlimmingConfig, ...] = ()
+    hdm_head_width: Positive | None = (
+        None  # channels of a head; None: 8 heads (fewer where 8 does not divide the width)
+    )
+    hdm_query: Literal["unit", "scaled"] = "unit"  # its queries start from normal draws, of std 1 or 1 / sqrt(width)
     atmoe_heads: Positive = 4
     global_classifier: Literal["joint", "separate"] = "joint"  # upstream DIRECT 1 / 0
 
@@ -252,7 +257,9 @@ class TrainConfig(Section):
     backbone_lr: Rate = 5e-6
     momentum: Probability = 0.9  # sgd only
     weight_decay: Rate = 1e-4
-    bias_lr_factor: Rate = 2.0
+    bias_lr_factor: Rate = 2.0  # rate of a bias, in rates of the weights beside it
+    backbone_bias_lr_factor: Rate | None = None  # the same in the backbone; None: bias_lr_factor
+    camera_lr_from: Literal["base", "backbone"] = "base"  # rate of the camera embedding: lr, or backbone_lr
     classifier_lr_factor: Rate = 1.0
     warmup_epochs: NonNegative = 10
     warmup_factor: Ratio = 0.1  # every group warms up from this share
@@ -279,7 +286,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> TrainConfig:
-        rates = ("lr", "backbone_lr", "bias_lr_factor", "classifier_lr_factor")
+        rates = ("lr", "backbone_lr", "bias_lr_factor", "backbone_bias_lr_factor", "classifier_lr_factor")
         still = next((name for name in rates if getattr(self, name) == 0), None)
         absolute = next((name for name in ("warmup_from", "final_lr_from") if getattr(self, name) == "base"), None)
         if still and absolute:

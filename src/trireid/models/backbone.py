@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -29,6 +29,9 @@ ALIASES: MappingProxyType[str, str] = MappingProxyType(
 """Short names of backbones -> timm names. `tiny` is ours, for the CPU, and has no pretrained weights."""
 
 TINY = MappingProxyType({"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 4})
+
+
+SieTokens = Literal["cls", "all"]
 
 
 class BackboneOutput(NamedTuple):
@@ -84,7 +87,9 @@ class Backbone(nn.Module):
         vit: timm vision transformer with a CLS token and one position table for CLS and patches. A linear `head` is
             kept as projection of all tokens (CLIP: 768 -> 512).
         num_cameras: size of the camera embedding; 0 has none.
-        sie_coefficient: scale of the camera embedding, added to the CLS token.
+        sie_coefficient: scale of the camera embedding.
+        sie_tokens: what it is added to: `cls`, the CLS token alone (upstream's CLIP tower), or `all` tokens (TransReID,
+            and upstream's ImageNet tower).
         stages: cuts inside the ViT, see `trireid.models.slimming`.
 
     Raises:
@@ -97,12 +102,15 @@ class Backbone(nn.Module):
         *,
         num_cameras: int = 0,
         sie_coefficient: float = 1.0,
+        sie_tokens: SieTokens = "cls",
         stages: tuple[SlimmingStage, ...] = (),
     ) -> None:
         super().__init__()
         if vit.cls_token is None or vit.num_prefix_tokens != 1 or vit.pos_embed is None or vit.no_embed_class:
             raise InputError("the backbone must have a CLS token, no register tokens and a learned position table")
         self.vit = vit
+        if isinstance(vit.head, nn.Linear) and vit.head.bias is not None:
+            vit.head.bias.requires_grad_(False)  # CLIP's projection has none; that of timm's layer is 0 and stays so
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
         num_patches = self.grid[0] * self.grid[1]
@@ -112,7 +120,7 @@ class Backbone(nn.Module):
         self.predictors = nn.ModuleDict(learned)
         self.num_patches: int = counts[-1] if counts else num_patches  # that leave the backbone
         self.dim: int = vit.head.out_features if isinstance(vit.head, nn.Linear) else vit.embed_dim
-        self.sie_coefficient = sie_coefficient
+        self.sie_coefficient, self.sie_tokens = sie_coefficient, sie_tokens
         # Learned stages foresee the attention of the last quarter of the blocks, as far as it follows the last cut.
         depth, last_cut = len(vit.blocks), max((stage.after_block for stage in stages), default=0)
         self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
@@ -185,14 +193,17 @@ class Backbone(nn.Module):
                 torch._dynamo.maybe_mark_dynamic(value, 0)
 
     def embed(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Tokens `(R, 1 + N, D)` before the first block, of images `(R, 3, H, W)` and a shift `(R, D)` of their CLS."""
+        """Tokens `(R, 1 + N, D)` before the first block, of images `(R, 3, H, W)` and their cameras' `(R, D)`."""
         patches = self.vit.patch_embed.norm(embed_patches(images, self.vit.patch_embed.proj))  # (R, N, D)
         assert self.vit.cls_token is not None
         assert self.vit.pos_embed is not None
         cls = self.vit.cls_token.expand(len(patches), -1, -1)
-        if shift is not None:
-            cls = cls + self.sie_coefficient * shift.unsqueeze(1).to(cls.dtype)
+        added = None if shift is None else self.sie_coefficient * shift.unsqueeze(1).to(cls.dtype)  # (R, 1, D)
+        if added is not None and self.sie_tokens == "cls":
+            cls = cls + added
         tokens = torch.cat([cls.to(patches.dtype), patches], dim=1) + self.vit.pos_embed  # (R, 1 + N, D)
+        if added is not None and self.sie_tokens == "all":
+            tokens = tokens + added
         return self.vit.norm_pre(self.vit.pos_drop(tokens))  # type: ignore[no-any-return]
 
     def _blocks(

@@ -66,7 +66,13 @@ def build_model(
         )
         _log.info(note)
     stages = tuple(SlimmingStage(**stage.model_dump()) for stage in config.slimming)
-    backbone = Backbone(vit, num_cameras=num_cameras, sie_coefficient=config.sie_coefficient, stages=stages)
+    backbone = Backbone(
+        vit,
+        num_cameras=num_cameras,
+        sie_coefficient=config.sie_coefficient,
+        sie_tokens=config.sie_tokens,
+        stages=stages,
+    )
     head = _build_head(config, backbone)
     widths = {"global": NUM_MODALITIES * backbone.dim, "head": head.feature_dim if head is not None else 0}
     widths |= dict.fromkeys(MODALITIES, backbone.dim)
@@ -117,6 +123,19 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
         )
     if backbone.dim % config.atmoe_heads:
         raise ConfigError(f"model.atmoe_heads is {config.atmoe_heads}; it must divide the feature width {backbone.dim}")
-    hdm = HDM(backbone.dim, num_heads=math.gcd(backbone.dim, 8))
+    hdm = _build_hdm(config, backbone.dim)
     atmoe = ATMoE(backbone.dim, num_heads=config.atmoe_heads) if config.head == "hdm_atmoe" else None
     return HDMHead(hdm, atmoe)
+
+
+def _build_hdm(config: ModelConfig, dim: int) -> HDM:
+    if config.hdm_head_width is None:
+        num_heads = math.gcd(dim, 8)
+    else:
+        num_heads = max(1, dim // config.hdm_head_width)
+        if dim % num_heads:
+            raise ConfigError(
+                f"model.hdm_head_width is {config.hdm_head_width}, which makes {num_heads} heads of the feature width "
+                f"{dim}; it must make a number that divides the width"
+            )
+    return HDM(dim, num_heads=num_heads, query_std=dim**-0.5 if config.hdm_query == "scaled" else 1.0)

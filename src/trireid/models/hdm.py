@@ -21,13 +21,21 @@ class HDM(nn.Module):
         dim: D.
         num_heads: heads of each attention, must divide dim.
         dropout: on the attention weights, in training.
+        query_std: of the normal draws that the queries start from; upstream's is 1 / sqrt(dim).
         num_modalities: M.
 
     Source: DeMo (arXiv 2412.10650), section 3.3 and public code.
+    Deviation: by default the queries start from standard normal draws.
     """
 
     def __init__(
-        self, dim: int, *, num_heads: int = 8, dropout: float = 0.1, num_modalities: int = NUM_MODALITIES
+        self,
+        dim: int,
+        *,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        query_std: float = 1.0,
+        num_modalities: int = NUM_MODALITIES,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -35,7 +43,7 @@ class HDM(nn.Module):
         self.subsets = modality_subsets(num_modalities)
         self.num_heads, self.dropout = num_heads, dropout
         count = len(self.subsets)
-        self.query = nn.Parameter(torch.randn(count, dim))
+        self.query = nn.Parameter(query_std * torch.randn(count, dim))
         self.in_weight = nn.Parameter(torch.empty(count, 3, dim, dim))  # query, key, value maps
         self.in_bias = nn.Parameter(torch.zeros(count, 3, dim))
         self.out_weight = nn.Parameter(torch.empty(count, dim, dim))

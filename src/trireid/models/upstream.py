@@ -23,14 +23,14 @@ from trireid.models.untrusted import value_fault
 from trireid.types import MODALITIES, modality_subsets
 
 BASE = "BACKBONE.base."
-CAMERA = "BACKBONE.cv_embed"
+CAMERA, IMAGENET_CAMERA = "BACKBONE.cv_embed", "BACKBONE.base.sie_embed"  # of the two towers
 EXPERTS = "generalFusion.moe.experts."
 GATE = "generalFusion.moe.gating_network.gate."
 LETTERS = tuple(name[0] for name in MODALITIES)  # r, n, t
 SUBSETS = tuple("".join(LETTERS[index] for index in subset) for subset in modality_subsets())
 NORM = ("weight", "bias", "running_mean", "running_var")
 STEPS = "num_batches_tracked"
-HEAD_WIDTH = 64  # channels of an attention head in every ViT of upstream; shapes do not tell
+HEAD_WIDTH = 64  # channels of an attention head in every ViT and in the HDM of upstream; shapes do not tell
 
 IGNORED = (
     (
@@ -169,6 +169,7 @@ def read_facts(state: Mapping[str, Tensor]) -> UpstreamFacts:
             f"of {filters.shape[2]} x {filters.shape[3]} pixels and width {width}"
         )
     table = _of_rank(state, f"{BASE}positional_embedding", 2) if is_clip else _of_rank(state, f"{BASE}pos_embed", 3)[0]
+    camera = CAMERA if is_clip else IMAGENET_CAMERA
     has_moe, has_hdm = any(key.startswith(EXPERTS) for key in state), "generalFusion.r_token" in state
     has_sdtps = any(key.startswith("sdtps.") for key in state)
     joint = "classifier.weight" in state
@@ -183,7 +184,7 @@ def read_facts(state: Mapping[str, Tensor]) -> UpstreamFacts:
         num_heads=max(1, width // HEAD_WIDTH),
         dim=_of_rank(state, f"{BASE}proj", 2).shape[1] if is_clip else width,
         num_positions=table.shape[0] - 1,
-        num_cameras=_of_rank(state, CAMERA, 3).shape[0] if CAMERA in state else 0,
+        num_cameras=_of_rank(state, camera, 3).shape[0] if camera in state else 0,
         num_classes=classifier.shape[0],
         pife=any(key.startswith(f"{MODALITIES[0]}_reduce.") for key in state),
         head=head,
@@ -201,7 +202,8 @@ def upstream_rules(facts: UpstreamFacts) -> list[Rule]:
     else:
         rules = timm_rules(depth=facts.depth, prefix=BASE, target=vit)
     if facts.num_cameras:
-        rules.append(Rule("backbone.camera_embedding.weight", (CAMERA,), lambda t: t[0].flatten(1)))
+        camera = CAMERA if facts.is_clip else IMAGENET_CAMERA
+        rules.append(Rule("backbone.camera_embedding.weight", (camera,), lambda t: t[0].flatten(1)))
     if facts.pife:
         reduce = "{}_reduce.{}.{}"
         for ours, place in (("norm", 0), ("reduce", 1)):

@@ -137,6 +137,8 @@ def parameter_groups(
     backbone_lr: float,
     bias_lr_factor: float,
     classifier_lr_factor: float,
+    backbone_bias_lr_factor: float | None = None,
+    camera_lr: float | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for a torch optimiser: one a key of the model, its biases apart.
 
@@ -149,11 +151,20 @@ def parameter_groups(
         backbone_lr: of `backbone`.
         bias_lr_factor: multiplies the rate of every parameter whose name ends in `bias`, in every group.
         classifier_lr_factor: multiplies the rate of `classifier`.
+        backbone_bias_lr_factor: the factor of the biases of `backbone`; None: `bias_lr_factor`. Upstream sets the whole
+            tower to one rate after it has doubled the biases: 1.
+        camera_lr: of `camera`; None: `lr`.
 
     Raises:
         InputError: A key that has no rate, a parameter in two groups, or nothing to train.
     """
-    rates = {"backbone": backbone_lr, "camera": lr, "classifier": lr * classifier_lr_factor, "other": lr}
+    rates = {
+        "backbone": backbone_lr,
+        "camera": lr if camera_lr is None else camera_lr,
+        "classifier": lr * classifier_lr_factor,
+        "other": lr,
+    }
+    own_factor = {} if backbone_bias_lr_factor is None else {"backbone": backbone_bias_lr_factor}
     unknown = sorted(set(groups) - set(rates))
     if unknown:
         raise InputError(f"parameter groups {unknown} have no learning rate: allowed are {list(GROUP_KEYS)}")
@@ -162,7 +173,8 @@ def parameter_groups(
         trained = [(name, parameter) for name, parameter in groups[key] if parameter.requires_grad]
         biases = [parameter for name, parameter in trained if name.endswith("bias")]
         weights = [parameter for name, parameter in trained if not name.endswith("bias")]
-        for name, parameters, factor in ((key, weights, 1.0), (f"{key}_bias", biases, bias_lr_factor)):
+        of_biases = own_factor.get(key, bias_lr_factor)
+        for name, parameters, factor in ((key, weights, 1.0), (f"{key}_bias", biases, of_biases)):
             if parameters:
                 rate = rates[key] * factor
                 result.append({"name": name, "params": parameters, "lr": rate, "base_lr": rate})

@@ -14,16 +14,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trireid.config.schema import BackboneConfig, Config, DataConfig, ModelConfig, SDTPSConfig
+from trireid.config.schema import Config, DataConfig
 from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, InputError
 from trireid.models.build import build_model
 from trireid.models.positions import overlapping_patches
-from trireid.models.sdtps import slot_count
-from trireid.models.selection import keep_count
 from trireid.models.towers import Rule
 from trireid.models.upstream import (
-    HEAD_WIDTH,
     ImportReport,
     UpstreamFacts,
     UpstreamMismatchError,
@@ -35,15 +32,14 @@ from trireid.models.upstream import (
     upstream_rules,
 )
 from trireid.models.weights import read_state
+from trireid.train.upstream_settings import BETA, SIE_COEFFICIENT, SPARSE_RATIO, describe_facts, upstream_config
 
 if TYPE_CHECKING:
     from trireid.models.reid import ReIDModel
 
 _log = logging.getLogger(__name__)
 _POSITIONS, _CAMERAS = "backbone.vit.pos_embed", "backbone.camera_embedding.weight"
-_SIE_COEFFICIENT, _SPARSE_RATIO, _BETA = 1.0, 0.5, 0.25  # of the published configurations
 _MAX_SIDE, _MAX_CAMERAS = 4096, 10_000
-_NATIVE = {"clip_vit_b16": (16, 768, 12, 12, 512), "vit_b16": (16, 768, 12, 12, None)}
 
 
 @dataclass(frozen=True)
@@ -71,9 +67,9 @@ def load_upstream(
     image_size: tuple[int, int] | None = None,
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
-    sie_coefficient: float = _SIE_COEFFICIENT,
-    sparse_ratio: float = _SPARSE_RATIO,
-    beta: float = _BETA,
+    sie_coefficient: float = SIE_COEFFICIENT,
+    sparse_ratio: float = SPARSE_RATIO,
+    beta: float = BETA,
     ignore: tuple[str, ...] = (),
 ) -> ReIDModel:
     """The model of an upstream checkpoint, in evaluation mode.
@@ -103,9 +99,9 @@ def read_upstream(
     image_size: tuple[int, int] | None = None,
     checkpoint_image_size: tuple[int, int] | None = None,
     num_cameras: int | None = None,
-    sie_coefficient: float = _SIE_COEFFICIENT,
-    sparse_ratio: float = _SPARSE_RATIO,
-    beta: float = _BETA,
+    sie_coefficient: float = SIE_COEFFICIENT,
+    sparse_ratio: float = SPARSE_RATIO,
+    beta: float = BETA,
     ignore: tuple[str, ...] = (),
     data_format: str = "rgbnt201",
 ) -> ImportedModel:
@@ -176,25 +172,6 @@ def read_upstream(
     return ImportedModel(model.eval(), config, _label_map(facts.num_classes, cameras, data_format), report, facts)
 
 
-def describe_facts(facts: UpstreamFacts) -> str:
-    """One line of what the file tells by itself."""
-    heads = {
-        "none": "no head",
-        "hdm": "HDM",
-        "hdm_atmoe": f"HDM and ATMoE with {facts.atmoe_heads} heads",
-        "sdtps": f"SDTPS with {facts.num_slots} slots",
-    }
-    parts = [
-        f"{facts.num_classes} identities",
-        f"{facts.num_cameras} cameras" if facts.num_cameras else "no camera embedding",
-        f"{'CLIP' if facts.is_clip else 'ImageNet'} ViT of {facts.depth} blocks, {facts.width} wide",
-        "PIFE" if facts.pife else "no PIFE",
-        heads[facts.head],
-        "one classifier of the joined globals (DIRECT 1)" if facts.joint else "a classifier a modality (DIRECT 0)",
-    ]
-    return f"read off the file: {', '.join(parts)}"
-
-
 def checkpoint_grid(
     facts: UpstreamFacts, grid: tuple[int, int], *, checkpoint_image_size: tuple[int, int] | None
 ) -> tuple[tuple[int, int], str]:
@@ -230,89 +207,6 @@ def checkpoint_grid(
         )
     resized = f"resized (bilinear) to {grid[0]} x {grid[1]}" if source != grid else "not resized"
     return source, f"position table: {count} patches, {source[0]} x {source[1]} ({why}), {resized}"
-
-
-def upstream_config(
-    facts: UpstreamFacts,
-    image_size: tuple[int, int],
-    num_cameras: int,
-    *,
-    sie_coefficient: float,
-    sparse_ratio: float,
-    beta: float,
-) -> tuple[Config, tuple[str, ...]]:
-    """Settings that build the model of these facts, and what had to be assumed.
-
-    Raises:
-        CheckpointError: the slots of SDTPS do not fit the patches of these images, or all patches would be kept.
-        InputError: a number was given for a part that the checkpoint does not have.
-    """
-    name = "clip_vit_b16" if facts.is_clip else "vit_b16"
-    notes = [f"ViT: {facts.num_heads} heads assumed, {HEAD_WIDTH} channels each"]
-    own = (facts.patch_size, facts.width, facts.depth, facts.num_heads, facts.dim if facts.is_clip else None)
-    changed = [value if value != native else None for value, native in zip(own, _NATIVE[name], strict=True)]
-    patch_size, width, depth, num_heads, projection = changed
-    sdtps = SDTPSConfig()
-    if num_cameras:
-        notes.append(f"camera embedding: {num_cameras} cameras, scale {sie_coefficient:g} assumed (SIE_COE)")
-    elif sie_coefficient != _SIE_COEFFICIENT:
-        raise InputError(f"sie_coefficient is {sie_coefficient:g}, the file has no camera embedding: leave it out")
-    if facts.head == "hdm_atmoe":
-        head_width = facts.dim // max(1, facts.atmoe_heads)
-        notes.append(f"ATMoE: products of query and key divided by sqrt({head_width}), the width of a head, assumed")
-    if facts.head != "sdtps" and (sparse_ratio, beta) != (_SPARSE_RATIO, _BETA):
-        raise InputError(
-            f"sparse_ratio and beta ({sparse_ratio:g}, {beta:g}) are of SDTPS, which the file does not have: leave "
-            "them out"
-        )
-    if facts.head == "sdtps":
-        num_patches = (image_size[0] // facts.patch_size) * (image_size[1] // facts.patch_size)
-        sdtps = _sdtps_config(facts.num_slots, num_patches, sparse_ratio=sparse_ratio, beta=beta)
-        notes.append(
-            f"SDTPS: {facts.num_slots} slots, so aggr_ratio {sdtps.aggr_ratio:g}, with sparse_ratio {sparse_ratio:g} "
-            f"and beta {beta:g} assumed"
-        )
-    backbone = BackboneConfig(
-        name=name,
-        pretrained="none",
-        patch_size=patch_size,
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        projection=projection,
-    )
-    model = ModelConfig(
-        backbone=backbone,
-        sie_coefficient=sie_coefficient,
-        pife=facts.pife,
-        head=facts.head,
-        sdtps=sdtps,
-        atmoe_heads=facts.atmoe_heads or ModelConfig().atmoe_heads,
-        global_classifier="joint" if facts.joint else "separate",
-    )
-    return Config(model=model), tuple(notes)
-
-
-def _sdtps_config(num_slots: int, num_patches: int, *, sparse_ratio: float, beta: float) -> SDTPSConfig:
-    """Settings that give the slots of the file for these patches.
-
-    Raises:
-        CheckpointError: none does, or all patches would be kept.
-    """
-    if keep_count(num_patches, sparse_ratio) == num_patches:
-        raise CheckpointError(
-            f"sparse_ratio {sparse_ratio:g} keeps all {num_patches} patches: upstream then averages a token of zeros "
-            "with the slots, which is not done here, so that its features cannot be had; give a smaller one"
-        )
-    aggr_ratio = 0.4
-    if slot_count(num_patches, sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio) != num_slots:
-        aggr_ratio = num_slots / (num_patches * sparse_ratio)
-    if aggr_ratio > 1.0:
-        raise CheckpointError(
-            f"SDTPS has {num_slots} slots, more than the kept ones of {num_patches} patches at sparse_ratio "
-            f"{sparse_ratio:g}: give a larger image_size or sparse_ratio"
-        )
-    return SDTPSConfig(sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio, beta=beta)
 
 
 def _check_sizes(**sizes: tuple[int, int] | None) -> None:
