@@ -55,6 +55,16 @@ def test_torch_file_with_classifier_is_loaded_without_it_and_says_so(tmp_path):
     )
 
 
+def test_a_last_norm_that_follows_the_pooling_is_loaded_too(tmp_path):
+    name, sizes = "eva_large_patch14_196", {"patch_size": 8, "width": 16, "depth": 1, "num_heads": 2}
+    source, target = (create_vit(name, image_size=(16, 16), **sizes) for _ in range(2))
+    torch.nn.init.normal_(source.fc_norm.weight)
+    save_file({**source.state_dict(), "head.weight": torch.zeros(10, 16)}, tmp_path / "w.safetensors")
+    note = load_backbone_weights(target, name=name, pretrained=str(tmp_path / "w.safetensors"), image_size=(16, 16))
+    assert torch.equal(target.fc_norm.weight, source.fc_norm.weight)
+    assert "1 classifier tensors not used" in note
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -17,6 +17,7 @@ from trireid.errors import InputError
 from trireid.models import guidance, slimming
 from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
+from trireid.models.vit_parts import check_vit
 from trireid.types import Selection
 
 ALIASES: MappingProxyType[str, str] = MappingProxyType(
@@ -93,7 +94,7 @@ class Backbone(nn.Module):
         stages: cuts inside the ViT, see `trireid.models.slimming`.
 
     Raises:
-        InputError: for a ViT without CLS token or with register tokens, or cuts that do not fit it.
+        InputError: for a ViT that lacks what is used of it (see `vit_parts.check_vit`), or cuts that do not fit it.
     """
 
     def __init__(
@@ -106,8 +107,7 @@ class Backbone(nn.Module):
         stages: tuple[SlimmingStage, ...] = (),
     ) -> None:
         super().__init__()
-        if vit.cls_token is None or vit.num_prefix_tokens != 1 or vit.pos_embed is None or vit.no_embed_class:
-            raise InputError("the backbone must have a CLS token, no register tokens and a learned position table")
+        check_vit(vit, reads_attention=any(stage.reads_attention for stage in stages))
         self.vit = vit
         if isinstance(vit.head, nn.Linear) and vit.head.bias is not None:
             vit.head.bias.requires_grad_(False)  # CLIP's projection has none; that of timm's layer is 0 and stays so
@@ -268,8 +268,9 @@ class Backbone(nn.Module):
         return spread
 
     def _finish(self, tokens: Tensor) -> Tensor:
-        # head is the identity unless it is CLIP's projection, which upstream applies to all tokens.
-        return self.vit.head(self.vit.norm(tokens))  # type: ignore[no-any-return]
+        # One of the two norms is the identity: a ViT that classifies by the mean of its patches has its last norm in
+        # fc_norm. head is the identity unless it is CLIP's projection, which upstream applies to all tokens.
+        return self.vit.head(self.vit.fc_norm(self.vit.norm(tokens)))  # type: ignore[no-any-return]
 
 
 def embed_patches(images: Tensor, projection: nn.Conv2d) -> Tensor:

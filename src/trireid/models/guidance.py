@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.models.slimming import RowTokens, SlimmingStage
+from trireid.models.vit_parts import AttentionLayer, attention_layers
 from trireid.types import MODALITIES
 
 _GUIDE_SHARE: dict[str, tuple[float, float]] = {"self": (1.0, 0.0), "cross": (0.0, 1.0), "both": (2.0, 1.0)}
@@ -181,26 +182,34 @@ def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
 def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> Tensor:
     """Attention of the CLS token to the patches in this block, mean over heads; no gradient passes.
 
+    A block with several attentions side by side gives the mean of them.
+
     Source: EViT (ICLR 2022), section 3.2.
 
     Args:
-        block: the timm block that was just run.
+        block: the timm block that was just run; `vit_parts.check_vit` has seen that it shows its attention.
         before: `(R, T, D)`, its input: CLS, patches, and the fused token where there is one.
         num_patches: N.
 
     Returns:
         `(R, N)` float32.
     """
-    attention: Any = block.attn
-    normed = block.norm1(before)  # type: ignore[operator]
+    scores = [_cls_attention(layer, before) for layer in attention_layers(block)]  # each (R, T)
+    return torch.stack(scores).mean(dim=0)[:, 1 : 1 + num_patches]
+
+
+def _cls_attention(layer: AttentionLayer, before: Tensor) -> Tensor:
+    """Attention `(R, T)` of the CLS token to all tokens of `(R, T, D)`, mean over heads."""
+    attention: Any = layer.attention
+    normed = layer.norm(before)
     weight, bias = attention.qkv.weight.chunk(3), (None, None, None)
     if attention.qkv.bias is not None:
         bias = attention.qkv.bias.chunk(3)
     query = nn.functional.linear(normed[:, :1], weight[0], bias[0]).unflatten(-1, (attention.num_heads, -1))
     key = nn.functional.linear(normed, weight[1], bias[1]).unflatten(-1, (attention.num_heads, -1))
-    query, key = attention.q_norm(query), attention.k_norm(key)  # (R, 1, H, d), (R, N, H, d)
+    query, key = attention.q_norm(query), attention.k_norm(key)  # (R, 1, H, d), (R, T, H, d)
     logits = torch.einsum("rqhd,rnhd->rhn", query, key).float() * attention.scale
-    scores: Tensor = logits.softmax(dim=-1)[..., 1 : 1 + num_patches].mean(dim=1)
+    scores: Tensor = logits.softmax(dim=-1).mean(dim=1)
     return scores
 
 

@@ -45,6 +45,11 @@ class SlimmingStage:
         """Whether the guidance has a predictor with weights of its own."""
         return self.guidance in ("learned", "consensus")
 
+    @property
+    def reads_attention(self) -> bool:
+        """Whether the guidance needs the attention of blocks: to choose by it, or to learn from it."""
+        return self.is_learned or self.guidance == "cls_attention"
+
 
 class RowTokens(NamedTuple):
     """Tokens on their way through the blocks.
