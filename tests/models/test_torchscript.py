@@ -87,7 +87,7 @@ def test_clips_own_file_starts_the_backbone(tmp_path, form):
         path = tmp_path / "clip.pt"
         torch.save(kept, path)
     vit = small_vit()
-    note = load_backbone_weights(vit, name="clip_vit_b16", pretrained=str(path))
+    note = load_backbone_weights(vit, name="clip_vit_b16", pretrained=str(path), image_size=(16, 8))
     assert ("2 tensors outside CLIP's visual tower not used" in note) == (form != "visual_only")
     image = torch.randn(1, 3, *IMAGE, generator=torch.Generator().manual_seed(1))
     renamed = {key.replace("visual.", "BACKBONE.base."): value.double() for key, value in state.items()}

@@ -22,6 +22,7 @@ from trireid.train import checkpoint as module
 from trireid.train.checkpoint import (
     build_for,
     checkpoint_writer,
+    config_here,
     load_checkpoint,
     load_model,
     load_weights,
@@ -158,6 +159,104 @@ def test_a_broken_description_is_named(tmp_path: Path, config: Config, key: str,
     save_file({"a": torch.ones(1)}, path, metadata=metadata if value is None else metadata | {key: value})
     with pytest.raises(CheckpointError, match=f"description inside {path}"):
         load_checkpoint(path)
+
+
+def rewrite(path: Path, *, state: dict[str, torch.Tensor] | None = None, **metadata: str) -> None:
+    """Write a checkpoint again with other texts beside its tensors, or other tensors."""
+    with safe_open(path, framework="pt") as file:
+        texts = file.metadata() | metadata
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors | (state or {}), path, metadata=texts)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("config", "[" * 100_000),
+        ("epoch", "1" * 5000),
+        ("epoch", "-1"),
+        ("label_map", "[" * 100_000),
+        ("label_map", '{"identities": "abc", "cameras": []}'),
+        ("label_map", '{"identities": [1, 2, 3], "cameras": []}'),
+        ("label_map", '{"identities": ["\\ud800"], "cameras": []}'),
+        ("figures", '{"joint": [1]}'),
+        ("figures", '{"joint": {"mAP": "much"}}'),
+    ],
+)
+def test_a_hostile_description_is_one_line(tmp_path: Path, config: Config, key: str, value: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, config)
+    rewrite(path, **{key: value})
+    with pytest.raises(CheckpointError, match=f"description inside {path}") as caught:
+        load_checkpoint(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+def test_texts_of_a_file_are_shown_without_control_characters(tmp_path: Path, config: Config) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, config)
+    rewrite(path, note="\x1b]0;title\x07red\nerror: a forged line")
+    assert load_checkpoint(path).note == r"\x1b]0;title\x07red\nerror: a forged line"
+    rewrite(path, trireid_format="1\x1b[2J\r\nerror: all is well")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value).isprintable()
+
+
+HUGE = (
+    ["model.backbone.width=16384", "model.backbone.depth=50"],
+    ["model.backbone.depth=1000000000"],
+    ["data.image_size=[800000, 800000]"],
+    ["data.image_size=[1000000000000, 1000000000000]"],
+    ["model.backbone.name=vit_gigantic_patch14_224", "data.image_size=[224, 224]", "model.backbone.patch_size=null"]
+    + [f"model.backbone.{name}=null" for name in ("width", "depth", "num_heads")],
+)
+
+
+@pytest.mark.parametrize("changes", HUGE, ids=lambda changes: changes[0])
+def test_settings_of_a_file_take_no_memory_beyond_its_weights(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, changes: list[str]
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, config)
+    rewrite(path, config=override_config(config, changes).model_dump_json())
+    devices: list[str] = []
+    build = module.build_model
+
+    def watched(*arguments: Any, **options: Any) -> nn.Module:
+        devices.append(torch.empty(0).device.type)
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(module, "build_model", watched)
+    with pytest.raises((CheckpointError, InputError), match="does not fit the model|cannot be built") as caught:
+        load_model(path)
+    assert str(caught.value).isprintable()
+    assert set(devices) <= {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_are_real_numbers(tmp_path: Path, config: Config, dtype: torch.dtype) -> None:
+    path, name = tmp_path / "a.safetensors", "backbone.vit.norm.weight"
+    save(path, config)
+    rewrite(path, state={name: torch.ones(16).to(dtype)})
+    with pytest.raises(CheckpointError, match=rf"{name} is of {str(dtype)[6:]}"):
+        load_model(path)
+    rewrite(path, state={name: torch.full((16,), torch.nan)})
+    with pytest.raises(CheckpointError, match=f"{name} has 16 of 16 values that are not finite"):
+        load_model(path)
+
+
+def test_where_files_go_and_how_many_workers_start_is_not_for_a_checkpoint_to_say(
+    tmp_path: Path, config: Config
+) -> None:
+    own = ["data.cache=disk", f"data.cache_folder={tmp_path}/theirs", "data.workers=40", "train.trackers=[wandb]"]
+    save(tmp_path / "a.safetensors", override_config(config, own))
+    here, default = config_here(load_checkpoint(tmp_path / "a.safetensors")), Config()
+    assert (here.data.cache, here.data.cache_folder) == (default.data.cache, None)
+    assert (here.data.workers, here.output) == (default.data.workers, default.output)
+    assert here.train.trackers == default.train.trackers
+    assert (here.data.root, here.model) == (config.data.root, config.model)
 
 
 def test_another_class_count_names_the_tensors_and_both_numbers(tmp_path: Path, config: Config) -> None:

@@ -41,9 +41,9 @@ def run_checkpoint(
         TrireidError: a setting, the checkpoint or the data set is wrong, or the file cannot be written.
     """
     from trireid.train.cases import check_cases
-    from trireid.train.checkpoint import load_checkpoint
+    from trireid.train.checkpoint import config_here, load_checkpoint
 
-    saved = load_checkpoint(path).config
+    saved = config_here(load_checkpoint(path))
     notes = []
     if missing_cases or any_to_any:
         # What the run withholds gives way to the tables; what is asked for beside them contradicts them.

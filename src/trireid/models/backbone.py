@@ -17,6 +17,7 @@ from trireid.errors import InputError
 from trireid.models import guidance, slimming
 from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
+from trireid.models.untrusted import one_line
 from trireid.models.vit_parts import check_vit
 from trireid.types import Selection
 
@@ -374,5 +375,5 @@ def check_image_size(image_size: tuple[int, int], *, patch_size: tuple[int, int]
 def _construct(factory: Callable[..., nn.Module], options: dict[str, Any]) -> nn.Module:
     try:
         return factory(**options)
-    except (AssertionError, TypeError, ValueError) as error:
-        raise InputError(f"the backbone cannot be built with {options}: {error or type(error).__name__}") from error
+    except (AssertionError, TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        raise InputError(f"the backbone cannot be built with {options}: {one_line(error)}") from error

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trireid.errors import CheckpointError
+from trireid.errors import CheckpointError, printable
 
 DTYPES = {
     "DoubleStorage": torch.float64,
@@ -62,8 +62,7 @@ def one_line(error: BaseException, *, limit: int = 300) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, KeyError) and error.args:  # its text is the bare key
         text = f"{type(error).__name__} {text}"
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return printable(text, limit=limit)
 
 
 def check_memo(content: bytes) -> None:

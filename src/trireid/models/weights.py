@@ -121,7 +121,8 @@ def fill_backbone(
     )  # fmt: skip
     _load(vit, wanted, source=source)
     notes += [f"{len(ignored)} classifier tensors not used"] if ignored else []
-    notes += [f"{num_others} tensors outside the ViT not used"] if num_others else []
+    tower = "CLIP's visual tower" if is_square else "the ViT"
+    notes += [f"{num_others} tensors outside {tower} not used"] if num_others else []
     return ", ".join([f"backbone {name}: {source.name} loaded", "every key of the ViT", *notes])
 
 
@@ -158,7 +159,7 @@ def visual_tower(state: dict[str, Tensor], *, source: Path) -> tuple[dict[str, T
         if names:
             shown = ", ".join(sorted(names)[:3])
             raise CheckpointError(f"weight file {source} {what} {len(names)} tensors of CLIP's visual tower ({shown})")
-    _check_values(tower, source=source)
+    check_values(tower, source=source)
     made = {rule.target: rule.make([tower[name].float() for name in rule.sources]) for rule in rules}
     return made, len(state) - len(tower)
 
@@ -326,12 +327,17 @@ def _load(vit: VisionTransformer, tensors: dict[str, Tensor], *, source: Path) -
         parts = [("missing", missing), ("not in the model", surplus), ("of another shape", sorted(shapes))]
         found = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in parts if keys)
         raise CheckpointError(f"weight file {source} does not fit the backbone: {found}")
-    _check_values(tensors, source=source)
+    check_values(tensors, source=source)
     # A model without memory takes the tensors of the file themselves: it is as large as they are, whatever shapes say.
     vit.load_state_dict(tensors, strict=True, assign=next(vit.parameters()).is_meta)
 
 
-def _check_values(tensors: Mapping[str, Tensor], *, source: Path) -> None:
+def check_values(tensors: Mapping[str, Tensor], *, source: Path) -> None:
+    """Refuse tensors that no weights can be.
+
+    Raises:
+        CheckpointError: one is of integers, truth values or complex numbers, not finite, or a negative variance.
+    """
     faults = [f"{name} {fault}" for name, value in tensors.items() if (fault := value_fault(name, value))]
     if faults:
         more = f", and {len(faults) - 1} more tensors alike" if len(faults) > 1 else ""

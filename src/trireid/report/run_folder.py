@@ -16,7 +16,7 @@ from trireid.data.records import Record
 from trireid.errors import ConfigError, RunError
 from trireid.evaluation.saved import FEATURES_FILE, RECORDS_FILE, SavedFeatures, SavedSide, load_features
 from trireid.files import read_text
-from trireid.train.checkpoint import LAST_FILE, load_checkpoint
+from trireid.train.checkpoint import LAST_FILE, config_here, load_checkpoint
 from trireid.train.inputs import scan_index
 from trireid.train.run_files import (
     CONFIG_FILE,
@@ -141,7 +141,7 @@ def saved_features_of(run: RunFolder) -> SavedFeatures:
 
 def _settings(run: RunFolder) -> Config:
     """The settings of a run's last checkpoint, changed as asked."""
-    return override_config(load_checkpoint(run.path).config, run.overrides)
+    return override_config(config_here(load_checkpoint(run.path)), run.overrides)
 
 
 def _read_folder(path: Path) -> RunFolder:

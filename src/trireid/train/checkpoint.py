@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trireid.config.schema import Config
+from trireid.config.schema import LARGEST, Config
 from trireid.data.labels import LabelMap
-from trireid.errors import CheckpointError, InputError
+from trireid.errors import CheckpointError, InputError, printable
 from trireid.files import replacing
 from trireid.models.build import build_model
 from trireid.models.positions import GRID_KEY, grid_text
-from trireid.models.weights import RUN_WEIGHTS
+from trireid.models.untrusted import checked_table, one_line
+from trireid.models.weights import RUN_WEIGHTS, check_values
 
 if TYPE_CHECKING:
     from trireid.models.reid import ReIDModel
+
+_log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1"
 LAST_FILE = RUN_WEIGHTS
@@ -31,6 +36,13 @@ BEST_FILE = "best.safetensors"
 
 Figures = dict[str, dict[str, float]]
 """Metrics by feature name: {"global" | "head" | "joint": {"mAP": ..., ...}}."""
+
+
+_FIGURES: TypeAdapter[Figures] = TypeAdapter(Figures)
+_NAMES = TypeAdapter(dict[str, list[str]])
+_COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=LARGEST)])
+
+_OF_THE_MACHINE = {"data": ("cache", "cache_folder", "workers"), "train": ("trackers",)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,21 @@ class Checkpoint:
             f"image size {height} x {width}, {len(self.label_map.identities)} identities, "
             f"{len(self.label_map.cameras)} cameras"
         )
+
+
+def config_here(checkpoint: Checkpoint) -> Config:
+    """The settings of a checkpoint, which may be a stranger's, for use on this machine.
+
+    Where files are written and how many workers start is not for it to say: these are the defaults again.
+    """
+    default, changes = Config(), {"output": Config().output}
+    for section, names in _OF_THE_MACHINE.items():
+        theirs, ours = getattr(checkpoint.config, section), getattr(default, section)
+        changed = [f"{section}.{name}" for name in names if getattr(theirs, name) != getattr(ours, name)]
+        if changed:
+            _log.info("not taken from the checkpoint, since they are settings of the machine: %s", ", ".join(changed))
+        changes[section] = theirs.model_copy(update={name: getattr(ours, name) for name in names})
+    return checkpoint.config.model_copy(update=changes)
 
 
 def checkpoint_writer(
@@ -122,41 +149,43 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint from a file, or the last one of a run folder.
+    """Read a checkpoint from a file, or the last one of a run folder; nothing of it is believed without a look.
 
     Raises:
         CheckpointError: There is none, it is damaged, or it is not one of ours.
     """
     path = checkpoint_path(Path(path))
     try:
+        space = path.stat().st_size
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             _check_format(path, metadata)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}): it is truncated or another format; copy it "
+            f"{path} is not a whole safetensors file ({one_line(error)}): it is truncated or another format; copy it "
             "again, or train again"
         ) from error
+    state = checked_table(tensors, path=path, space=space)
     try:
         return Checkpoint(
             path=path,
             model_state=state,
             config=Config.model_validate_json(metadata["config"]),
-            label_map=LabelMap.from_dict(json.loads(metadata["label_map"])),
-            epoch=int(metadata["epoch"]),
-            note=metadata["note"],
-            figures=json.loads(metadata["figures"]),
+            label_map=LabelMap.from_dict(_NAMES.validate_json(metadata["label_map"], strict=True)),
+            epoch=_COUNT.validate_json(metadata["epoch"], strict=True),
+            note=printable(metadata["note"]),
+            figures=_FIGURES.validate_json(metadata["figures"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"the description inside {path} cannot be read ({_reason(error)}): was it written "
+            f"the description inside {path} cannot be read ({printable(_reason(error))}): was it written "
             "by another version of trireid? Use that version, or train again"
         ) from error
 
 
-def load_weights(model: ReIDModel, checkpoint: Checkpoint) -> None:
-    """Fill a model with the weights of a checkpoint; every name and shape must fit, and the image size.
+def check_fit(model: ReIDModel, checkpoint: Checkpoint) -> None:
+    """Compare names, shapes and image size; the model may be without memory.
 
     Raises:
         CheckpointError: What differs, what the checkpoint was made for, and what to do.
@@ -171,6 +200,16 @@ def load_weights(model: ReIDModel, checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} does not fit the model: {'; '.join(differences)}. It was made for "
             f"{checkpoint.made_for}: build the model for the same, or train again"
         )
+
+
+def load_weights(model: ReIDModel, checkpoint: Checkpoint) -> None:
+    """Fill a model with the weights of a checkpoint; every name and shape must fit, and the image size.
+
+    Raises:
+        CheckpointError: What differs, or that the values are no weights.
+    """
+    check_fit(model, checkpoint)
+    check_values(checkpoint.model_state, source=checkpoint.path)
     model.load_state_dict(checkpoint.model_state, strict=True)
 
 
@@ -226,16 +265,33 @@ def _usable_device(device: torch.device | str) -> torch.device:
 def build_for(checkpoint: Checkpoint, config: Config) -> ReIDModel:
     """The model of a configuration, filled with the weights of a checkpoint.
 
+    The settings may be those of a stranger's file: no more memory is taken than its weights fill.
+
     Raises:
         CheckpointError: The weights do not fit.
     """
-    model = build_model(
+    depth, num_tensors = config.model.backbone.depth, len(checkpoint.model_state)
+    if depth is not None and depth > num_tensors:
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit the model: its backbone has {depth} blocks, and the file {num_tensors} "
+            "tensors"
+        )
+    build = partial(
+        build_model,
         config.model,
         image_size=config.data.image_size,
         num_classes=len(checkpoint.label_map.identities),
         num_cameras=len(checkpoint.label_map.cameras),
         load_pretrained=False,
     )
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            check_fit(build(), checkpoint)
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes that no tensor can have
+        raise CheckpointError(
+            f"{checkpoint.path} was made for a model that cannot be built ({one_line(error)}): it is damaged"
+        ) from error
+    model = build()
     load_weights(model, checkpoint)
     return model
 
@@ -267,8 +323,8 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
         )
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint format {version}, this version reads {FORMAT_VERSION}: use the version of "
-            "trireid that wrote it"
+            f"{path} has checkpoint format {printable(version, limit=30)}, this version reads "
+            f"{FORMAT_VERSION}: use the version of trireid that wrote it"
         )
 
 

@@ -15,7 +15,7 @@ from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.saved import SavedFeatures
 from trireid.train.cases import check_cases, describe_cases
-from trireid.train.checkpoint import Checkpoint, build_for, load_checkpoint
+from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
 from trireid.train.gathering import check_same
@@ -103,7 +103,7 @@ def _run_test(
 ) -> _Tested:
     """Evaluate a checkpoint; arguments and errors as `test_checkpoint`."""
     checkpoint = load_checkpoint(path)
-    config = checkpoint.config if config is None else config
+    config = config_here(checkpoint) if config is None else config
     config = with_ranges(config, filled_ranges(config.data.range, checkpoint.config.data.range))
     if missing or any_to_any:
         check_cases(config)
