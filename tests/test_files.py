@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trireid.data.images import ImageError, decode_image
-from trireid.files import UnreadableFileError, check_regular, read_bytes, read_text
+from trireid.files import UnreadableFileError, check_regular, file_name, read_bytes, read_text
 
 
 def test_regular_files_are_read_up_to_their_limit(tmp_path):
@@ -46,3 +46,13 @@ def test_a_file_that_tells_a_wrong_size_is_still_limited():
     assert read_bytes(Path("/proc/self/stat"))  # its size is told as 0
     with pytest.raises(UnreadableFileError, match="more than"):
         read_bytes(Path("/proc/self/stat"), limit=10)
+
+
+def test_names_of_files_are_told_apart_and_stay_in_their_folder():
+    plain = ["000101_cam1_0_00", "head=none", "张三一", "é", "a.b"]
+    assert [file_name(text) for text in plain] == plain
+    odd = ["a b", "a,b", "a/b", "..", ".", "", "/", "../../etc", ".hidden", "a\nb", "\udcff", "张三/一", "-x"]
+    odd += ["x" * 500, "x" * 501]
+    names = [file_name(text) for text in [*plain, *odd, "张" * 200, "张" * 201]]
+    assert len(set(names)) == len(names)
+    assert all(Path(name).name == name and name[0] not in ".-" and len(name.encode()) <= 120 for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -75,6 +76,23 @@ def test_pictures_of_a_checkpoint_alone(run_dir, tmp_path):
     assert len(written(result, tmp_path / "alone_pictures")) == 2
     result = call("show", "ranks", tmp_path / "alone.safetensors", "--n", 1, "--evaluate", "--out", tmp_path / "r")
     assert result.exit_code == 0, result.output
+
+
+def test_pictures_of_names_that_people_have_do_not_replace_each_other(run_dir, tmp_path):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    content = json.loads((run / "records.json").read_text())
+    names = ["张三", "李四", "$\\frac{"]
+    for entry, name in zip(content["query"], names, strict=False):
+        entry["name"] = name
+    for entry in content["query"]:
+        entry["identity"] = f"$\\undefined{entry['identity']}_$"
+    (run / "records.json").write_text(json.dumps(content))
+    ids = [word for name in names for word in ("--ids", name)]
+    result = call("show", "ranks", run, *ids, "--top", 1, "--out", tmp_path / "ranks")
+    assert len(written(result, tmp_path / "ranks")) == len(names)
+    assert {"ranks_query_张三.png", "ranks_query_李四.png"} <= {path.name for path in (tmp_path / "ranks").iterdir()}
+    assert "Warning" not in result.stderr
+    assert written(call("show", "tsne", run, "--method", "pca", "--out", tmp_path / "t"), tmp_path / "t")
 
 
 MISTAKES = [

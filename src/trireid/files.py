@@ -195,10 +195,10 @@ def file_name(text: str) -> str:
     """A name for a file or folder, of any text: other texts give other names, and no name leads elsewhere.
 
     Letters and digits of all scripts, `.`, `_`, `=` and `-` stay as they are. Where something else has to go, where the
-    text is longer than names may be, or is a hidden file or a folder above, a part of its hash tells it apart.
+    text is longer than names may be, or reads as a hidden file, a folder above or an option, a part of its hash tells it apart.
     """
     kept = "".join(each if each.isalnum() or each in "._=-" else "-" for each in text)
-    if text and kept == text and text[0] != "." and len(text.encode()) <= _NAME_BYTES:
+    if text and kept == text and text[0] not in ".-" and len(text.encode()) <= _NAME_BYTES:
         return text
     start = kept.lstrip(".-").encode()[: _NAME_BYTES - 9].decode(errors="ignore").rstrip("-")
     return f"{start or 'name'}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"

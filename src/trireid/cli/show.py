@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -210,11 +209,12 @@ def _split(ids: Sequence[str] | None) -> list[str]:
 
 def _saver(folder: Path, format: Format) -> Callable[[str, Figure], None]:
     """What writes a figure under a name, whole or not at all, and says where."""
-    from trireid.files import replacing
+    from trireid.files import file_name, replacing
+    from trireid.visualize.text import readable
 
     def save(name: str, figure: Figure) -> None:
-        path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}.{format.value}"
-        with replacing(path) as temporary:
+        path = folder / f"{file_name(name)}.{format.value}"
+        with replacing(path) as temporary, readable(figure):
             options: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if format is Format.png else {}
             figure.savefig(temporary, format=format.value, facecolor="white", **options)
         say(f"written: {path}")

@@ -18,6 +18,7 @@ from PIL import Image
 from trireid.data.records import Record
 from trireid.visualize.curves import INK
 from trireid.visualize.ranklist import caption
+from trireid.visualize.text import readable
 from trireid.visualize.triplets import triplet_image
 
 LONGEST = 256
@@ -64,13 +65,17 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(content)
+    text = environment.get_template(template).render(content)
+    return text.encode(errors="backslashreplace").decode()  # file names may hold bytes that are no UTF-8
 
 
 def plot(title: str, figure: Figure, *, alt: str, note: str = "") -> Plot:
     """A figure as inline SVG: text stays text, and the ink is that of the page, light or dark."""
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}),
+        readable(figure),
+    ):
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = stream.getvalue()
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])  # HTML knows them, and needs no address

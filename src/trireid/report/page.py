@@ -134,8 +134,7 @@ def _curves(history: Sequence[EpochEntry]) -> list[Plot]:
 
 
 def _line_names(figure: Any) -> str:
-    lines = figure.axes[0].get_legend_handles_labels()
-    ends = (f"{name} ends at {handle.get_ydata()[-1]:.3g}" for handle, name in zip(*lines, strict=True))
+    ends = (f"{line.get_label()} ends at {line.get_ydata()[-1]:.3g}" for line in figure.axes[0].get_lines())
     return ", ".join(ends) or "nothing recorded"
 
 

@@ -7,6 +7,7 @@ from itertools import cycle
 from typing import Any
 
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from trireid.evaluation.metrics import RankMetrics
 from trireid.evaluation.verification import EqualError
+from trireid.visualize.text import add_legend
 
 INK = "#767676"
 """Text and axes: readable on white and on black. Pages put the colour of their own text in its place."""
@@ -120,7 +122,7 @@ def distance_histogram(same: Tensor, different: Tensor, equal: EqualError | None
         axis.axvline(equal.threshold, color=INK, linestyle=":", linewidth=1.6, label=f"threshold {equal.threshold:.3f}")
     axis.set_yticks([])
     axis.set_xlabel("distance", fontsize=10, color=INK)
-    _legend(axis)
+    _legend(axis, *axis.get_legend_handles_labels())
     return figure
 
 
@@ -154,14 +156,14 @@ def line_figure(
             marker=marker,
             markersize=3.5,
             linewidth=1.6,
-            label=name.replace("$", r"\$"),
+            label=name,
         )
     if logarithmic and series and all(min(values) > 0 for _, values in series.values()):
         axis.set_yscale("log")
     if series and from_zero:
         axis.set_ylim(0.0, max(1.0, 1.05 * max(max(values) for _, values in series.values())))
     if series:
-        _legend(axis)
+        _legend(axis, axis.get_lines(), list(series))
     else:
         axis.text(0.5, 0.5, "nothing recorded", ha="center", va="center", color=INK, transform=axis.transAxes)
     return figure
@@ -180,13 +182,8 @@ def _plot() -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def _legend(axis: Axes) -> None:
+def _legend(axis: Axes, handles: Sequence[Artist], names: Sequence[str]) -> None:
     """Names of the lines beneath the panel, where they hide nothing."""
-    axis.figure.legend(
-        *axis.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=2,
-        fontsize=10,
-        labelcolor=INK,
-        frameon=False,
-    )
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    add_legend(figure, handles, names, loc="outside lower center", ncols=2, fontsize=10, labelcolor=INK, frameon=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trireid.errors import InputError
+from trireid.visualize.text import add_legend, shown
 
 Method = Literal["tsne", "pca"]
 MARKERS = "os^DvPX*<>hp"
@@ -87,24 +88,16 @@ def embedding_figure(
                 )
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_title(title, fontsize=10, parse_math=False)
+    axis.set_title(shown(title), fontsize=10, parse_math=False)
     shapes = [
-        Line2D([], [], marker=MARKERS[index % len(MARKERS)], color="#555555", linestyle="", label=place)
-        for index, place in enumerate(places)
+        Line2D([], [], marker=MARKERS[index % len(MARKERS)], color="#555555", linestyle="")
+        for index in range(len(places))
     ]
-    first = axis.legend(handles=shapes, title="camera", loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
+    beside = {"bbox_to_anchor": (1.01, 1.0), "fontsize": 8}
+    first = add_legend(axis, shapes, places, title="camera", loc="upper left", **beside)
     axis.add_artist(first)
     first.set_clip_on(False)  # what an axis clips is no part of its layout, and the legend lies beside it
-    colors = [
-        Line2D([], [], marker="o", color=color, linestyle="", label=name)
-        for name, color in zip(names, shades, strict=True)
-    ]
-    axis.legend(
-        handles=colors,
-        title="identity",
-        loc="lower left",
-        bbox_to_anchor=(1.01, 0.0),
-        fontsize=8,
-        ncols=-(-len(names) // 16),
-    )
+    colors = [Line2D([], [], marker="o", color=color, linestyle="") for color in shades]
+    beside["bbox_to_anchor"] = (1.01, 0.0)
+    add_legend(axis, colors, names, title="identity", loc="lower left", ncols=-(-len(names) // 16), **beside)
     return figure

@@ -19,6 +19,7 @@ from trireid.data.records import Record
 from trireid.errors import InputError
 from trireid.models.selection import fused_weights
 from trireid.types import MODALITIES, Selection
+from trireid.visualize.text import shown
 from trireid.visualize.triplets import spectrum_image
 
 DIMMED, GONE = 0.25, 0.08
@@ -219,7 +220,7 @@ def map_grid(steps: list[str], *, size: tuple[int, int], title: str) -> tuple[Fi
     scale = 2.0 / max(size)
     width = columns * (scale * size[1] + 0.25) + 0.6
     figure = Figure(figsize=(max(width, 4.0), rows * (scale * size[0] + 0.3) + 1.2), layout="constrained", dpi=130)
-    shown_title = textwrap.fill(title, int(TITLE_LETTERS * figure.get_figwidth()))
+    shown_title = textwrap.fill(shown(title), int(TITLE_LETTERS * figure.get_figwidth()))
     figure.suptitle(shown_title, fontsize=10, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = [

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from trireid.data.records import Record
 from trireid.types import MODALITIES
+from trireid.visualize.text import shown
 from trireid.visualize.triplets import shown_size, triplet_image
 
 RIGHT_COLOR, WRONG_COLOR, QUERY_COLOR = "#1b7f3b", "#c62828", "#555555"
@@ -71,14 +72,14 @@ def rank_list_figure(query: Record, entries: Sequence[RankEntry], *, title: str 
             size=size,
             color=RIGHT_COLOR if entry.matches else WRONG_COLOR,
             heading=f"{entry.sign} {rank}",
-            below=f"{caption(entry.record)}\n{entry.distance:.3f}",
+            below=f"{caption(entry.record)} · {entry.distance:.3f}",
         )
     if not entries:
         axes[1].set_axis_off()
         axes[1].text(0.5, 0.5, "no item\nmay be seen", ha="center", va="center")
     spectra = [(index + 0.5) * picture_height / len(MODALITIES) for index in range(len(MODALITIES))]
     axes[0].set_yticks(spectra, MODALITIES, fontsize=8)
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(shown(title), fontsize=10, parse_math=False)
     return figure
 
 
@@ -90,6 +91,6 @@ def _draw(axis: Axes, record: Record, *, size: tuple[int, int], color: str, head
     axis.tick_params(length=0)
     # matplotlib brings this font along; another might lack the signs.
     axis.set_title(heading, color=color, fontsize=12, fontweight="bold", fontfamily="DejaVu Sans")
-    axis.set_xlabel(below.replace(" · ", "\n"), fontsize=7, parse_math=False)
+    axis.set_xlabel(shown(below).replace(" · ", "\n"), fontsize=7, parse_math=False)
     for spine in axis.spines.values():
         spine.set(edgecolor=color, linewidth=3)
