@@ -45,14 +45,14 @@ def run(
         raise ConfigError("give either --vary key=v1,v2 (as often as you like) or --cells FILE")
     cells = file_cells(cells_file) if cells_file is not None else vary_cells(vary)
     jobs = plan(config, cells, overrides=overrides, seeds=seeds, out=out)
-    with only_ablation(out), progress(f"{len(cells)} cells x {seeds} seeds") as report:
+    with only_ablation(out), progress(f"{len(cells)} cells x {seeds} seeds") as bar:
         failed = run_jobs(
             jobs,
             config_path=config,
             overrides=overrides,
             parallel=parallel,
             devices=visible_devices() if parallel > 1 else (),
-            progress=report,
+            progress=bar.reach,
         )
     for job, reason in failed:
         note(f"{job.cell.name}, seed {job.seed} failed: {reason} ({job.folder.with_suffix('.log')})")
@@ -76,6 +76,6 @@ def _costs(config: Path, cells: Sequence[Any], overrides: Sequence[str]) -> Mapp
     if not cells:
         return {}
     configs = {cell.name: cell_config(config, cell, overrides) for cell in cells}
-    with progress("measuring costs") as report:
-        rows = measure(configs, modes=("inference",), repeats=5, warmup=2, progress=report)
+    with progress("measuring costs") as bar:
+        rows = measure(configs, modes=("inference",), repeats=5, warmup=2, progress=bar.reach)
     return {row["name"]: {"GMAC": row["gmac"], "triplets/s": row["throughput"]} for row in rows}

@@ -330,9 +330,9 @@ def _writing_a_page(*, quiet: bool = False) -> Any:
     """A sign of life while a page is written, unless bars give it."""
     from contextlib import nullcontext
 
-    from trireid.cli.console import working
+    from trireid.cli.console import progress
 
-    return nullcontext() if quiet else working("writing the page")
+    return nullcontext() if quiet else progress("writing the page", counted=False)
 
 
 app.add_typer(show_app)

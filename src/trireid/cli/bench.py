@@ -68,7 +68,7 @@ def run(
     device = resolve_device(first.train.device)
     dtype = autocast_dtype(resolve_precision(first.train.precision, device)) or torch.float32
     rate = benchmark.matrix_rate(device, dtype=dtype)
-    with progress("measuring") as report:
+    with progress("measuring") as bar:
         rows = measure(
             named,
             modes=modes,
@@ -79,7 +79,7 @@ def run(
             record=record,
             callables=callables,
             rate=rate,
-            progress=report,
+            progress=bar.reach,
         )
     machine = {**benchmark.describe_machine(device), "matrix_tflops": None if rate is None else rate / 1e12}
     product = "" if rate is None else f", matrix product {rate / 1e12:.0f} TFLOP/s"

@@ -21,8 +21,8 @@ def run(format: str, root: Path, *, exclude: str, skip_bad: bool, workers: int) 
     from trireid.data.check import check_dataset
     from trireid.data.listing import TREE_FAULTS
 
-    with progress(f"checking {root}") as report:
-        found = check_dataset(format, root, exclude=exclude, workers=workers, progress=report)
+    with progress(f"checking {root}") as bar:
+        found = check_dataset(format, root, exclude=exclude, workers=workers, progress=bar.reach)
     for line in found.lines():
         say(line)
     if found.ok:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -56,42 +55,15 @@ def show_log() -> None:
     logger.setLevel(logging.INFO if is_main_process() else logging.ERROR)
 
 
-@contextmanager
-def progress(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work of a length that is known when it starts.
+def progress(description: str, *, counted: bool = True) -> AbstractContextManager[Bar]:
+    """A bar of the main process for long work, see `trireid.train.progress`; hand its `reach` on.
 
-    Yields:
-        `report(done, total)`, to be called as often as liked.
+    Args:
+        description: what is being done; it may hold names of others.
+        counted: False for work whose parts are not counted: a sign of life.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), disable=not is_main_process())
-    task = bar.add_task(description, total=None)
-
-    def report(done: int, total: int) -> None:
-        bar.start()  # not before the work: an error at once should stand alone
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield report
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-@contextmanager
-def working(description: str) -> Iterator[None]:
-    """A sign of life during work of a few seconds that cannot be counted."""
-    if not is_main_process():
-        yield
-        return
-    with Console(stderr=True).status(Text(description)):
-        yield
+    shown = printable(description)
+    return progress_bar(shown, enabled=is_main_process(), transient=not counted, counted=counted)
 
 
 def show_figures(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from trireid.cli.console import note, progress, say, working
+from trireid.cli.console import note, progress, say
 from trireid.config.load import override_config, validate
 from trireid.config.read import read_mapping
 from trireid.errors import RunError
@@ -42,7 +42,7 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     metrics = train(config, measure_untrained=True)
     from trireid.report.page import write_report
 
-    with working("writing the page"):
+    with progress("writing the page", counted=False):
         page = write_report(config.output)
     say()
     say(f"images:  {images}")
@@ -73,8 +73,8 @@ def write_images(out: Path, recipe: Mapping[str, Any]) -> Path:
     from trireid.data.synthetic import write_synthetic
 
     arguments = {**recipe, "image_size": tuple(recipe["image_size"])}
-    with progress("writing images") as report:
-        write_synthetic(folder, **arguments, progress=report)
+    with progress("writing images") as bar:
+        write_synthetic(folder, **arguments, progress=bar.reach)
     return folder
 
 

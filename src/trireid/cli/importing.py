@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from trireid.cli.console import note, say, show_table, working
+from trireid.cli.console import note, progress, say, show_table
 from trireid.cli.synth import parse_size
 
 
@@ -21,11 +21,11 @@ def run(
     """
     size = parse_size(image_size, option="--image-size") if image_size else None
     its_own = parse_size(checkpoint_image_size, option="--checkpoint-image-size") if checkpoint_image_size else None
-    with working(f"reading {source}"):
+    with progress(f"reading {source}", counted=False):
         from trireid.models.upstream import UpstreamMismatchError
         from trireid.train.importing import import_file
     try:
-        with working(f"reading {source}"):
+        with progress(f"reading {source}", counted=False):
             done = import_file(source, target, image_size=size, checkpoint_image_size=its_own, **options)
     except UpstreamMismatchError as error:
         show_report(source, error.report)

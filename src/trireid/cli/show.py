@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trireid.cli.console import note, say, working
+from trireid.cli.console import note, progress, say
 from trireid.errors import RunError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def gradcam(
     save = _saver(out or folder.pictures, format)
     for row, record in enumerate(given.records):
         reference = None if folder.saved is None else matching_feature(folder.saved, record)
-        with working(f"Grad-CAM of {record.name}"):
+        with progress(f"Grad-CAM of {record.name}", counted=False):
             heat = grad_cam(
                 opened.model,
                 given.images[row : row + 1],
@@ -175,7 +175,7 @@ def tsne(
     chosen = named_records(side.records, _split(ids), 1) if ids else spread_records(side.records, n)
     wanted = {record.identity for record in chosen}
     rows = [row for row, record in enumerate(side.records) if record.identity in wanted]
-    with working(method.value):
+    with progress(method.value, counted=False):
         points = embed_in_plane(feature_of(side, feature)[rows], method=method.value, seed=seed)
     records = [side.records[row] for row in rows]
     names, cameras = [record.identity for record in records], [record.camera for record in records]

@@ -27,7 +27,7 @@ def run(
     image_size = None if size is None else parse_size(size)
     from trireid.data.synthetic import write_synthetic
 
-    with progress(f"writing {out}") as report:
+    with progress(f"writing {out}") as bar:
         summary = write_synthetic(
             out,
             layout=layout,
@@ -39,7 +39,7 @@ def run(
             seed=seed,
             workers=workers,
             image_size=image_size,
-            progress=report,
+            progress=bar.reach,
         )
     counts = [f"{name} {split.triplets} triplets of {split.identities}" for name, split in summary.splits.items()]
     say(f"written: {summary.root} ({', '.join(counts)} identities)")
