@@ -434,9 +434,9 @@ def test_the_bar_starts_with_the_work_and_not_before(capsys):
     with pytest.raises(DataError), progress("working"):
         raise DataError("at once")
     assert capsys.readouterr().err == ""
-    with progress("working") as report:
-        report(1, 2)
-        report(2, 2)
+    with progress("working") as bar:
+        bar.reach(1, 2)
+        bar.reach(2, 2)
     assert "2/2" in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trireid.errors import printable, printable_lines
+from trireid.train.progress import Bar, progress_bar
 
 FIGURES = (("mAP", "mAP"), ("mINP", "mINP"), ("rank-1", "rank1"), ("rank-5", "rank5"), ("rank-10", "rank10"))
 _UNBOUNDED = 10_000  # characters
