@@ -19,7 +19,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from trireid.data.formats import MAX_PIXELS, DecodeError, decode, is_deep, quiet_decoders
 from trireid.data.images import ImageError, decode_image, is_deep_file
 
-DEEP = np.random.default_rng(0).integers(0, 65536, (6, 9, 3)).astype(np.uint16)
+DEEP = np.random.default_rng(0).integers(0, 65536, (7, 9, 3)).astype(np.uint16)
 GREY = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 50, np.ones((16, 16), dtype=np.uint8))
 
 
@@ -41,16 +41,29 @@ def npy(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def colour_png(values: np.ndarray) -> bytes:
-    """A 16-bit colour PNG, which Pillow cannot write: its rows unfiltered, big-endian."""
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+def filter_row(kind: int, row: bytes, above: bytes, step: int) -> bytes:
+    """One row as PNG stores it, by the definition of its five filters."""
+    stored = bytearray([kind])
+    for place, value in enumerate(row):
+        left, corner = (row[place - step], above[place - step]) if place >= step else (0, 0)
+        up = above[place]
+        near = {abs(left + up - corner - other): other for other in (corner, up, left)}  # the last of a tie stays
+        stored.append((value - (0, left, up, (left + up) // 2, near[min(near)])[kind]) % 256)
+    return bytes(stored)
+
+
+def colour_png(values: np.ndarray, *, interlaced: bool = False) -> bytes:
+    """A 16-bit colour PNG, which Pillow cannot write; its rows take the filters in turn."""
     height, width, channels = values.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    rows = [row.astype(">u2").tobytes() for row in values]
+    above = [bytes(len(rows[0])), *rows]
+    stored = [filter_row(number % 5, row, above[number], 2 * channels) for number, row in enumerate(rows)]
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, interlaced)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(stored))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
@@ -169,6 +182,11 @@ BAD = {
     "a GIF": (pillow(GREY, "GIF"), "neither a JPEG nor a PNG, TIFF"),
     "two pages": (tiff(np.stack([DEEP[..., 0]] * 2), photometric="minisblack"), "holds 2 pictures"),
     "JPEG in a TIFF": (pillow(GREY, "TIFF", compression="jpeg"), "hides damage"),
+    "an interlaced 16-bit colour PNG": (colour_png(DEEP[:1, :1], interlaced=True), "without interlacing"),
+    "a wrong checksum at the end of a 16-bit colour PNG": (
+        CASES["16-bit colour PNG"][0].replace(chunk(b"IEND", b""), b"\0\0\0\1tEXtx____" + chunk(b"IEND", b"")),
+        "checksum",
+    ),
     "deep colour LZW": (
         tiff(DEEP, compression="zlib", **RGB).replace(b"\x03\x01" + SHORT + b"\x08", b"\x03\x01" + SHORT + b"\x05"),
         "compressed by LZW: save it without compression",

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_png
 
+from trireid.data.deep_png import deep_colour
 from trireid.data.records import ImageFacts
 
 MAX_PIXELS = 2**26
@@ -97,8 +96,6 @@ def quiet_decoders() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        # torchvision >= 0.29 points to torchcodec, which is not there for the older torch that we allow.
-        warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities")
         yield
 
 
@@ -144,10 +141,7 @@ def _png(data: bytes) -> tuple[Values, int]:
         raise DecodeError("a truncated PNG")
     values, orientation = _pillow(data, "PNG")
     if data[24] == 16 and values.ndim == 3:
-        # Pillow keeps 8 bits of 16-bit colour. torchvision keeps all, but ends the process on a wrong checksum: Pillow
-        # has looked at those now.
-        decoded = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
-        return decoded.permute(1, 2, 0).numpy(), orientation
+        return deep_colour(data), orientation  # Pillow keeps 8 bits of it
     return values, orientation
 
 
