@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,62 @@ def test_no_file_a_folder_an_empty_file_and_no_text(tmp_path: Path) -> None:
     empty.write_bytes(b"\xff\xfe\x00rgb")
     with pytest.raises(DataError, match="cannot be read as a CSV file in UTF-8"):
         scan("csv", empty)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda text: text.replace(",", ";"), "its cells are separated by a semicolon"),
+        (lambda text: text.replace(",", "\t"), "its cells are separated by a tab"),
+        (lambda text: text.replace("rgb,nir", "RGB,Nir"), "the columns RGB, Nir are read as rgb, nir"),
+        (lambda text: text.replace(",train", ",Train"), "the splits Train are read in small letters"),
+        (lambda text: "\ufeff" + text.replace("\n", "\r\n"), None),
+    ],
+)
+def test_other_ways_of_writing_are_read_and_said(
+    tmp_path: Path, change: Callable[[str], str], note: str | None
+) -> None:
+    table = write_csv_set(tmp_path)
+    plain = scan("csv", table)
+    table.write_text(change(table.read_text(encoding="utf-8")), encoding="utf-8", newline="")
+    index = scan("csv", table)
+    assert (index.train, index.gallery) == (plain.train, plain.gallery)
+    assert index.notes == (() if note is None else (f"{table}: {note}",))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("rgb,nir".encode("utf-16"), "it is written in UTF-16; save it as UTF-8"),
+        ("rgb,nir\ncaf\xe9".encode("latin-1"), "byte 0xe9 in line 2 is of another encoding .*; save it as UTF-8"),
+        (b"rgb,nir\n\0", "line 2 holds a NUL byte"),
+        (b"rgb;nir;id", r"columns rgb,nir,id \(a semicolon between them\) \(without tir, camera, scene, split\)"),
+        (b'rgb,nir,tir,id,camera,scene,split\na,b,"c', "line 2: unexpected end of data"),
+    ],
+)
+def test_files_that_are_no_such_table(tmp_path: Path, content: bytes, said: str) -> None:
+    table = tmp_path / "set.csv"
+    table.write_bytes(content)
+    with pytest.raises(DataError, match=said) as caught:
+        scan("csv", table)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (r"a\r3.png,,,z,c1,,train", r"no file a\r3.png; it is written with \ between folders, on this system write /"),
+        ("a/r4.png,,,z,c\x1b[31m,,train", r"the camera 'c\x1b[31m' holds a character that cannot be printed"),
+        ("a\x07/r4.png,,,z,c1,,train", r"the rgb 'a\x07/r4.png' holds a character that cannot be printed"),
+        (f"{'x' * 5000}.png,,,z,c1,,train", "no file"),
+        ("a/r4.png,,,z,c1,,val", "none of train, query, gallery, test; data.val_ids holds identities out of train"),
+    ],
+)
+def test_what_a_cell_must_not_hold_is_named(tmp_path: Path, row: str, said: str) -> None:
+    write_csv_set(tmp_path)
+    [fault] = read_index("csv", write_csv(tmp_path, [*GOOD_ROWS, row])).faults
+    assert said in fault.message
+    assert len(fault.message) < 600
 
 
 def test_a_split_without_rows(tmp_path: Path) -> None:

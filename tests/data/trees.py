@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import torch
@@ -11,11 +12,13 @@ MODALITY_FOLDERS = ("RGB", "NI", "TI")
 IDENTITY_FOLDERS = ("vis", "ni", "th")
 
 
-def write_image(path: Path, *, height: int = 8, width: int = 4, value: int = 128) -> Path:
-    """A flat image, JPEG or PNG by its suffix."""
+def write_image(path: Path, *, height: int = 8, width: int = 4, value: int | None = None) -> Path:
+    """An image of its own for each path, or a flat one of a value; JPEG or PNG by its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write = write_png if path.suffix == ".png" else write_jpeg
-    write(torch.full((3, height, width), value, dtype=torch.uint8), str(path))
+    generator = torch.Generator().manual_seed(zlib.crc32(str(path).encode()))
+    pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+    write(pixels if value is None else torch.full_like(pixels, value), str(path))
     return path
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trireid.data.consistency import count
+from trireid.data.consistency import count, unknown_fields
 from trireid.data.image_report import describe_images
 from trireid.data.images import Progress
 from trireid.data.readers import read_index
@@ -46,6 +46,7 @@ class CheckReport:
         faults: everything wrong, pixels included.
         images: formats, depths, ranges and orientations of each modality, one line each.
         warnings: what is no fault and yet worth a look, one line each.
+        notes: what is no fault and changes what figures mean.
     """
 
     format: str
@@ -56,6 +57,7 @@ class CheckReport:
     faults: tuple[Fault, ...]
     images: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -68,6 +70,7 @@ class CheckReport:
         lines = [f"{self.format} data set {self.root} (a query excludes: {self.exclude}{shared})"]
         lines += _table([_HEADER, *(_row(split) for split in self.splits)])
         lines += [*self.images, *(f"warning: {line}" for line in self.warnings)]
+        lines += [f"note: {note}" for note in self.notes]
         if self.ok:
             return [*lines, "no fault found"]
         kinds = Counter(fault.kind for fault in self.faults)
@@ -104,6 +107,7 @@ def check_dataset(
         faults=index.faults,
         images=tuple(images),
         warnings=tuple(warnings),
+        notes=(*index.notes, *unknown_fields(index.query, index.gallery, index.protocol.exclude)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trireid.data.listing import (
@@ -20,7 +21,11 @@ from trireid.types import EXCLUSION_FIELD, Exclusion
 SPLIT_PAIRS = (("train", "gallery"), ("train", "query"), ("query", "gallery"))
 
 
-def item_key(record: Record) -> tuple[str, str, str | None, str | None]:
+ItemKey = tuple[str, str, str | None, str | None]
+"""Name, identity, camera and scene of a triplet."""
+
+
+def item_key(record: Record) -> ItemKey:
     """What makes a triplet the same item in query and gallery.
 
     The name and its fields, not the path: RGBNT100 and MSVR310 keep their queries as copies in a folder of their own.
@@ -58,6 +63,35 @@ def exclusion_group(record: Record, exclude: Exclusion) -> str | None:
     return value
 
 
+def unknown_fields(query: Sequence[Record], gallery: Sequence[Record], exclude: Exclusion) -> list[str]:
+    """As `describe_unknown`, of the records of both sides (the same object where the queries are the gallery)."""
+    field = EXCLUSION_FIELD[exclude]
+    if field is None:
+        return []
+    sides = {"queries": query} | ({} if gallery is query else {"gallery items": gallery})
+    return describe_unknown(
+        exclude, {name: (sum(getattr(each, field) is None for each in side), len(side)) for name, side in sides.items()}
+    )
+
+
+def describe_unknown(exclude: Exclusion, sides: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Say of which items, on either side, the rule has nothing to compare; nothing where it can be applied to all.
+
+    Args:
+        exclude: the rule.
+        sides: (items whose field is not known, all items) of each side by its name in words.
+    """
+    lacking = [f"{unknown} of {total} {name}" for name, (unknown, total) in sides.items() if unknown]
+    if not lacking:
+        return []
+    if any(unknown == total for unknown, total in sides.values()):
+        what = f"the rule {exclude} can hide nothing, only the item itself is excluded"
+    else:
+        what = "only the item itself is excluded for them"
+    field = EXCLUSION_FIELD[exclude]
+    return [f"the {field} of {' and '.join(lacking)} is not known: {what}, which makes the ranking easier"]
+
+
 def separate_identities(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]]:
     """Leave out of training the identities that are also tested, with one fault each."""
     tested = {record.identity for record in (*splits.query, *splits.gallery)}
@@ -75,7 +109,7 @@ def separate_identities(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]
         )
         for identity in sorted(overlap)
     ]
-    return SplitRecords(kept, splits.query, splits.gallery, splits.faults), faults
+    return replace(splits, train=kept), faults
 
 
 def drop_unmatched(splits: SplitRecords, exclude: Exclusion) -> tuple[SplitRecords, list[Fault]]:
@@ -101,7 +135,7 @@ def drop_unmatched(splits: SplitRecords, exclude: Exclusion) -> tuple[SplitRecor
         return splits, faults
     names = {record.name for record in unmatched}
     kept = tuple(record for record in splits.query if record.name not in names)
-    return SplitRecords(splits.train, kept, splits.gallery, splits.faults), faults
+    return replace(splits, query=kept), faults
 
 
 def swapped_splits(splits: SplitRecords, published: Mapping[str, tuple[int, int]], root: Path) -> list[Fault]:

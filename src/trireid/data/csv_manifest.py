@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import os
+import unicodedata
 from pathlib import Path
 
+from trireid.data.csv_table import TableError, read_table
 from trireid.data.listing import (
     BAD_ROW,
     BAD_TABLE,
@@ -13,88 +15,100 @@ from trireid.data.listing import (
     NO_MODALITY,
     DatasetFormat,
     SplitRecords,
+    is_file,
 )
 from trireid.data.records import Fault, ImageSource, Record
+from trireid.data.spelling import JUNK_IDENTITY, is_empty_word, label_key
+from trireid.errors import printable
 from trireid.types import MODALITIES
 
 COLUMNS = (*MODALITIES, "id", "camera", "scene", "split")
-_NO_FILE: dict[type[Exception], str] = {FileNotFoundError: "no such file", IsADirectoryError: "is a folder"}
 SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
+_VALIDATION = {"val", "valid", "validation", "dev"}
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+"""Control characters, halves of characters, separators of lines."""
 
 
 def read(path: Path) -> SplitRecords:
     """Read the table; image paths are relative to its folder, split `test` is query and gallery at once."""
     try:
-        rows = _read_rows(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        what = _NO_FILE.get(type(error), f"cannot be read as a CSV file in UTF-8 ({error})")
-        return _no_table(path, f"{what}; set data.root to the CSV file itself")
-    header, body = (rows[0][1], rows[1:]) if rows else ([], [])
-    if sorted(header) != sorted(COLUMNS):
-        return _no_table(path, f"{_wrong_header(header)}; it must have exactly {','.join(COLUMNS)}")
+        table = read_table(path, COLUMNS)
+    except TableError as error:
+        return SplitRecords((), (), (), (Fault(BAD_TABLE, path, f"{path}: {error}"),))
     splits: dict[str, dict[str, Record]] = {"train": {}, "query": {}, "gallery": {}}
     faults: list[Fault] = []
-    for line, cells in body:
-        row = dict(zip(header, cells, strict=False))
-        wrong = _check_row(path, line, header, cells, row)
+    respelled: set[str] = set()
+    for line, cells in table.rows:
+        row = dict(zip(table.header, cells, strict=False))
+        wrong = _check_row(path, line, table.header, cells, row)
         if wrong:
             faults.extend(wrong)
             continue
         record = _make_record(path.parent, row)
-        for split in SPLITS[row["split"]]:
+        if row["split"] not in SPLITS:
+            respelled.add(row["split"])
+        for split in SPLITS[row["split"].lower()]:
             if record.name in splits[split]:
                 reason = f"{path} line {line}: {record.name} is already in the {split} split; keep one of the rows"
                 faults.append(Fault(DUPLICATE_NAME, path, reason))
             else:
                 splits[split][record.name] = record
+    notes = list(table.notes)
+    if respelled:
+        notes.append(f"the splits {', '.join(sorted(respelled))} are read in small letters")
     train, query, gallery = (_sorted(splits[name]) for name in ("train", "query", "gallery"))
-    return SplitRecords(train, gallery if query == gallery else query, gallery, tuple(faults))
-
-
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
-        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-
-
-def _no_table(path: Path, reason: str) -> SplitRecords:
-    """No records, and the fault that says why."""
-    return SplitRecords((), (), (), (Fault(BAD_TABLE, path, f"{path}: {reason}"),))
-
-
-def _wrong_header(header: list[str]) -> str:
-    """What is not as it must be, by name: the reader of a long header should not have to look for it."""
-    if not header:
-        return "the file is empty"
-    said = f"the header has the columns {','.join(header)}"
-    if len(header) == 1:
-        return f"{said}, without a comma between them"
-    lacking = [name for name in COLUMNS if name not in header]
-    unknown = [name for name in header if name not in COLUMNS]
-    parts = [f"{what} {', '.join(names)}" for what, names in (("without", lacking), ("unknown are", unknown)) if names]
-    return f"{said} ({'; '.join(parts)})" if parts else f"{said}, one of them twice"
+    same = gallery if query == gallery else query
+    return SplitRecords(train, same, gallery, tuple(faults), tuple(f"{path}: {note}" for note in notes))
 
 
 def _sorted(records: dict[str, Record]) -> tuple[Record, ...]:
     return tuple(records[name] for name in sorted(records))
 
 
-def _check_row(path: Path, line: int, header: list[str], cells: list[str], row: dict[str, str]) -> list[Fault]:
+def _check_row(path: Path, line: int, header: tuple[str, ...], cells: list[str], row: dict[str, str]) -> list[Fault]:
     where = f"{path} line {line}"
     if len(cells) != len(header):
         return [Fault(BAD_ROW, path, f"{where}: {len(cells)} cells, but the header has {len(header)}; correct the row")]
-    if not row["id"]:
-        return [Fault(BAD_ROW, path, f"{where}: the id is empty; every triplet needs one")]
-    if row["split"] not in SPLITS:
-        return [Fault(BAD_ROW, path, f"{where}: split {row['split']!r} is none of {', '.join(SPLITS)}")]
+    wrong = _wrong_cell(row)
+    if wrong is not None:
+        return [Fault(BAD_ROW, path, f"{where}: {wrong}")]
     if not any(row[modality] for modality in MODALITIES):
         return [Fault(NO_MODALITY, path, f"{where}: rgb, nir and tir are all empty; give at least one image")]
-    images = [path.parent / row[modality] for modality in MODALITIES if row[modality]]
     return [
-        Fault(MISSING_MODALITY, image, f"{where}: no file {image}; correct the path or empty the cell")
-        for image in images
-        if not image.is_file()
+        Fault(MISSING_MODALITY, path.parent / row[modality], f"{where}: {_no_file(path.parent, row[modality])}")
+        for modality in MODALITIES
+        if row[modality] and not is_file(path.parent / row[modality])
     ]
+
+
+def _wrong_cell(row: dict[str, str]) -> str | None:
+    """What is wrong with the cells of a row, before any file is looked for; None where nothing is."""
+    for column, cell in row.items():
+        if any(unicodedata.category(character) in _UNPRINTABLE for character in cell):
+            return (
+                f"the {column} '{printable(cell, limit=60)}' holds a character that cannot be printed; write plain text"
+            )
+    if not row["id"]:
+        return "the id is empty; every triplet needs one"
+    if is_empty_word(row["id"]):
+        return (
+            f"the id {row['id']!r} is what programs write for an empty cell; give the identity, or {JUNK_IDENTITY} "
+            "for a triplet of nobody, which is left out"
+        )
+    for column in ("camera", "scene"):
+        if is_empty_word(row[column]) or label_key(row[column]) == "-1":
+            return f"the {column} {row[column]!r} is no name; leave the cell empty where the {column} is not known"
+    if row["split"].lower() not in SPLITS:
+        hint = "; data.val_ids holds identities out of train" if row["split"].lower() in _VALIDATION else ""
+        return f"split '{printable(row['split'], limit=60)}' is none of {', '.join(SPLITS)}{hint}"
+    return None
+
+
+def _no_file(folder: Path, cell: str) -> str:
+    """That an image is not there, and what may be the reason."""
+    if "\\" in cell and os.sep == "/":
+        return f"no file {printable(cell, limit=200)}; it is written with \\ between folders, on this system write /"
+    return f"no file {printable(str(folder / cell), limit=300)}; correct the path or empty the cell"
 
 
 def _make_record(folder: Path, row: dict[str, str]) -> Record:

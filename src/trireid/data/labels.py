@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trireid.data.consistency import item_key
+from trireid.data.consistency import ItemKey, item_key
+from trireid.data.duplicates import same_items
 from trireid.data.records import Record
+from trireid.data.spelling import label_key
 from trireid.errors import InputError
 from trireid.types import UNKNOWN, Labels
 
@@ -55,46 +58,72 @@ class LabelMap:
         return {"identities": list(self.identities), "cameras": list(self.cameras)}
 
     def identity_index(self, identity: str) -> int:
-        """Class index, `UNKNOWN` outside the training identities."""
-        return self._identity_indices.get(identity, UNKNOWN)
+        """Class index, `UNKNOWN` outside the training identities; `1.0` finds `1` where that is the only spelling."""
+        return _find(self._identity_indices, identity)
 
     def camera_index(self, camera: str | None) -> int:
         """Index among the training cameras, `UNKNOWN` where the camera is none of them or not known."""
-        return UNKNOWN if camera is None else self._camera_indices.get(camera, UNKNOWN)
+        return UNKNOWN if camera is None else _find(self._camera_indices, camera)
 
     @cached_property
-    def _identity_indices(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.identities)}
+    def _identity_indices(self) -> tuple[dict[str, int], dict[str, int]]:
+        return _positions(self.identities)
 
     @cached_property
-    def _camera_indices(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.cameras)}
+    def _camera_indices(self) -> tuple[dict[str, int], dict[str, int]]:
+        return _positions(self.cameras)
 
 
 def rank_labels(query: Sequence[Record], gallery: Sequence[Record]) -> tuple[Labels, Labels]:
     """Codes of query and gallery that mean the same in both.
 
-    The same triplet (name, identity, camera and scene) has the same item number in both, also where the query is a
-    copy in another folder. Where query is gallery, both are the same object.
+    The same triplet has the same item number in both: the same name, identity, camera and scene, or the same images
+    (`duplicates.same_items`), also where the query is a copy in another folder. Where query is gallery, both are the
+    same object.
     """
     records = [*query, *gallery]
     identities = _codes(record.identity for record in records)
     cameras = _codes(record.camera for record in records)
     scenes = _codes(record.scene for record in records)
-    items: dict[tuple[str, str, str | None, str | None], int] = {}
+    leaders = same_items((*gallery, *query))
+    items: dict[ItemKey, int] = {}
     for record in (*gallery, *query):
-        items.setdefault(item_key(record), len(items))
+        items.setdefault(leaders[item_key(record)], len(items))
 
     def encode(chosen: Sequence[Record]) -> Labels:
         return Labels(
             identity=_tensor(identities[record.identity] for record in chosen),
             camera=_tensor(cameras.get(record.camera, UNKNOWN) for record in chosen),
             scene=_tensor(scenes.get(record.scene, UNKNOWN) for record in chosen),
-            item=_tensor(items[item_key(record)] for record in chosen),
+            item=_tensor(items[leaders[item_key(record)]] for record in chosen),
         )
 
     gallery_labels = encode(gallery)
     return (gallery_labels if query is gallery else encode(query)), gallery_labels
+
+
+def copied_queries(
+    query: Sequence[Record], gallery: Sequence[Record], *, query_labels: Labels, gallery_labels: Labels
+) -> int:
+    """How many queries are the same item as a gallery triplet of another name; labels as of `rank_labels`."""
+    names: dict[int, set[ItemKey]] = {}
+    for record, item in zip(gallery, gallery_labels.item.tolist(), strict=True):
+        names.setdefault(item, set()).add(item_key(record))
+    asked = zip(query, query_labels.item.tolist(), strict=True)
+    return sum(bool(names.get(item, set()) - {item_key(record)}) for record, item in asked)
+
+
+def _positions(names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Positions by name, and by `spelling.label_key` where one name alone has it."""
+    keys = Counter(map(label_key, names))
+    unique = {label_key(name): index for index, name in enumerate(names) if keys[label_key(name)] == 1}
+    return {name: index for index, name in enumerate(names)}, unique
+
+
+def _find(positions: tuple[dict[str, int], dict[str, int]], name: str) -> int:
+    """A name as it is written, or the only one that is the same label in another spelling."""
+    exact, unique = positions
+    return exact.get(name, unique.get(label_key(name), UNKNOWN))
 
 
 def _codes(names: Iterable[str | None]) -> dict[str | None, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ EMPTY_SPLIT, SWAPPED_SPLIT, BAD_TABLE, BAD_PROTOCOL = "empty_split", "swapped_sp
 BAD_NAME, DUPLICATE_NAME, BAD_ROW = "bad_name", "duplicate_name", "bad_row"
 MISSING_MODALITY, NO_MODALITY, UNREADABLE_IMAGE = "missing_modality", "no_modality", "unreadable_image"
 IDENTITY_OVERLAP, UNMATCHED_QUERY = "identity_overlap", "unmatched_query"
+MIXED_SPELLING, SHARED_IMAGE, COPIED_IMAGE = "mixed_spelling", "shared_image", "copied_image"
 
-TREE_FAULTS = frozenset({MISSING_SPLIT, MISSING_FOLDER, EMPTY_SPLIT, SWAPPED_SPLIT, BAD_TABLE, BAD_PROTOCOL})
+TREE_FAULTS = frozenset(
+    {MISSING_SPLIT, MISSING_FOLDER, EMPTY_SPLIT, SWAPPED_SPLIT, BAD_TABLE, BAD_PROTOCOL, MIXED_SPELLING}
+)
 """Kinds that concern the whole tree: leaving out single triplets does not cure them."""
 
 
@@ -34,7 +38,7 @@ class NameFields:
 
 @dataclass(frozen=True)
 class SplitRecords:
-    """What one reader found: sorted records by split, and what was wrong on the way.
+    """What one reader found: sorted records by split, what was wrong on the way, and what was read in a way to know of.
 
     Where one set is query and gallery at once, both are the same tuple object.
     """
@@ -43,6 +47,7 @@ class SplitRecords:
     query: tuple[Record, ...]
     gallery: tuple[Record, ...]
     faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 SplitRead = tuple[tuple[Record, ...], list[Fault]]
@@ -71,12 +76,20 @@ class DatasetFormat:
     read: Callable[[Path], SplitRecords]
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path is a regular file; False also where the name is none that a file can have."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # ValueError: a NUL in it
+        return False
+
+
 def list_images(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
     """The images of a folder by stem, sorted by name; hidden files and files that are no images are passed over."""
     images: dict[str, Path] = {}
     faults: list[Fault] = []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file():
+        if path.name.startswith(".") or not is_file(path):
             continue
         suffix = path.suffix.lower()
         if suffix in OTHER_IMAGE_SUFFIXES:
@@ -93,7 +106,7 @@ def list_images(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
 def list_identity_folders(folder: Path) -> tuple[list[Path], list[Fault]]:
     """The folders of a split that has one folder an identity, sorted; their names must be digits."""
     entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    good = [entry for entry in entries if re.fullmatch(r"\d+", entry.name)]
+    good = [entry for entry in entries if re.fullmatch(r"[0-9]+", entry.name)]
     faults = [
         Fault(BAD_NAME, entry, f"{entry}: an identity folder must be named by digits; rename it or move it away")
         for entry in entries

@@ -9,7 +9,7 @@ from pathlib import Path
 from trireid.data.listing import DatasetFormat, NameFields, SplitRecords, join_splits
 from trireid.data.triplets import read_identity_split
 
-NAME = re.compile(r"(?P<identity>\d{4})_s(?P<scene>\d{3})_v(?P<view>[0-7])_\d+")
+NAME = re.compile(r"(?P<identity>\d{4})_s(?P<scene>\d{3})_v(?P<view>[0-7])_\d+", re.ASCII)
 
 
 def parse_name(stem: str) -> NameFields | None:

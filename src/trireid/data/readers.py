@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from trireid.data import csv_manifest, msvr310, rgbnt100, rgbnt201, wmveid863
 from trireid.data.consistency import drop_unmatched, empty_splits, separate_identities, swapped_splits
+from trireid.data.duplicates import copied_triplets, shared_images
 from trireid.data.images import Progress, Verified, verify_images
-from trireid.data.listing import BAD_PROTOCOL, TREE_FAULTS, DatasetFormat, SplitRecords
+from trireid.data.listing import BAD_PROTOCOL, MIXED_SPELLING, TREE_FAULTS, DatasetFormat, SplitRecords
 from trireid.data.records import DatasetIndex, Fault, ImageFacts, Record
+from trireid.data.spelling import mixed_spellings, without_junk
 from trireid.errors import DataError
 from trireid.types import EXCLUSION_FIELD, Exclusion, Protocol
 
@@ -75,18 +78,22 @@ def read_index(
     if exclude != "auto":
         _known_exclusion(exclude)  # said before all images are decoded
     dataset = FORMATS[format]
-    splits = dataset.read(root)
-    faults = [*splits.faults, *swapped_splits(splits, dataset.published, root)]
+    splits = without_junk(dataset.read(root))
+    faults = [*splits.faults, *mixed_spellings(splits, root), *swapped_splits(splits, dataset.published, root)]
+    splits, found = shared_images(splits)
+    faults += found
     facts: dict[Path, ImageFacts] = {}
     if verify_pixels:
         splits, verified = _drop_unreadable(splits, workers=workers, progress=progress)
-        faults += verified.faults
         facts = verified.facts
+        splits, copied, copies = copied_triplets(splits)
+        splits, faults = replace(splits, notes=(*splits.notes, *copies)), [*faults, *verified.faults, *copied]
     rule = _resolve_exclusion(dataset, exclude, (*splits.query, *splits.gallery))
     splits, found = separate_identities(splits)
     faults += found
-    splits, found = drop_unmatched(splits, rule)
-    faults += found
+    if not any(fault.kind == MIXED_SPELLING for fault in faults):  # it would be the reason of most of these
+        splits, found = drop_unmatched(splits, rule)
+        faults += found
     if exclude != "auto":  # a table that leaves the cells of one side empty is ranked, and the output says so
         faults += _unknown_protocol(splits, rule, root)
     faults += empty_splits(splits, faults, root)
@@ -98,6 +105,7 @@ def read_index(
         gallery=splits.gallery,
         protocol=Protocol(name=format, exclude=rule),
         faults=tuple(dict.fromkeys(faults)),  # an absent root is met once a split
+        notes=splits.notes,
         published=dataset.published,
         facts=facts,
     )
@@ -151,7 +159,7 @@ def _drop_unreadable(splits: SplitRecords, *, workers: int, progress: Progress |
 
     gallery = keep(splits.gallery)
     query = gallery if splits.query is splits.gallery else keep(splits.query)
-    return SplitRecords(keep(splits.train), query, gallery, splits.faults), verified
+    return replace(splits, train=keep(splits.train), query=query, gallery=gallery), verified
 
 
 def _summary(index: DatasetIndex, faults: list[Fault] | tuple[Fault, ...], *, advice: str) -> str:

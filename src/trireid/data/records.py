@@ -89,6 +89,7 @@ class DatasetIndex:
         train, query, gallery: sorted records. Where query and gallery are the same set they are the same tuple object.
         protocol: exclusion rule of the ranking.
         faults: what was wrong; the triplets concerned are not among the records.
+        notes: what was read in a way that one should know of, one line each.
         published: counts to print beside the found ones, {"train": (triplets, identities), ...}; empty if unknown.
         facts: of every readable image file, where the pixels were looked at; otherwise empty.
     """
@@ -100,6 +101,7 @@ class DatasetIndex:
     gallery: tuple[Record, ...]
     protocol: Protocol
     faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
     published: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     facts: Mapping[Path, ImageFacts] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from trireid.data.listing import (
 from trireid.data.records import Fault, ImageSource, Record
 from trireid.data.triplets import missing_split
 
-NAME = re.compile(r"(?P<identity>\d{4})_c(?P<camera>\d{4})_\d+")
+NAME = re.compile(r"(?P<identity>\d{4})_c(?P<camera>\d{4})_\d+", re.ASCII)
 COLUMNS = ((0, 256), (256, 512), (512, 768))
 """Pixel columns of each modality in a strip 768 wide; `data/images.py` refuses a strip of another width."""
 

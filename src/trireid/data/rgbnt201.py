@@ -18,7 +18,7 @@ from trireid.data.listing import (
 from trireid.data.records import Fault
 from trireid.data.triplets import missing_split, read_triplets
 
-NAME = re.compile(r"(?P<identity>\d{6})_cam(?P<camera>\d)_\d+_\d+")
+NAME = re.compile(r"(?P<identity>\d{6})_cam(?P<camera>\d)_\d+_\d+", re.ASCII)
 FOLDERS = ("RGB", "NI", "TI")
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from trireid.data.listing import DatasetFormat, NameFields, SplitRecords, join_splits
 from trireid.data.triplets import read_identity_split
 
-CAMERA = re.compile(r"(?<![a-z])v(\d)(?!\d)")
-NIGHT = re.compile(r"(?<![a-z])n(\d)(?!\d)")
-SCENE = re.compile(r"(?<!\d)(\d{3})(?!\d)")
+CAMERA = re.compile(r"(?<![a-z])v(\d)(?!\d)", re.ASCII)
+NIGHT = re.compile(r"(?<![a-z])n(\d)(?!\d)", re.ASCII)
+SCENE = re.compile(r"(?<!\d)(\d{3})(?!\d)", re.ASCII)
 
 
 def parse_name(stem: str) -> tuple[str, str, bool] | None:

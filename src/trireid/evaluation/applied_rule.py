@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trireid.data.consistency import describe_unknown
 from trireid.evaluation.order import row_slices
 from trireid.evaluation.protocols import ROWS, bearers, equal_known, ranking_masks, take
 from trireid.types import EXCLUSION_FIELD, UNKNOWN, Exclusion, Labels, Protocol
@@ -82,12 +83,5 @@ def unknown_messages(query: Labels, gallery: Labels, protocol: Protocol) -> list
     if field is None:
         return []
     sides = {"queries": query} | ({} if gallery is query else {"gallery items": gallery})
-    unknown = {name: int((getattr(labels, field) == UNKNOWN).sum()) for name, labels in sides.items()}
-    lacking = [f"{unknown[name]} of {len(labels)} {name}" for name, labels in sides.items() if unknown[name]]
-    if not lacking:
-        return []
-    if any(unknown[name] == len(labels) for name, labels in sides.items()):
-        what = f"the rule {protocol.exclude} can hide nothing, only the item itself is excluded"
-    else:
-        what = "only the item itself is excluded for them"
-    return [f"the {field} of {' and '.join(lacking)} is not known: {what}, which makes the ranking easier"]
+    counts = {name: (int((getattr(labels, field) == UNKNOWN).sum()), len(labels)) for name, labels in sides.items()}
+    return describe_unknown(protocol.exclude, counts)

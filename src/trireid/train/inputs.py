@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import Config, RangeConfig
 from trireid.data.augment import TrainTransform
 from trireid.data.dataset import TripletDataset, restrict
-from trireid.data.labels import LabelMap, rank_labels
+from trireid.data.labels import LabelMap, copied_queries, rank_labels
 from trireid.data.loader import test_loader, train_loader
 from trireid.data.orientations import expand_orientations
 from trireid.data.pixels import CachedPixels, FilePixels, open_pixels
@@ -25,7 +25,7 @@ from trireid.data.splits import hold_out
 from trireid.data.transforms import Interpolation, Normalise
 from trireid.errors import DataError
 from trireid.train.progress import progress_bar
-from trireid.types import Batch, Labels, Protocol
+from trireid.types import UNKNOWN, Batch, Labels, Protocol
 
 _log = logging.getLogger(__name__)
 
@@ -261,7 +261,23 @@ def _open_split(
         protocol=protocol,
         transform=Normalise(data.mean, data.std),
         num_shares=share[1],
-        messages=_messages(restrict(query if same else (*query, *gallery), data.modalities), label_map, config),
+        messages=(
+            *_copies(query, gallery, query_labels, gallery_labels),
+            *_messages(restrict(query if same else (*query, *gallery), data.modalities), label_map, config),
+        ),
+    )
+
+
+def _copies(
+    query: tuple[Record, ...], gallery: tuple[Record, ...], query_labels: Labels, gallery_labels: Labels
+) -> tuple[str, ...]:
+    """Say how many queries lie in the gallery under another name."""
+    count = copied_queries(query, gallery, query_labels=query_labels, gallery_labels=gallery_labels)
+    if not count:
+        return ()
+    return (
+        f"{count} of {len(query)} queries have the same images as gallery items of another name: each counts as the "
+        "item itself and is not found",
     )
 
 
@@ -273,7 +289,11 @@ def _messages(records: Sequence[Record], label_map: LabelMap, config: Config) ->
 
 def _unknown_cameras(records: Sequence[Record], label_map: LabelMap) -> tuple[str, ...]:
     """Say which cameras a model does not know, if it knows any: their items get the mean of those it knows."""
-    strange = [record.camera for record in records if record.camera not in (None, *label_map.cameras)]
+    strange = [
+        record.camera
+        for record in records
+        if record.camera is not None and label_map.camera_index(record.camera) == UNKNOWN
+    ]
     if not strange or not label_map.cameras:
         return ()
     return (
@@ -303,6 +323,8 @@ def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
             skip_bad=data.skip_bad,
             progress=bar.reach,
         )
+    for note in index.notes:
+        _log.warning("%s", note)
     for fault in index.faults[:MAX_LISTED_FAULTS]:
         _log.warning("left out: %s", fault.message)
     if len(index.faults) > MAX_LISTED_FAULTS:

@@ -159,4 +159,5 @@ def describe_data(index: DatasetIndex) -> dict[str, Any]:
         "protocol": index.protocol.name,
         "exclude": index.protocol.exclude,
         "num_left_out": len(index.faults),
+        "data_notes": list(index.notes),
     }

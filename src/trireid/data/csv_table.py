@@ -1,0 +1,134 @@
+"""A table in a text file: its encoding, what stands between its cells, and the names of its columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trireid.errors import DataError
+from trireid.files import read_bytes
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+_WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
+_SAVE = "save it as UTF-8 (spreadsheets call it `CSV UTF-8`)"
+_NO_FILE: dict[type[Exception], str] = {FileNotFoundError: "no such file", IsADirectoryError: "is a folder"}
+
+
+class TableError(DataError):
+    """A file that is no table with the columns that are needed; the message does not name the file."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file under the names that were asked for.
+
+    Attributes:
+        header: the columns in the order of the file, by the names that were asked for.
+        rows: (number of the line, its cells without blanks around them); rows of empty cells alone are not there.
+        notes: what was read in another way than the plain one, one line each.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[int, list[str]], ...]
+    notes: tuple[str, ...]
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Table:
+    """Read a CSV file that has exactly some columns, in any order; their letters may be large or small.
+
+    Cells are separated by commas, or by semicolons, tabs or bars where the header can be read in no other way.
+
+    Raises:
+        TableError: the file cannot be read, is not in UTF-8, or has other columns.
+    """
+    text = _read_text(path)
+    lines = [line for line in text.splitlines() if line.strip()][:2]
+    found = {separator: [_cells(line, separator) for line in lines] for separator in SEPARATORS}
+    fitting = [separator for separator, first in found.items() if _fits(first, columns, separator)]
+    if len(fitting) != 1:
+        headers = {separator: first[0] if first else [] for separator, first in found.items()}
+        raise TableError(f"{_wrong_header(headers, columns)}; it must have exactly {','.join(columns)}")
+    separator = fitting[0]
+    header = found[separator][0]
+    notes = [f"its cells are separated by a {SEPARATORS[separator]}"] if separator != "," else []
+    renamed = [name for name in header if name.lower() != name]
+    if renamed:
+        notes.append(f"the columns {', '.join(renamed)} are read as {', '.join(map(str.lower, renamed))}")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
+    except csv.Error as error:
+        raise TableError(f"cannot be read as a CSV file in UTF-8 (line {reader.line_num}: {error})") from error
+    return Table(tuple(map(str.lower, header)), tuple(rows[1:]), tuple(notes))
+
+
+def _read_text(path: Path) -> str:
+    """The text without its byte order mark."""
+    try:
+        data = read_bytes(path)
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        what = _NO_FILE.get(type(error), f"cannot be read as a CSV file in UTF-8 ({reason})")
+        raise TableError(f"{what}; set data.root to the CSV file itself") from error
+    for mark, name in _WIDE_MARKS.items():
+        if data.startswith(mark):
+            raise TableError(f"cannot be read as a CSV file in UTF-8: it is written in {name}; {_SAVE}")
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise TableError(f"cannot be read as a CSV file in UTF-8: line {line} holds a NUL byte; {_SAVE}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = data[: error.start].count(b"\n") + 1, data[error.start]
+        raise TableError(
+            f"cannot be read as a CSV file in UTF-8: byte 0x{byte:02x} in line {line} is of another encoding "
+            f"(Latin-1, a code page); {_SAVE}"
+        ) from error
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    """The cells of one line, none where it is not made so."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True), [])]
+    except csv.Error:
+        return []
+
+
+def _fits(lines: Sequence[Sequence[str]], columns: Sequence[str], separator: str) -> bool:
+    """Whether the header has the columns; for another separator than a comma the first row must have as many cells."""
+    if not lines or sorted(map(str.lower, lines[0])) != sorted(columns):
+        return False
+    return separator == "," or len(lines) == 1 or len(lines[1]) == len(columns)
+
+
+def _wrong_header(headers: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:
+    """What is not as it must be, by name: the reader of a long header should not have to look for it.
+
+    Args:
+        headers: the header as each separator parts it; the one that parts most of the columns is meant.
+        columns: what it should have.
+    """
+
+    def quality(separator: str) -> tuple[int, int]:
+        return len({*headers[separator]} & {*columns}), len({*map(str.lower, headers[separator])} & {*columns})
+
+    commas = headers[","]
+    if not any(commas):
+        return "the header is empty" if commas else "the file is empty"
+    if any(sorted(map(str.lower, headers[each])) == sorted(columns) for each in headers if each != ","):
+        # The rows are parted in another way, so that neither can be believed.
+        return f"the header has the columns {commas[0]}, without a comma between them"
+    separator = max(headers, key=lambda each: (*quality(each), each == ","))
+    header = headers[separator]
+    said = f"the header has the columns {','.join(header)}"
+    if len(header) == 1:
+        return f"{said}, without a comma between them"
+    if separator != ",":
+        said += f" (a {SEPARATORS[separator]} between them)"
+    lacking = [name for name in columns if name not in header]
+    unknown = [name for name in header if name not in columns]
+    parts = [f"{what} {', '.join(each)}" for what, each in (("without", lacking), ("unknown are", unknown)) if each]
+    return f"{said} ({'; '.join(parts)})" if parts else f"{said}, one of them twice"

@@ -1,0 +1,107 @@
+"""Labels as they are written: one spelling for one thing, and words that stand for nothing are no names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trireid.data.listing import MIXED_SPELLING, SplitRecords
+from trireid.data.records import Fault, Record
+from trireid.errors import printable
+
+JUNK_IDENTITY = "-1"
+"""Market-1501's mark of a detection that is nobody: it counts neither as right nor as wrong, and is not trained on."""
+
+EMPTY_WORDS = frozenset({"nan", "none", "null", "nil", "n/a", "na", "<na>", "#n/a", "nat", "undefined", "-", "?"})
+"""What programs and people write into a cell that holds nothing, in small letters."""
+
+FIELDS = ("identity", "camera", "scene")
+COLUMN_NAMES = {"identity": "id", "camera": "camera", "scene": "scene"}
+NUM_SHOWN = 3
+
+_WHOLE_NUMBER = re.compile(r"([+-]?)0*(\d+)(\.0*)?", re.ASCII)
+
+
+def label_key(label: str) -> str:
+    """What is equal for two spellings of one label: `1`, `01`, `1.0`, `+1`; composed and decomposed accents.
+
+    Numbers with a fraction, with an exponent or with other characters stay as they are written, because version-like
+    scenes (`1.1`, `1.10`) and hexadecimal names (`1e5`) are different things.
+    """
+    text = unicodedata.normalize("NFKC", label)
+    number = _WHOLE_NUMBER.fullmatch(text)
+    if number is None:
+        return text
+    return f"-{number[2]}" if number[1] == "-" and number[2] != "0" else number[2]
+
+
+def is_junk(identity: str) -> bool:
+    """Whether an identity is the mark of nobody, `-1`."""
+    return label_key(identity) == JUNK_IDENTITY
+
+
+def is_empty_word(label: str) -> bool:
+    """Whether a label is a word for an empty cell, such as `nan`."""
+    return label.lower() in EMPTY_WORDS
+
+
+def mixed_spellings(splits: SplitRecords, root: Path) -> list[Fault]:
+    """A fault for each field in which one thing is written in several ways, over all splits.
+
+    To the package they would be different identities or cameras: a rule that hides nothing, an identity that leaks
+    from training into the test.
+    """
+    named = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
+    if splits.query is splits.gallery:
+        del named["query"]
+    faults = []
+    for field in FIELDS:
+        spellings: dict[str, dict[str, Counter[str]]] = {}
+        for split, records in named.items():
+            for label in filter(None, (getattr(record, field) for record in records)):
+                spellings.setdefault(label_key(label), {}).setdefault(label, Counter())[split] += 1
+        mixed = [ways for _, ways in sorted(spellings.items()) if len(ways) > 1]
+        if mixed:
+            faults.append(Fault(MIXED_SPELLING, root, f"{root}: {_describe(COLUMN_NAMES[field], mixed)}"))
+    return faults
+
+
+def _describe(column: str, mixed: Sequence[dict[str, Counter[str]]]) -> str:
+    def told(ways: dict[str, Counter[str]]) -> str:
+        parts = []
+        for label, counts in sorted(ways.items()):
+            where = ", ".join(f"{number} in {split}" for split, number in counts.items())
+            parts.append(f"'{printable(label, limit=60)}' ({where})")
+        return " and ".join(parts)
+
+    more = f"; and {len(mixed) - NUM_SHOWN} more" if len(mixed) > NUM_SHOWN else ""
+    return (
+        f"the same {column} is written in different ways: {'; '.join(map(told, mixed[:NUM_SHOWN]))}{more}; write each "
+        f"in one way everywhere, or give things that differ names that do (is an empty cell what made whole numbers "
+        "into 1.0?)"
+    )
+
+
+def without_junk(splits: SplitRecords) -> SplitRecords:
+    """Leave out the triplets of identity `-1` and say how many: neutral in a ranking, and nobody to train on."""
+    found = {name: sum(is_junk(record.identity) for record in getattr(splits, name)) for name in _SPLITS}
+    if not any(found.values()):
+        return splits
+    if splits.query is splits.gallery:
+        del found["query"]
+
+    def keep(records: tuple[Record, ...]) -> tuple[Record, ...]:
+        return tuple(record for record in records if not is_junk(record.identity))
+
+    gallery = keep(splits.gallery)
+    query = gallery if splits.query is splits.gallery else keep(splits.query)
+    counts = ", ".join(f"{number} in {name}" for name, number in found.items() if number)
+    line = f"identity -1 is nobody (junk): its triplets are left out ({counts}) and count neither as right nor as wrong"
+    return replace(splits, train=keep(splits.train), query=query, gallery=gallery, notes=(*splits.notes, line))
+
+
+_SPLITS = ("train", "query", "gallery")
