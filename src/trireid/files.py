@@ -7,7 +7,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EFBIG, EINVAL, EISDIR
@@ -16,7 +18,7 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-from trireid.errors import RunError
+from trireid.errors import InputError, RunError, printable
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +26,9 @@ _NAME_BYTES = 120
 """Of a name that is made from a text: file systems take 255, and prefixes and endings are added."""
 DEFAULT_LIMIT = 256 * 2**20
 """Bytes of a file of a user that are read at most, where its reader has no limit of its own."""
+MAX_NAME = 255
+"""Bytes of one part of a path, on the file systems in use."""
+_DRIVE = re.compile(r"[A-Za-z]:")
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -105,6 +110,28 @@ def _check_regular(path: Path, found: os.stat_result, limit: int | None) -> None
 
 def _too_large(size: int, limit: int) -> str:
     return f"it has {size / 1e6:,.1f} MB, more than the {limit / 1e6:,.1f} MB that are read here"
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a name below a folder, for every name that is not the package's own: from a list, a table, a setting.
+
+    Parts of the name are separated by `/`. The rules are those of all systems, so that a list is safe anywhere.
+
+    Raises:
+        InputError: the name leads outside of the folder, or is none that a file can have.
+    """
+    parts = name.split("/")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        wrong = "holds a character that cannot be printed"
+    elif name.startswith("/") or "\\" in name or _DRIVE.match(name):
+        wrong = "is no relative path with / between its parts"
+    elif any(part in ("", ".", "..") for part in parts):
+        wrong = "has an empty part, `.` or `..`"
+    elif max(len(part.encode()) for part in parts) > MAX_NAME:
+        wrong = f"has a part of more than {MAX_NAME} bytes"
+    else:
+        return folder.joinpath(*parts)
+    raise InputError(f"the name '{printable(name, limit=60)}' {wrong}; it must be that of a file below {folder}")
 
 
 @contextmanager

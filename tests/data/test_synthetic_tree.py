@@ -184,6 +184,8 @@ def test_wrong_arguments_are_input_errors(options, message, tmp_path):
         ({"a_train.txt": "000028_cam1_0_02.jpg", "b_train.txt": "000029_cam1_0_02.jpg"}, "a second list"),
         ({"a_train.txt": "000028_cam1_0_02.jpg", "a_test.txt": "000028_cam2_0_02.jpg"}, "disjoint"),
         ({"names.txt": "000028_cam1_0_02.jpg"}, "the split is not known"),
+        ({"a_train.txt": "000028_cam1_0_02.jpg\n000028_cam1_0_02.PNG\n"}, "PNG is listed twice"),
+        ({"a_train.txt": "000028_cam1_0_02.exe"}, "'000028_cam1_0_02.exe' is no name of"),
     ],
 )
 def test_wrong_lists_are_data_errors(files, message, tmp_path):
@@ -192,6 +194,36 @@ def test_wrong_lists_are_data_errors(files, message, tmp_path):
     with pytest.raises(DataError, match=re.escape(message)):
         write_synthetic(tmp_path / "set", layout="rgbnt201", names=[tmp_path / name for name in files])
     assert not (tmp_path / "set").exists()
+
+
+ONE_NAME = {"rgbnt201": "000001_cam1_0_00", "rgbnt100": "0001_c0001_000", "msvr310": "0001_s001_v0_000"}
+ONE_NAME["wmveid863"] = "0001/v1_n0_s001_0000"
+
+
+@pytest.mark.parametrize("layout", list(ONE_NAME))
+@pytest.mark.parametrize(
+    "before",
+    ["{outside}/", "../../", "../../../victim/", "sub/", "./", "a//", "..\\", "C:/", "\0", "\x1b[31m", "x" * 300],
+)
+def test_a_name_that_leads_outside_is_refused_and_nothing_is_written(layout, before, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    folder, _, name = ONE_NAME[layout].rpartition("/")
+    for written in (before.format(outside=victim) + name, f"{before.format(outside=victim)}{ONE_NAME[layout]}"):
+        line = f"{folder}/{written}" if folder and "/" not in written.removesuffix(name).strip("/") else written
+        (tmp_path / "a_train.txt").write_text(f"{ONE_NAME[layout]}.jpg\n{line}.jpg\n")
+        with pytest.raises(DataError, match="line 2: .* is no name of layout") as caught:
+            write_synthetic(tmp_path / "made" / "set", layout=layout, names=[tmp_path / "a_train.txt"])
+        assert len(str(caught.value)) < 400 + len(str(tmp_path))
+    assert not list(victim.iterdir())
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_existing_file_is_not_written_over(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        writer.write_file(tmp_path / "a.jpg", b"other")
+    assert (tmp_path / "a.jpg").read_bytes() == b"precious"
 
 
 def test_a_folder_without_its_lists_is_a_data_error(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from trireid.data import msvr310, rgbnt100, rgbnt201, wmveid863
+from trireid.data.listing import IMAGE_SUFFIXES
 from trireid.data.synthetic.render import Shot
 from trireid.data.synthetic.shapes import Kind
-from trireid.errors import DataError, InputError
+from trireid.errors import DataError, InputError, printable
+from trireid.files import inside
 
 QUERY_STRIDE = 5
 """RGBNT100 and WMVeID863: every fifth test triplet of an identity is a query (1715 of 8575 in RGBNT100)."""
@@ -214,21 +216,33 @@ def parse_names(layout: Layout, names: Sequence[str], *, source: str) -> list[Sh
     Raises:
         DataError: a name that does not parse, is there twice, or no name at all.
     """
+    example = layout.number("1".zfill(layout.identity_digits), 1, 0, 0)
     shots = []
+    seen: set[str] = set()
     for line, name in enumerate(names, start=1):
-        shot = layout.parse(name)
+        shot = layout.parse(name) if _is_plain(name, depth=example.count("/")) else None
         if shot is None:
-            example = layout.number("1".zfill(layout.identity_digits), 1, 0, 0)
             raise DataError(
-                f"{source}, line {line}: {name!r} is no name of layout {layout.name}; it must be like {example}"
+                f"{source}, line {line}: '{printable(name, limit=60)}' is no name of layout {layout.name}; "
+                f"it must be like {example}"
             )
+        stem = name.rpartition(".")[0].lower()  # what a reader knows it by, on a disk that knows no large letters
+        if stem in seen:
+            raise DataError(f"{source}: {name} is listed twice; remove one")
+        seen.add(stem)
         shots.append(shot)
     if not shots:
         raise DataError(f"{source}: no names in it; give a list with one file name a line")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{source}: {twice} is listed twice; remove one")
     return shots
+
+
+def _is_plain(name: str, *, depth: int) -> bool:
+    """Whether a name of a list is that of an image, and stays in the folder that it is given to."""
+    try:
+        inside(Path(), name)
+    except InputError:
+        return False
+    return name.count("/") == depth and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def plan_items(layout: Layout, *, train: Sequence[Shot], test: Sequence[Shot]) -> list[Item]:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trireid.data.listing import is_file
 from trireid.data.synthetic.difficulty import DIFFICULTIES, Difficulty
 from trireid.data.synthetic.identities import Appearance, draw_identities
 from trireid.data.synthetic.layouts import Item, Layout, find_layout, numbered_names, parse_names, plan_items
 from trireid.data.synthetic.render import Shot
 from trireid.data.synthetic.shapes import Kind
 from trireid.errors import DataError, InputError
+from trireid.files import read_text
 
 NUM_IDS, NUM_CAMERAS, PER_CAMERA = 24, 2, 4
 MIN_SIDE = 16
@@ -152,7 +154,7 @@ def _list_files(layout: Layout, names: Sequence[Path]) -> list[Path]:
         else:
             files.append(path)
     for path in files:
-        if not path.is_file():
+        if not is_file(path):
             raise DataError(f"{path}: there is no such name list; give a text file with one name a line")
     if not files:
         raise InputError("no name list was given; give at least one file or folder")
@@ -161,7 +163,8 @@ def _list_files(layout: Layout, names: Sequence[Path]) -> list[Path]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the name list cannot be read ({error}); give a UTF-8 text file") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    # Not splitlines: what it takes for the end of a line besides these is a character of a name here.
+    return [line.strip(" \t\r") for line in text.split("\n") if line.strip(" \t\r")]

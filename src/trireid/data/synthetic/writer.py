@@ -21,6 +21,7 @@ from trireid.data.synthetic.layouts import Item
 from trireid.data.synthetic.plan import Plan, RenderSettings, make_plan
 from trireid.data.synthetic.render import Pixels, render_triplet
 from trireid.errors import DataError, InputError
+from trireid.files import inside
 
 JPEG_QUALITY = 95
 CHUNK = 32
@@ -55,8 +56,9 @@ def encode_jpeg(image: Pixels) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write one image file (its folder exists already)."""
-    path.write_bytes(content)
+    """Write one image file (its folder exists already, the file does not)."""
+    with path.open("xb") as file:
+        file.write(content)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def fill_order(order: Order) -> int:
         encoded = [encode_jpeg(image) for image in files]
         for target in item.targets:
             for path, content in zip(target, encoded, strict=True):
-                write_file(order.root / path, content)
+                write_file(inside(order.root, str(path)), content)
     return len(order.items)
 
 
@@ -114,7 +116,7 @@ def _filled(orders: list[Order], workers: int) -> Iterator[int]:
 
 def write_images(root: Path, plan: Plan, *, workers: int, progress: Progress | None) -> None:
     """Write every image of a plan under an existing root; `progress` gets (done, total) triplets."""
-    folders = {root / path.parent for item in plan.items for target in item.targets for path in target}
+    folders = {inside(root, str(path)).parent for item in plan.items for target in item.targets for path in target}
     for folder in sorted(folders):
         folder.mkdir(parents=True, exist_ok=True)
     done = 0
