@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from trireid.config.schema import ModelConfig
 from trireid.errors import ConfigError
@@ -18,7 +18,7 @@ from trireid.models.pife import PIFE
 from trireid.models.reid import HDMHead, ReIDModel
 from trireid.models.sdtps import PRESETS, SDTPS, SPARSE_RATIOS
 from trireid.models.slimming import SlimmingStage
-from trireid.models.weights import load_backbone_weights, require_file
+from trireid.models.weights import load_backbone_weights
 from trireid.types import MODALITIES, NUM_MODALITIES
 
 _log = logging.getLogger(__name__)
@@ -57,14 +57,7 @@ def build_model(
         drop_path=settings.drop_path,
     )
     if load_pretrained:
-        note = load_backbone_weights(
-            vit,
-            name=settings.name,
-            pretrained=settings.pretrained,
-            interpolation=settings.position_interpolation,
-            image_size=settings.pretrained_image_size,
-        )
-        _log.info(note)
+        _log.info(_load_start(vit, config))
     stages = tuple(SlimmingStage(**stage.model_dump()) for stage in config.slimming)
     backbone = Backbone(
         vit,
@@ -84,15 +77,25 @@ def build_model(
 
 
 def check_model(config: ModelConfig, *, image_size: tuple[int, int], load_pretrained: bool = True) -> None:
-    """Refuse what `build_model` would, in a tenth of a second: for use before any data are read.
+    """Refuse what `build_model` would, within a second: for use before any data are read.
 
-    Of start weights it is only seen whether a local file is there.
+    Start weights of a local file are tried; whether those of a name can be downloaded is not looked for.
     """
     with torch.device("meta"):  # shapes without numbers
-        build_model(config, image_size=image_size, num_classes=1, num_cameras=1, load_pretrained=False)
-    pretrained = config.backbone.pretrained
-    if load_pretrained and pretrained not in ("none", "timm"):
-        require_file(Path(pretrained))
+        model = build_model(config, image_size=image_size, num_classes=1, num_cameras=1, load_pretrained=False)
+    if load_pretrained and config.backbone.pretrained not in ("none", "timm"):
+        _load_start(model.backbone.vit, config)
+
+
+def _load_start(vit: VisionTransformer, config: ModelConfig) -> str:
+    settings = config.backbone
+    return load_backbone_weights(
+        vit,
+        name=settings.name,
+        pretrained=settings.pretrained,
+        interpolation=settings.position_interpolation,
+        image_size=settings.pretrained_image_size,
+    )
 
 
 def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | None:

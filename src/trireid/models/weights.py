@@ -122,7 +122,7 @@ def fill_backbone(
     _load(vit, wanted, source=source)
     notes += [f"{len(ignored)} classifier tensors not used"] if ignored else []
     tower = "CLIP's visual tower" if is_square else "the ViT"
-    notes += [f"{num_others} tensors outside {tower} not used"] if num_others else []
+    notes += [f"{num_others} tensors outside {tower} not used here"] if num_others else []
     return ", ".join([f"backbone {name}: {source.name} loaded", "every key of the ViT", *notes])
 
 

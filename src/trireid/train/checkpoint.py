@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1"
+_VERSION_KEY = "trireid_format"
 LAST_FILE = RUN_WEIGHTS
 BEST_FILE = "best.safetensors"
 
@@ -118,7 +119,7 @@ def checkpoint_writer(
     height, width = config.data.image_size
     patch_height, patch_width = state["backbone.vit.patch_embed.proj.weight"].shape[-2:]
     metadata = {
-        "trireid_format": FORMAT_VERSION,
+        _VERSION_KEY: FORMAT_VERSION,
         "config": config.model_dump_json(),
         "label_map": json.dumps(label_map.to_dict()),
         "epoch": str(epoch),
@@ -314,8 +315,13 @@ def checkpoint_path(path: Path) -> Path:
     return file
 
 
+def is_checkpoint(metadata: Mapping[str, str]) -> bool:
+    """Whether the texts beside the tensors of a file are those of a checkpoint of ours, of any version."""
+    return _VERSION_KEY in metadata
+
+
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
-    version = metadata.get("trireid_format")
+    version = metadata.get(_VERSION_KEY)
     if version is None:
         raise CheckpointError(
             f"{path} holds weights, but was not written by trireid: name it in model.backbone.pretrained to start "

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from trireid.config.load import advice, dump_config
 from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
+from trireid.data.labels import LabelMap
 from trireid.data.loader import set_epoch
 from trireid.data.range_settings import with_ranges
 from trireid.errors import RunError
@@ -50,6 +51,7 @@ from trireid.train.runs import (
     setting_values,
     write_start,
 )
+from trireid.train.starting import fill_from, start_checkpoint
 from trireid.train.state import TrainingState, find_state, restore
 from trireid.train.trackers import check_trackers
 from trireid.train.watching import Draw
@@ -97,6 +99,8 @@ def train(
     main = accelerator.is_main_process
     check_batch_size(config.data.batch_size, accelerator.num_processes)
     check_model(config.model, image_size=config.data.image_size, load_pretrained=not resume)
+    if not resume:
+        start_checkpoint(config)
     shown = progress and main
     try:
         _check_same_settings(config, accelerator, precision=precision, resume=resume, untrained=measure_untrained)
@@ -177,13 +181,7 @@ def _train(
     check_same(inputs.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     seed_epoch(settings.seed, 0)
     state = find_state(config.output / STATE_FILE)
-    model = build_model(
-        config.model,
-        image_size=config.data.image_size,
-        num_classes=len(inputs.label_map.identities),
-        num_cameras=len(inputs.label_map.cameras),
-        load_pretrained=state is None,
-    ).to(device)
+    model = _make_model(config, inputs.label_map, fresh=state is None).to(device)
     optimizer = _make_optimizer(model.parameter_groups(), settings)
     if state is not None:
         _restore(state, model, optimizer, inputs, accelerator)
@@ -236,6 +234,22 @@ def _restore(
         label_map=inputs.label_map,
         value_range=inputs.value_range.model_dump(),
     )
+
+
+def _make_model(config: Config, label_map: LabelMap, *, fresh: bool) -> ReIDModel:
+    """The model of a run, with its start weights where it is fresh."""
+    model = build_model(
+        config.model,
+        image_size=config.data.image_size,
+        num_classes=len(label_map.identities),
+        num_cameras=len(label_map.cameras),
+        load_pretrained=fresh,
+    )
+    checkpoint = start_checkpoint(config) if fresh else None
+    if checkpoint is not None:
+        for line in fill_from(model, checkpoint, config=config, label_map=label_map):
+            _log.info(line)
+    return model
 
 
 def _prepare(
