@@ -221,8 +221,9 @@ def locked(folder: Path, *, taken: str) -> Iterator[bool]:
 def file_name(text: str) -> str:
     """A name for a file or folder, of any text: other texts give other names, and no name leads elsewhere.
 
-    Letters and digits of all scripts, `.`, `_`, `=` and `-` stay as they are. Where something else has to go, where the
-    text is longer than names may be, or reads as a hidden file, a folder above or an option, a part of its hash tells it apart.
+    Letters and digits of all scripts, `.`, `_`, `=` and `-` stay as they are. A part of the hash tells texts apart of
+    which something else had to go, which are longer than names may be, or read as a hidden file, a folder above or an
+    option.
     """
     kept = "".join(each if each.isalnum() or each in "._=-" else "-" for each in text)
     if text and kept == text and text[0] not in ".-" and len(text.encode()) <= _NAME_BYTES:

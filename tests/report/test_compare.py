@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from trireid.evaluation.saved import SavedFeatures, load_features, save_features
 from trireid.report.compare import write_comparison
 from trireid.report.queries import differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import read_run
+from trireid.types import Protocol
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +90,61 @@ def test_checkpoints_alone_are_compared_when_evaluated(runs, tmp_path):
     text = words_of(write_comparison(files, tmp_path / "compare.html", evaluate=True))
     assert "joint first.safetensors" in text
     assert "head second.safetensors" in text
+
+
+def changed(run, to, change):
+    """A copy of a run whose saved features are of something else."""
+    saved = load_features(shutil.copytree(run, to))
+    save_features(to, change(saved))
+    return to
+
+
+def renamed(saved):
+    records = tuple(replace(record, identity=f"other{record.identity}") for record in saved.query.records)
+    side = replace(saved.query, records=records)
+    return SavedFeatures(side, side, saved.protocol)
+
+
+def other_images(saved):
+    def moved(source):
+        (source.path.parent / "other").mkdir(exist_ok=True)
+        path = shutil.copy(source.path, source.path.parent / "other" / source.path.name)
+        path.write_bytes(path.read_bytes() + b"other")
+        return replace(source, path=path)
+
+    records = tuple(replace(each, images=tuple(map(moved, each.images))) for each in saved.query.records)
+    side = replace(saved.query, records=records)
+    return SavedFeatures(side, side, saved.protocol)
+
+
+OTHER_DATA = {
+    "people": (renamed, "their queries (16 and 16 items, 0 of them in both)"),
+    "rule": (lambda saved: replace(saved, protocol=Protocol("plain", "none")), "the rule of the ranking"),
+    "images": (other_images, "their images, which have the same names but other content"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_DATA)
+def test_runs_on_other_data_are_not_compared_and_told_why(runs, tmp_path, caplog, case):
+    change, why = OTHER_DATA[case]
+    other = changed(runs[1], tmp_path / "other", change)
+    page = write_comparison([runs[0], other], tmp_path / "compare.html")
+    text = words_of(page)
+    assert f"first and other differ in {why}" in text
+    assert "train.epochs 3 4" in text  # settings are compared all the same
+    assert not [words for words in ("average precision", "Equal error", "Figures", "CMC") if words in text]
+    assert 'class="number best"' not in page.read_text()
+    assert "cannot be compared" in caplog.text
+
+
+def test_runs_without_features_are_held_apart_by_their_counts(runs, tmp_path):
+    folders = []
+    for count in (16, 20):
+        folder = shutil.copytree(runs[0], tmp_path / f"run{count}")
+        (folder / "records.json").unlink()
+        figures = {"joint": {"mAP": 0.5, "rank1": 0.5}}
+        (folder / "metrics.json").write_text(json.dumps({"feature": figures, "num_queries": count}))
+        folders.append(folder)
+    page = write_comparison(folders, tmp_path / "compare.html")
+    assert "differ in queries (16 and 20)" in words_of(page)
+    assert 'class="number best"' not in page.read_text()

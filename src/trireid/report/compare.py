@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from trireid.report.media import Plot, plot, render
 from trireid.report.page import query_for_page
 from trireid.report.queries import Ranked, differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import RunFolder, parse_config, read_run
+from trireid.report.same_data import differences
 from trireid.report.tables import COLUMNS, differing_settings, percent
 from trireid.train.run_files import EpochEntry, RunMetrics
 from trireid.visualize.curves import cmc_curves, compared_figures
+
+_log = logging.getLogger(__name__)
 
 FEATURES = ("joint", "global", "head")
 NUM_QUERIES = 6
@@ -45,10 +49,13 @@ def write_comparison(
 
 
 def render_comparison(runs: Sequence[RunFolder]) -> str:
-    """The page as HTML text."""
+    """The page as HTML text: of runs on different data without figures, rank lists and distances."""
     named = dict(zip(_names(runs), runs, strict=True))
     notes = [f"{name}: {note}" for name, run in named.items() for note in run.notes]
-    ranked = _rank(named, notes)
+    apart = differences(named)
+    if apart:
+        _log.warning("the figures of these runs cannot be compared: %s", "; ".join(apart))
+    ranked = {} if apart else _rank(named, notes)
     configs = {name: parse_config(run.config, notes) for name, run in named.items()}
     known = [config for config in configs.values() if config is not None]
     histories = {name: run.history for name, run in named.items() if run.history}
@@ -56,7 +63,8 @@ def render_comparison(runs: Sequence[RunFolder]) -> str:
         "title": " and ".join(named) if len(named) == 2 else f"{len(named)} runs",
         "names": list(named),
         "columns": list(COLUMNS.values()),
-        "rows": _figures(named, ranked),
+        "apart": apart,
+        "rows": [] if apart else _figures(named, ranked),
         "equal": _equal_errors(named, ranked),
         "settings": differing_settings(known) if len(known) == len(named) else [],
         "settings_note": "" if len(known) == len(named) else "The settings of a run are not known, see below.",
