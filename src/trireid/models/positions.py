@@ -150,7 +150,7 @@ def _refused_size(
 
 
 def overlapping_patches(num_patches: int, *, patch_size: Grid, sizes: tuple[Grid, ...], least: int = 1) -> str | None:
-    """How so many patches of images of one of these sizes would overlap, None where they would not.
+    """How so many patches of images of one of these sizes would overlap, None where they need not.
 
     Args:
         num_patches: rows of a position table.
@@ -158,6 +158,8 @@ def overlapping_patches(num_patches: int, *, patch_size: Grid, sizes: tuple[Grid
         sizes: (height, width) of images in pixels.
         least: pixels from one patch to the next, at least.
     """
+    if any(num_patches == size[0] // patch_size[0] * (size[1] // patch_size[1]) for size in sizes):
+        return None
     for size in sizes:
         for step in range(max(1, least), patch_size[0]):
             rows, columns = ((side - patch) // step + 1 for side, patch in zip(size, patch_size, strict=True))

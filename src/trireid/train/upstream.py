@@ -182,8 +182,8 @@ def checkpoint_grid(
     """
     count, size = facts.num_positions, facts.patch_size
     trained_at = checkpoint_image_size or (grid[0] * size, grid[1] * size)
-    overlaps = overlapping_patches(count, patch_size=(size, size), sizes=(trained_at,)) if size > 1 else None
-    if overlaps and trained_at[0] // size * (trained_at[1] // size) != count:
+    overlaps = overlapping_patches(count, patch_size=(size, size), sizes=(trained_at,))
+    if overlaps:
         raise CheckpointError(
             f"the position table has {count} patches, which for {trained_at[0]} x {trained_at[1]} pixels are "
             f"overlapping ones ({overlaps}): these are not supported; if it was trained at another size, give that as "
