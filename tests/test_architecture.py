@@ -1,6 +1,7 @@
 """The layout of the house: imports run one way, no printing in the library, files and functions of bounded length."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,9 @@ def docstring_length(node):
 
 def test_every_part_has_a_level():
     assert {part_of(path) for path in FILES} <= set(LEVELS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_what_is_written_to_a_terminal_is_made_printable(path):
+    writes = re.findall(r"(?:stdout|stderr)\.write\((.*)", path.read_text(encoding="utf-8"))
+    assert [line for line in writes if "printable" not in line] == []

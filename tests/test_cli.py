@@ -447,3 +447,15 @@ def test_the_log_is_shown_once_however_often_it_is_asked_for(capsys):
         show_log()
     logging.getLogger("trireid.models.build").info("weights loaded")
     assert capsys.readouterr().err == "weights loaded\n"
+
+
+def test_a_line_of_a_name_does_not_pass_for_a_message(capsys):
+    with pytest.raises(SystemExit), guarded():
+        raise DataError("no folder x\nerror: all is well")
+    note("y\nerror: forged")
+    with progress("checking z\x1b[31m\nerror: forged") as bar:
+        bar.reach(1, 2)
+        assert "\n" not in bar.line()
+        assert bar.line().isprintable()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == ["error: no folder x"]

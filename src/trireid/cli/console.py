@@ -36,7 +36,7 @@ def say(text: str = "") -> None:
 def note(text: str) -> None:
     """One line that a reader of the result should know, on the error stream."""
     if is_main_process():
-        sys.stderr.write(f"note: {printable_lines(text)}\n")
+        sys.stderr.write(f"note: {printable_lines(text, indent='  ')}\n")
         sys.stderr.flush()
 
 

@@ -63,5 +63,5 @@ def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{printable_lines(text)}\n")
+    sys.stderr.write(f"{printable_lines(text, indent='  ')}\n")
     sys.stderr.flush()

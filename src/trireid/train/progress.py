@@ -23,6 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from trireid.errors import printable
+
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BEFORE_A_BAR = 1.0
 """An error at once stands alone, without a bar above it."""
@@ -38,6 +40,7 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int | None, picture: Progress | None) -> None:
+        description = printable(description)
         self.description, self.done, self.total, self.note = description, 0, total, ""
         self._started = monotonic()
         self._picture = picture
@@ -114,7 +117,7 @@ def _watch(bar: Bar, picture: Progress | None, ended: Event) -> None:
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
 
 
