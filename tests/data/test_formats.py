@@ -67,6 +67,18 @@ def colour_png(values: np.ndarray, *, interlaced: bool = False) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
+def palette_tiff() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(GREY).convert("P").save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def bilevel_tiff() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(GREY > 99).save(buffer, "TIFF", compression="group4")
+    return buffer.getvalue()
+
+
 FLOAT = (DEEP[..., 0] / 7).astype(np.float32)
 RGB = {"photometric": "rgb"}
 CASES = {
@@ -84,7 +96,16 @@ CASES = {
     "double TIFF": (tiff(FLOAT.astype(float)), FLOAT.astype(float)),
     "int32 TIFF": (tiff(DEEP[..., 0].astype(np.int32) - 70000), DEEP[..., 0].astype(np.int32) - 70000),
     "uint32 TIFF": (tiff(DEEP[..., 0].astype(np.uint32) * 65536), DEEP[..., 0].astype(np.uint32) * 65536),
-    "8-bit TIFF": (tiff(GREY), GREY[..., None].repeat(3, axis=2)),
+    "int16 TIFF": (tiff(DEEP[..., 0].astype(np.int16)), DEEP[..., 0].astype(np.int16)),
+    "int32 LZW TIFF": (
+        pillow(DEEP[..., 0].astype(np.int32), "TIFF", compression="tiff_lzw"),
+        DEEP[..., 0].astype(np.int32),
+    ),
+    "8-bit TIFF": (tiff(GREY), GREY),
+    "8-bit LZW TIFF": (pillow(GREY, "TIFF", compression="tiff_lzw"), GREY[..., None].repeat(3, axis=2)),
+    "TIFF where white is zero": (tiff(GREY, photometric="miniswhite"), 255 - GREY[..., None].repeat(3, axis=2)),
+    "palette TIFF": (palette_tiff(), GREY[..., None].repeat(3, axis=2)),
+    "bilevel TIFF": (bilevel_tiff(), (GREY > 99)[..., None].repeat(3, axis=2).astype(np.uint8) * 255),
     "BigTIFF": (tiff(DEEP[..., 0], bigtiff=True), DEEP[..., 0]),
     "BMP": (pillow(GREY, "BMP"), GREY[..., None].repeat(3, axis=2)),
     "WebP": (pillow(GREY, "WEBP", lossless=True), GREY[..., None].repeat(3, axis=2)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import tokenize
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,10 +28,12 @@ from trireid.data.records import ImageFacts
 MAX_PIXELS = 2**26
 """Of an image: a damaged header of a small file may say any number."""
 ORIENTATION_TAG = 274
+_TIFF_PLAIN, _TIFF_JPEG = (1, 8, 32773, 32946), (6, 7)
+"""Compressions: none, deflate and PackBits of tifffile itself; JPEG of two kinds."""
 _PNG_END = b"IEND\xaeB`\x82"
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
-    zlib.error, Image.DecompressionBombError,
+    zlib.error, tokenize.TokenError, Image.DecompressionBombError,
 )  # fmt: skip
 Values = NDArray[Any]
 
@@ -66,6 +69,8 @@ def decode(data: bytes) -> DecodedImage:
         values = values[:, :, : values.shape[2] - 1]  # without transparency
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
+    if values.ndim not in (2, 3) or values.size == 0:
+        raise DecodeError(f"a truncated or corrupt {name}")
     values = _upright(values, orientation)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         wrong = int(values.size - np.isfinite(values).sum())
@@ -157,40 +162,6 @@ def _pillow(data: bytes, format: str) -> tuple[Values, int]:
 
 
 def _tiff(data: bytes) -> tuple[Values, int]:
-    try:
-        image = Image.open(io.BytesIO(data), formats=("TIFF",))
-    except OSError:  # it knows no float colour and no double precision
-        return _other_tiff(data)
-    with image:
-        _check_size(image.height, image.width)
-        _check_single(getattr(image, "n_frames", 1))
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        if tags.get(259) in (6, 7):
-            raise DecodeError("a TIFF with JPEG compression, which hides damage: save it with LZW or deflate")
-        bits, kinds, samples = max(tags.get(258, (1,))), set(tags.get(339, (1,))), tags.get(277, 1)
-        tagged = _known_orientation(tags.get(ORIENTATION_TAG))
-        if bits <= 8 and kinds == {1}:
-            return _loaded(image.convert("RGB"), image, tagged)
-        pillow_knows = samples == 1 and (image.mode in ("F", "I;16", "I;16B") or (image.mode == "I" and kinds == {2}))
-        if pillow_knows and bits in (16, 32):
-            return _loaded(image, image, tagged)
-    return _other_tiff(data)
-
-
-def _loaded(shown: Image.Image, opened: Image.Image, tagged: int) -> tuple[Values, int]:
-    """Values and the tag that is still to be applied: Pillow turns a TIFF itself when it loads it."""
-    values = np.array(shown)
-    values = values.astype(values.dtype.newbyteorder("="))
-    return _turned_back(values, tagged) if _orientation(opened) == 1 else values, tagged
-
-
-def _turned_back(values: Values, orientation: int) -> Values:
-    inverse = {6: 8, 8: 6}.get(orientation, orientation)
-    return _upright(values, inverse)
-
-
-def _other_tiff(data: bytes) -> tuple[Values, int]:
-    """What Pillow cannot read or would cut to 8 bits: deep colour, double precision, unsigned 32 bit."""
     import tifffile
 
     logger = logging.getLogger("tifffile")
@@ -200,23 +171,50 @@ def _other_tiff(data: bytes) -> tuple[Values, int]:
         _check_single(len(file.pages))
         page = file.pages[0]
         assert isinstance(page, tifffile.TiffPage)
-        if page.axes not in ("YX", "YXS", "SYX"):
-            raise DecodeError(f"a TIFF with the axes {page.axes}: give one picture, grey or colour")
         _check_size(page.imagelength, page.imagewidth)
-        if int(page.compression) not in (1, 8, 32773, 32946) or int(page.predictor) not in (1, 2):
-            compression = getattr(page.compression, "name", page.compression)
-            raise DecodeError(
-                f"a TIFF of {page.dtype} values, {page.samplesperpixel} a pixel, compressed by {compression}: save it "
-                "without compression or with deflate, without a float predictor"
-            )
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        if not all(page.databytecounts) or max(ends) > len(data):  # it would fill in zeros
+        if not ends or not all(page.databytecounts) or max(ends) > len(data):  # tifffile would fill in zeros
             raise DecodeError("a truncated TIFF")
-        values = page.asarray()
-        tag = page.tags.get(ORIENTATION_TAG)
-        values = np.moveaxis(values, 0, 2) if page.axes == "SYX" else values
-        values = values.astype(values.dtype.newbyteorder("="))
-        return _checked(values, "TIFF"), _known_orientation(tag and int(tag.value))
+        dtype, compression = page.dtype, int(page.compression)
+        if compression in _TIFF_JPEG:
+            raise DecodeError("a TIFF with JPEG compression, which hides damage: save it with LZW or deflate")
+        # tifffile keeps every depth and is silent; libtiff, behind Pillow, writes to the terminal about damage.
+        plain = dtype is not None and int(page.photometric) in ((1, 2) if dtype == np.uint8 else (0, 1, 2))
+        if plain and compression in _TIFF_PLAIN and int(page.predictor) in (1, 2) and page.bitspersample % 8 == 0:
+            return _tiff_values(page)
+        deep = dtype is None or dtype not in (np.uint8, np.bool_)
+        if deep and (page.samplesperpixel != 1 or dtype not in (np.uint16, np.int16, np.int32, np.float32)):
+            name = getattr(page.compression, "name", page.compression)
+            raise DecodeError(
+                f"a TIFF of {dtype} values, {page.samplesperpixel} a pixel, compressed by {name}: save it without "
+                "compression or with deflate, without a float predictor"
+            )
+    return _pillow_tiff(data, deep=deep)
+
+
+def _tiff_values(page: Any) -> tuple[Values, int]:
+    """Values of a page of tifffile."""
+    if page.axes not in ("YX", "YXS", "SYX"):
+        raise DecodeError(f"a TIFF with the axes {page.axes}: give one picture, grey or colour")
+    values = page.asarray()
+    values = np.moveaxis(values, 0, 2) if page.axes == "SYX" else values
+    tag = page.tags.get(ORIENTATION_TAG)
+    return _checked(_native(values), "TIFF"), _known_orientation(tag and tag.value)
+
+
+def _pillow_tiff(data: bytes, *, deep: bool) -> tuple[Values, int]:
+    """What libtiff alone decompresses, and the palettes and negatives of 8 bits."""
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+        tag = _known_orientation(image.tag_v2.get(ORIENTATION_TAG))  # type: ignore[attr-defined]
+        values = _native(np.array(image if deep else image.convert("RGB")))
+        # Pillow turns a TIFF when it loads it, and takes the tag away: turned back, because all are turned later.
+        turned = _orientation(image) == 1
+    return _upright(values, {6: 8, 8: 6}.get(tag, tag)) if turned else values, tag
+
+
+def _native(values: Values) -> Values:
+    """The same values in the byte order of this machine."""
+    return values.astype(values.dtype.newbyteorder("="))
 
 
 def _npy(data: bytes) -> tuple[Values, int]:
@@ -237,7 +235,7 @@ def _npy(data: bytes) -> tuple[Values, int]:
         raise DecodeError("an NPY file whose length is not that of its array")
     flat = np.frombuffer(data, dtype=dtype, count=count, offset=file.tell())
     values = flat.reshape(shape, order="F" if fortran else "C")
-    return _checked(np.ascontiguousarray(values.astype(dtype.newbyteorder("="))), "NPY"), 1
+    return _checked(np.ascontiguousarray(_native(values)), "NPY"), 1
 
 
 def _checked(values: Values, format: str) -> Values:
