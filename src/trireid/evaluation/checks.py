@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
+from trireid.types import Labels
 
 
 def check_tensors(name: str, *values: Tensor) -> None:
@@ -22,8 +23,16 @@ def check_tensors(name: str, *values: Tensor) -> None:
             raise InputError(f"{name} got a tensor {given}; allowed are real numbers on a real device")
 
 
-def check_sizes(name: str, **sizes: int) -> None:
+def check_sizes(name: str, **sizes: object) -> None:
     """Raise InputError unless all are whole numbers of at least 1."""
     for setting, size in sizes.items():
-        if not isinstance(size, Integral) or size < 1:
+        if not isinstance(size, Integral) or int(size) < 1:
             raise InputError(f"{name} got {setting}={size!r}; it must be a whole number, at least 1")
+
+
+def check_labels(name: str, *sides: Labels) -> None:
+    """Raise InputError unless each side has one identity, camera, scene and item for every of its items."""
+    for side in sides:
+        shapes = {column: tuple(value.shape) for column, value in vars(side).items()}
+        if set(shapes.values()) != {(len(side),)}:
+            raise InputError(f"{name} got labels of the shapes {shapes}; allowed are (Q,) for all of a side")

@@ -54,6 +54,8 @@ def k_reciprocal(
     check_features(query, "query")
     if gallery is not None:
         check_features(gallery, "gallery")
+    if gallery is not None and gallery.dtype != query.dtype:
+        query, gallery = query.double(), gallery.double()
     features = query if gallery is None else torch.cat([query, gallery])
     distances: Distances = _OfFeatures(centred(features, centre_of(features)))
     if presence is not None:

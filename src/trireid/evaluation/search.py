@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.evaluation.checks import check_sizes
+from trireid.evaluation.checks import check_labels, check_sizes, check_tensors
 from trireid.evaluation.distance import centre_of, centred, check_features, euclidean, unit
 from trireid.evaluation.metrics import RankedList
 from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
@@ -118,6 +118,7 @@ def _check(query: Tensor, gallery: Features, **sizes: int) -> None:
             f"search got a query of type {type(query).__name__} and a gallery of type {type(gallery).__name__}; allowed"
             " are a tensor, and a tensor or a numpy array"
         )
+    check_tensors("search", query, *([gallery] if isinstance(gallery, Tensor) else []))
     shapes = tuple(query.shape), tuple(gallery.shape)
     if query.ndim != 2 or gallery.ndim != 2 or shapes[0][1] != shapes[1][1] or 0 in (*shapes[0], *shapes[1]):
         raise InputError(
@@ -128,6 +129,7 @@ def _check(query: Tensor, gallery: Features, **sizes: int) -> None:
 
 def _check_labels(query: Labels, gallery: Labels, num_queries: int, num_gallery: int) -> None:
     """Raise InputError unless there is one label for each item."""
+    check_labels("search", query, gallery)
     if (len(query), len(gallery)) != (num_queries, num_gallery):
         raise InputError(
             f"search got {len(query)} query and {len(gallery)} gallery labels for {num_queries} queries and "
