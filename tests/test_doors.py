@@ -9,7 +9,9 @@ import pytest
 
 import trireid.train.loop
 import trireid.train.testing
+from trireid.cli.console import note
 from trireid.cli.doors import evaluate_door, train_door
+from trireid.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 SDTPS = str(ROOT / "configs" / "RGBNT201" / "DeMo_SDTPS.yml")
@@ -103,6 +105,64 @@ def test_mistakes_end_with_one_line_and_code_2(capsys, door, arguments, message)
         door(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def refused(door, arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        door(["--config_file", SDTPS, *arguments])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_start_weights_are_missed_before_any_image_is_read_and_the_way_on_is_a_key(monkeypatch, tmp_path, capsys):
+    def no_network(*_arguments, **_options):
+        raise OSError("no network")
+
+    def read(*_arguments, **_options):
+        raise DataError("images are read; see data.root, or set data.skip_bad=true and train.optimizer=adamw")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(trireid.train.loop, "open_inputs", read)
+    output = ["OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu", "DATASETS.ROOT_DIR", str(tmp_path)]
+    assert "RGBNT201: no such folder; set DATASETS.ROOT_DIR to" in refused(train_door, output, capsys)
+    (tmp_path / "RGBNT201").mkdir()
+    said = refused(train_door, output, capsys)
+    assert "set MODEL.PRETRAIN_PATH_T to a local file (for CLIP OpenAI's ViT-B-16.pt), or to none" in said
+    assert "model.backbone.pretrained" not in said
+    said = refused(train_door, [*output, "MODEL.PRETRAIN_PATH_T", "absent.pt"], capsys)
+    assert "absent.pt does not exist: set MODEL.PRETRAIN_PATH_T to a local file" in said
+    said = refused(train_door, [*output, "model.backbone.pretrained", "none"], capsys)
+    assert "model.backbone.pretrained is one of trireid's own settings; upstream's key for it is MODEL.PRETRAIN" in said
+    (tmp_path / "weights.safetensors").write_bytes(b"nothing of the kind")
+    said = refused(train_door, [*output, "MODEL.PRETRAIN_PATH_T", str(tmp_path / "weights.safetensors")], capsys)
+    assert "weights.safetensors cannot be read" in said
+    assert not (tmp_path / "run").exists()
+    said = refused(train_door, [*output, "MODEL.PRETRAIN_PATH_T", "none"], capsys)
+    assert "see DATASETS.ROOT_DIR, or set data.skip_bad true and SOLVER.OPTIMIZER_NAME AdamW" in said
+
+
+def test_a_setting_without_a_key_is_given_as_a_pair(trained, capsys):
+    pairs = ["data.skip_bad", "true", "data.cache", "disk", "train.lr_noise", "false", "SOLVER.MAX_EPOCHS", "7"]
+    train_door(["--config_file", SDTPS, "--parity", *pairs])
+    [(config, _)] = trained
+    assert (config.data.skip_bad, config.data.cache, config.train.lr_noise, config.train.epochs) == (
+        True,
+        "disk",
+        False,
+        7,
+    )
+    assert "data.skip_bad: given 'maybe'" in refused(train_door, ["data.skip_bad", "maybe"], capsys)
+
+
+def test_notes_of_the_doors_name_upstreams_keys(monkeypatch, capsys):
+    noted = lambda *_, **__: note("see data.val_ids=8, output=x") or {}  # noqa: E731
+    monkeypatch.setattr(trireid.train.testing, "test_checkpoint", noted)
+    evaluate_door(["--config_file", SDTPS, "TEST.WEIGHT", "a.safetensors"])
+    note("and data.root=x as it is")
+    err = capsys.readouterr().err
+    assert "note: see data.val_ids 8, OUTPUT_DIR x\n" in err
+    assert "note: and data.root=x as it is" in err
 
 
 @pytest.mark.parametrize("name", ["train_net.py", "test_net.py"])

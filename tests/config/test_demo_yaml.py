@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from trireid.config.demo_keys import KEYS
+from trireid.config.demo_wording import UPSTREAM_NAMES, in_upstream_names, in_upstream_words
 from trireid.config.demo_yaml import load_demo_yaml
+from trireid.config.load import setting_paths
 from trireid.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -258,6 +260,35 @@ def test_the_sdtps_file_is_the_reference_preset_with_gumbel():
     settings = load(file="RGBNT201/DeMo_SDTPS.yml").config.model.sdtps
     found = (settings.preset, settings.sparse_ratio, settings.aggr_ratio, settings.beta)
     assert (*found, settings.use_gumbel, settings.gumbel_tau) == ("reference", 0.5, 0.4, 0.25, True, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "names", "words"),
+    [
+        ("give data.root=x, or output=runs/a.", "give DATASETS.ROOT_DIR=x, or OUTPUT_DIR=runs/a.", None),
+        ("see runs/data.root and metrics.json", "see runs/data.root and metrics.json", None),
+        ("train.precision=fp32", "train.precision=fp32", "train.precision fp32"),
+        ("data.image_size=[8, 4];", "INPUT.SIZE_TRAIN=[8, 4];", None),
+        ("use model.head=hdm_atmoe", "use MODEL.HDM=hdm_atmoe", "use MODEL.HDM True MODEL.ATM True"),
+        ("(model.global_classifier=separate)", "(MODEL.DIRECT=separate)", "(MODEL.DIRECT 0)"),
+    ],
+)
+def test_messages_are_put_into_upstreams_words(line, names, words):
+    assert in_upstream_names(line) == names
+    assert in_upstream_words(line) == (names.replace("=", " ") if words is None else words)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("none", "none"), ("None", "none"), ("timm", "timm"), ("a.pt", "a.pt")])
+def test_no_start_weights_are_asked_for_in_any_case(given, meant):
+    assert load("MODEL.PRETRAIN_PATH_T", given).config.model.backbone.pretrained == meant
+
+
+@pytest.mark.parametrize(("path", "key"), sorted(UPSTREAM_NAMES.items()))
+def test_a_setting_that_a_key_sets_is_refused_by_the_name_of_the_key(path, key):
+    """One that no key sets can be given itself."""
+    assert path in setting_paths()
+    with pytest.raises(ConfigError, match=f"{path} is one of trireid's own settings; upstream's key for it is {key}"):
+        load(path, "1")
 
 
 def test_absent_keys_have_upstreams_defaults_not_ours(bare):

@@ -112,7 +112,7 @@ def test_missing_split_and_missing_root(tmp_path: Path, format: str) -> None:
     shutil.rmtree(root / folder)
     with pytest.raises(DataError, match="split folder is missing"):
         scan(format, root, skip_bad=True)
-    with pytest.raises(DataError, match="no such folder; set data.root .*DATASETS.ROOT_DIR"):
+    with pytest.raises(DataError, match="no such folder; set data.root to the folder"):
         scan(format, tmp_path / "nowhere")
 
 

@@ -109,8 +109,13 @@ def test_damaged_and_hostile_files_give_one_clear_error(tmp_path, monkeypatch, k
 
 
 def test_a_missing_file_says_what_is_allowed(tmp_path):
-    with pytest.raises(CheckpointError, match="does not exist: give a local file, `timm` to download, or `none`"):
-        read_state(tmp_path / "absent.safetensors")
+    path = tmp_path / "absent.safetensors"
+    with pytest.raises(CheckpointError, match="does not exist: give the path of a local file"):
+        read_state(path)
+    with pytest.raises(
+        CheckpointError, match="set model.backbone.pretrained to a local file .*ViT-B-16.pt.*, or to none"
+    ):
+        load_backbone_weights(tiny(), name="tiny", pretrained=str(path))
 
 
 def test_tiny_has_no_pretrained_weights():

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trireid.cli.wording import in_own_words
 from trireid.errors import printable, printable_lines
 from trireid.train.progress import Bar, progress_bar
 
@@ -36,7 +37,7 @@ def say(text: str = "") -> None:
 def note(text: str) -> None:
     """One line that a reader of the result should know, on the error stream."""
     if is_main_process():
-        sys.stderr.write(f"note: {printable_lines(text, indent='  ')}\n")
+        sys.stderr.write(f"note: {printable_lines(in_own_words(text), indent='  ')}\n")
         sys.stderr.flush()
 
 
@@ -44,7 +45,7 @@ class _ErrorStream(logging.Handler):
     """Writes to the error stream of the moment, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{printable_lines(self.format(record))}\n")
+        sys.stderr.write(f"{printable_lines(in_own_words(self.format(record)))}\n")
 
 
 def show_log() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from trireid.cli.console import show_log
 from trireid.cli.guard import guarded, rest_idle_threads
+from trireid.cli.wording import speaking
+from trireid.config.demo_wording import in_upstream_words
 from trireid.config.demo_yaml import UpstreamSettings, load_demo_yaml
 from trireid.errors import CheckpointError
 
@@ -27,12 +29,13 @@ def train_door(arguments: Sequence[str] | None = None) -> None:
         settings = _settings(given)
         from trireid.cli.train import run
 
-        run(
-            settings.config,
-            resume=given.resume,
-            notes=settings.notes,
-            resume_with="the same command and --resume after --config_file F",
-        )
+        with speaking(in_upstream_words):
+            run(
+                settings.config,
+                resume=given.resume,
+                notes=settings.notes,
+                resume_with="the same command and --resume after --config_file F",
+            )
 
 
 def evaluate_door(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +52,8 @@ def evaluate_door(arguments: Sequence[str] | None = None) -> None:
         settings = _settings(given)
         from trireid.cli.evaluate import run
 
-        run(_weight(settings), settings.config, notes=settings.notes)
+        with speaking(in_upstream_words), guarded():
+            run(_weight(settings), settings.config, notes=settings.notes)
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -59,7 +63,10 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
         "--parity", action="store_true", help="train and test as upstream's code does (docs/upstream.md)"
     )
     parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings to change, e.g. SOLVER.MAX_EPOCHS 10"
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="settings to change, e.g. SOLVER.MAX_EPOCHS 10; those that upstream has no key for as well",
     )
     return parser
 

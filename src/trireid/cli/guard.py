@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from trireid.cli.wording import in_own_words
 from trireid.errors import TrireidError, printable_lines
 
 USER_ERROR = 2
@@ -63,5 +64,5 @@ def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{printable_lines(text, indent='  ')}\n")
+    sys.stderr.write(f"{printable_lines(in_own_words(text), indent='  ')}\n")
     sys.stderr.flush()

@@ -67,11 +67,16 @@ def tower(values: Values, given: frozenset[str], path: Path) -> Resolved:
         "train.backbone_lr": IMAGENET_LR_FACTOR * base_lr,
         **(CLIP_TOWER_CODE if clip else IMAGENET_TOWER_CODE),
         "model.backbone.name": TOWERS[name],
-        "model.backbone.pretrained": values["MODEL.PRETRAIN_PATH_T"] or "timm",
+        "model.backbone.pretrained": _start_weights(str(values["MODEL.PRETRAIN_PATH_T"])),
         "model.backbone.drop_path": 0.0 if clip else drop_path,
         "model.sie_coefficient": values["MODEL.SIE_COE"] if values["MODEL.SIE_CAMERA"] else 0.0,
     }
     return Resolved(settings)
+
+
+def _start_weights(given: str) -> str:
+    """A path, `timm` (also where nothing is given) or `none` in any case: on a command line it is read as Python's."""
+    return given.lower() if given.lower() in ("none", "timm") else given or "timm"
 
 
 def losses(values: Values, given: frozenset[str], path: Path) -> Resolved:

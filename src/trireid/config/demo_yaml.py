@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ast
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trireid.config.demo_keys import KEYS, UpstreamKey
 from trireid.config.demo_rules import RULES, Resolved, code_of_upstream
-from trireid.config.load import nearest_setting, nested, setting_paths, validate
+from trireid.config.demo_wording import UPSTREAM_NAMES, in_upstream_names
+from trireid.config.load import nearest_setting, nested, override_config, setting_paths, validate
 from trireid.config.read import read_mapping
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
@@ -30,7 +30,6 @@ PARITY = (
     "noise on the learning rate, fp16 on CUDA, missing modalities as zeros; the settings below name each switch"
 )
 _SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
-_OUR_NAME = re.compile(r"\b[a-z]+(?:\.[a-z][a-z0-9_]*)+\b|\boutput\b(?=:)")
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,17 @@ def load_demo_yaml(path: Path | str, overrides: Sequence[str] = (), *, parity: b
 
     Args:
         path: a file such as configs/RGBNT201/DeMo_SDTPS.yml.
-        overrides: `KEY VALUE` pairs in one flat list, for example `["MODEL.SDTPS_USE_GUMBEL", "True"]`.
+        overrides: `KEY VALUE` pairs in one flat list, for example `["MODEL.SDTPS_USE_GUMBEL", "True"]`; a setting of
+            ours that no key sets is given in the same way, `["data.skip_bad", "true"]`.
         parity: do what upstream's code does also where it differs from ours on purpose.
 
     Raises:
         ConfigError: for a file, key or value that is not allowed; names the nearest key or what to use instead.
     """
     path = Path(path)
-    given = {**_flatten(path), **_pairs(overrides)}
+    pairs = _pairs(overrides)
+    own = [f"{name}={value}" for name, value in pairs.items() if name not in KEYS]
+    given = {**_flatten(path), **{name: value for name, value in pairs.items() if name in KEYS}}
     values = {name: key.default for name, key in KEYS.items()}
     values |= {name: _coerce(name, KEYS[name], value) for name, value in given.items()}
     settings: dict[str, object] = {}
@@ -75,7 +77,7 @@ def load_demo_yaml(path: Path | str, overrides: Sequence[str] = (), *, parity: b
         notes += resolved.notes
     if parity:
         settings |= code_of_upstream(values)
-    config = _validate(settings, path)
+    config = override_config(_validate(settings, path), own)
     return UpstreamSettings(config=config, weight=str(values["TEST.WEIGHT"]), notes=tuple(notes))
 
 
@@ -109,8 +111,9 @@ def _pairs(overrides: Sequence[str]) -> dict[str, object]:
             "write for example MODEL.SDTPS_USE_GUMBEL True"
         )
     pairs = dict(zip(overrides[::2], overrides[1::2], strict=True))
+    without_key = set(setting_paths()) - UPSTREAM_NAMES.keys()
     for name in pairs:
-        if name not in KEYS:
+        if name not in KEYS and name not in without_key:
             raise ConfigError(_unknown(name))
     return dict(pairs)
 
@@ -125,7 +128,9 @@ def _unknown(name: str) -> str:
         return f"{name} is a section of upstream's settings; set one of its keys, for example {example}"
     own = name.partition("=")[0].lower()
     if own in set(setting_paths()):
-        return f"{name} is one of trireid's own settings; use upstream's keys, or `trireid train --config F {own}=...`"
+        key = UPSTREAM_NAMES.get(own)
+        instead = f"upstream's key for it is {key}" if key else "no key of upstream sets it: give it as a pair, "
+        return f"{name} is one of trireid's own settings; {instead}" + ("" if key else f"{own} VALUE")
     nearest = nearest_setting(name, list(KEYS))
     hint = (
         f"the nearest is {nearest}" if nearest else "the sections are MODEL, INPUT, DATASETS, DATALOADER, SOLVER, TEST"
@@ -206,13 +211,4 @@ def _validate(settings: Mapping[str, object], path: Path) -> Config:
     try:
         return validate(nested(settings), source=f"{path}: ")
     except ConfigError as error:
-        raise ConfigError(_in_upstream_names(str(error))) from None
-
-
-def _in_upstream_names(line: str) -> str:
-    """Name settings as the user wrote them, ours beside."""
-    names = {key.target: name for name, key in KEYS.items() if key.target}
-    names |= {"evaluate.missing": "TEST.MISS", "train.triplet_weight": "MODEL.TRIPLET_LOSS_WEIGHT"}
-    names |= {"data.sampler": "DATALOADER.SAMPLER", "train.triplet_margin": "SOLVER.MARGIN"}
-    names |= {"model.sie_coefficient": "MODEL.SIE_COE", "model.backbone.drop_path": "MODEL.DROP_PATH"}
-    return _OUR_NAME.sub(lambda found: names.get(found[0], found[0]), line)
+        raise ConfigError(in_upstream_names(str(error))) from None

@@ -25,7 +25,7 @@ def missing_split(root: Path, name: str) -> Fault:
     """The fault of a split folder that is not there, with a hint where a folder below the root has it."""
     folder = root / name
     if not root.is_dir():
-        advice = "set data.root to the folder of the data set (upstream's DATASETS.ROOT_DIR: to the folder it lies in)"
+        advice = "set data.root to the folder of the data set"
         return Fault(MISSING_SPLIT, root, f"{root}: no such folder; {advice}")
     children = sorted(child for child in root.iterdir() if child.is_dir() and (child / name).is_dir())
     hint = f"; {children[0]} has it: set data.root to that" if children else "; check data.root and data.format"

@@ -79,11 +79,23 @@ def build_model(
 def check_model(config: ModelConfig, *, image_size: tuple[int, int], load_pretrained: bool = True) -> None:
     """Refuse what `build_model` would, within a second: for use before any data are read.
 
-    Start weights of a local file are tried; whether those of a name can be downloaded is not looked for.
+    Start weights of a local file are tried; `check_published_weights` does it for those of a name.
     """
     with torch.device("meta"):  # shapes without numbers
         model = build_model(config, image_size=image_size, num_classes=1, num_cameras=1, load_pretrained=False)
     if load_pretrained and config.backbone.pretrained not in ("none", "timm"):
+        _load_start(model.backbone.vit, config)
+
+
+def check_published_weights(config: ModelConfig, *, image_size: tuple[int, int]) -> None:
+    """Fetch start weights of a name, where these are asked for, and try them: before the long work of decoding images.
+
+    Raises:
+        CheckpointError: there are none of that name, they cannot be downloaded, or do not fit.
+    """
+    if config.backbone.pretrained == "timm":
+        with torch.device("meta"):
+            model = build_model(config, image_size=image_size, num_classes=1, num_cameras=1, load_pretrained=False)
         _load_start(model.backbone.vit, config)
 
 

@@ -31,6 +31,7 @@ PositionInterpolation = Literal["bicubic", "bilinear"]
 RUN_WEIGHTS = "last.safetensors"
 """What a run folder starts another run with."""
 
+CLIP_FILE = " (for CLIP OpenAI's ViT-B-16.pt)"
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
 _OWN_PREFIX = "backbone.vit."  # of the ViT in our own checkpoints
 _FILTERS = "patch_embed.proj.weight"
@@ -71,6 +72,11 @@ def load_backbone_weights(
         path = fetch_timm_weights(timm_model_name(name))
     else:
         path = start_file(pretrained)
+        if not path.is_file():
+            raise CheckpointError(
+                f"weight file {path} does not exist: set model.backbone.pretrained to a local file{CLIP_FILE}, to timm "
+                "to download, or to none to start from scratch"
+            )
     state = read_state(path)
     tower, num_others = visual_tower(state, source=path)
     return fill_backbone(
@@ -221,9 +227,7 @@ def patch_size_of(state: Mapping[str, Tensor], vit: VisionTransformer) -> Grid:
 def require_file(path: Path) -> None:
     """Raise a CheckpointError where there is no weight file."""
     if not path.is_file():
-        raise CheckpointError(
-            f"weight file {path} does not exist: give a local file, `timm` to download, or `none` to start from scratch"
-        )
+        raise CheckpointError(f"weight file {path} does not exist: give the path of a local file")
 
 
 def _read_table(path: Path) -> Any:
@@ -258,7 +262,8 @@ def fetch_timm_weights(timm_name: str) -> Path:
     cached = hub.try_to_load_from_cache(repository, filename)
     if isinstance(cached, str):
         return Path(cached)
-    advice = "set model.backbone.pretrained to a local file, or to none to train from scratch"
+    hint = CLIP_FILE if "_clip_" in timm_name else ""
+    advice = f"set model.backbone.pretrained to a local file{hint}, or to none to train from scratch"
     try:
         # The hub's client retries for most of a minute without a network; a failed name look-up tells at once.
         socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)

@@ -307,6 +307,16 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def check_root(config: Config) -> None:
+    """Refuse a data set that is not there, before anything that takes time; its own reader says what it looked for.
+
+    Raises:
+        DataError: There is nothing of that name.
+    """
+    if not config.data.root.exists():
+        scan_index(config)
+
+
 def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
     """Read the data set of a configuration; log what `data.skip_bad` left out.
 

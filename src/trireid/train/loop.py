@@ -21,7 +21,7 @@ from trireid.data.labels import LabelMap
 from trireid.data.loader import set_epoch
 from trireid.data.range_settings import with_ranges
 from trireid.errors import RunError
-from trireid.models.build import build_model, check_model
+from trireid.models.build import build_model, check_model, check_published_weights
 from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
 from trireid.train.device import (
@@ -36,7 +36,7 @@ from trireid.train.device import (
 from trireid.train.environment import describe_environment
 from trireid.train.epoch import make_gradients, train_epoch
 from trireid.train.gathering import check_batch_size, check_same, lost_process, synchronise_statistics
-from trireid.train.inputs import TrainingInputs, open_inputs
+from trireid.train.inputs import TrainingInputs, check_root, open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
@@ -99,6 +99,9 @@ def train(
     main = accelerator.is_main_process
     check_batch_size(config.data.batch_size, accelerator.num_processes)
     check_model(config.model, image_size=config.data.image_size, load_pretrained=not resume)
+    if not resume:
+        check_root(config)
+        check_published_weights(config.model, image_size=config.data.image_size)
     if not resume:
         start_checkpoint(config)
     shown = progress and main
