@@ -1,7 +1,7 @@
 """Evaluate with an upstream (DeMo) configuration: python test_net.py --config_file F [KEY VALUE ...]."""
 
 try:
-    from trireid.cli.doors import evaluate_door
+    from trireid.cli import evaluate_door
 except ModuleNotFoundError as error:
     if error.name != "trireid":
         raise

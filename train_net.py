@@ -1,7 +1,7 @@
 """Train with an upstream (DeMo) configuration: python train_net.py --config_file F [KEY VALUE ...]."""
 
 try:
-    from trireid.cli.doors import train_door
+    from trireid.cli import train_door
 except ModuleNotFoundError as error:
     if error.name != "trireid":
         raise

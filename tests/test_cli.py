@@ -209,6 +209,66 @@ def test_bugs_keep_their_traceback(error):
         raise error
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "the memory that this process may use is full"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "fewer data.workers or a smaller data.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "ulimit -v"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), "the memory of the GPU is full"),
+        (RuntimeError("can't start new thread"), "no further thread"),
+        (RuntimeError("Too many open files. Communication with the workers"), "ulimit -n"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "ulimit -v"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/a"), "/a: Too many open files; use fewer data.workers"),
+    ],
+)
+def test_too_little_of_the_machine_is_a_line(capsys, error, said):
+    with pytest.raises(SystemExit) as caught, guarded():
+        raise error
+    assert caught.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert said in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "torch"])
+def test_ctrl_c_while_a_module_is_imported_ends_in_a_line(module, settings, tmp_path):
+    """Also where the module takes the interrupt for a fault of its own."""
+    code = f"""
+import builtins, os, signal, sys
+real = builtins.__import__
+
+def interrupted(name, *arguments):
+    if name == {module!r}:
+        builtins.__import__ = real
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RecursionError("what became of it") from None
+    return real(name, *arguments)
+
+builtins.__import__ = interrupted
+from trireid.cli import main
+sys.argv = ["trireid", "train", "--config", {str(settings)!r}, "output={tmp_path / "run"}"]
+main()
+"""
+    done = run_module("-c", code)
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [500_000, 1_500_000, 3_300_000])
+def test_too_little_address_space_is_a_line(kilobytes, settings, tmp_path):
+    command = (
+        f"ulimit -v {kilobytes} && exec {sys.executable} -m trireid train --config {settings} output={tmp_path / 'run'}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
 def test_ctrl_c_anywhere_ends_with_130(capsys):
     with pytest.raises(SystemExit) as caught, guarded():
         raise KeyboardInterrupt

@@ -103,6 +103,15 @@ def test_wrong_modalities(records: tuple[Record, ...]) -> None:
         restrict(records, ("nir",))
 
 
+def test_more_workers_than_open_files_allow_are_refused(
+    records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trireid.data.loader.resource.getrlimit", lambda _what: (64, 64))
+    with pytest.raises(ConfigError, match=r"data.workers=12 needs about \d+ open files, and 64 are allowed: use fewer"):
+        make_train(records, workers=12)
+    make_train(records, workers=0)
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
 def test_processes_get_each_batch_of_a_test_loader_once(records: tuple[Record, ...], number: int) -> None:
     settings = {"pixels": from_files(records), "label_map": LabelMap.from_records(records), "batch_size": 6}

@@ -1,5 +1,31 @@
 """The command `trireid`. Commands import what they need when they run, so that --help is quick."""
 
-from trireid.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+__all__ = ["evaluate_door", "main", "train_door"]
+
+
+def main() -> None:
+    """Run the command line."""
+    _run("trireid.cli.app", "app")
+
+
+def train_door() -> None:
+    """Run `train_net.py`."""
+    _run("trireid.cli.doors", "train_door")
+
+
+def evaluate_door() -> None:
+    """Run `test_net.py`."""
+    _run("trireid.cli.doors", "evaluate_door")
+
+
+def _run(module: str, name: str) -> None:
+    """Import and call, so that Ctrl-C and a lack of memory end in one line while the imports last, too."""
+    from trireid.cli.guard import OneInterrupt, guarded, rest_idle_threads
+
+    with OneInterrupt(), guarded():
+        from importlib import import_module
+
+        rest_idle_threads()
+        getattr(import_module(module), name)()

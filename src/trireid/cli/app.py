@@ -8,12 +8,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from trireid.cli.guard import guarded, rest_idle_threads
+from trireid.cli.guard import guarded
 from trireid.cli.show import Evaluate, show_app
 
 
 class GuardedGroup(TyperGroup):
     """A group whose commands end in one line, not in a traceback, after a user's mistake."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        """Read the command line."""
+        with guarded():
+            return super().make_context(*arguments, **named)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
@@ -336,9 +341,3 @@ def _writing_a_page(*, quiet: bool = False) -> Any:
 
 
 app.add_typer(show_app)
-
-
-def main() -> None:
-    """Run the command line."""
-    rest_idle_threads()
-    app()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from trireid.cli.wording import in_own_words
 from trireid.errors import TrireidError, printable_lines
@@ -23,8 +25,27 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENOTDIR: "a file stands where a folder should be; choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EMFILE: "too many open files; use fewer data.workers",
+    errno.EMFILE: "use fewer data.workers, or allow more open files (ulimit -n)",
+    errno.ENFILE: "use fewer data.workers, or end other programs",
+    errno.ENOMEM: "use fewer data.workers or a smaller data.batch_size, or end other programs",
+    errno.EAGAIN: "use fewer data.workers, or allow more processes (ulimit -u)",
 }
+
+# How libraries say that the machine has no more of something; they have no classes of their own for it.
+_SHORTAGES = {
+    "Too many open files": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
+    "ancdata": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
+    "can't start new thread": "no further thread can be started: use fewer data.workers, or allow more (ulimit -u, -v)",
+    "CUDA out of memory": "the memory of the GPU is full: use a smaller data.batch_size or evaluate.batch_size",
+    "shared memory": "no shared memory is left: use data.workers=0 or data.cache=memory",
+    "allocate memory": "",
+    "failed to map segment": "",
+    "DefaultCPUAllocator": "",
+}
+_NO_MEMORY = (
+    "the memory that this process may use is full: use a smaller data.batch_size, fewer data.workers or "
+    "data.cache=disk, end other programs, or raise the limit (ulimit -v)"
+)
 
 
 def rest_idle_threads() -> None:
@@ -45,7 +66,8 @@ def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[
         on_interrupt: gives the line after Ctrl-C, which says where the work so far is.
 
     Raises:
-        SystemExit: 2 after a user's mistake, 130 after Ctrl-C. All other errors pass: they are bugs.
+        SystemExit: 2 after a user's mistake or where the machine has too little of something, 130 after Ctrl-C. All
+            other errors pass: they are bugs.
     """
     try:
         yield
@@ -61,6 +83,56 @@ def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[
         place = f"{error.filename}: " if error.filename else ""
         _say(f"error: {place}{os.strerror(error.errno)}; {_ADVICE[error.errno]}")
         raise SystemExit(USER_ERROR) from None
+    except (MemoryError, RuntimeError, ImportError, SystemError) as error:
+        shortage = _shortage(error)
+        if shortage is None:
+            raise
+        _say(f"error: {shortage}")
+        raise SystemExit(USER_ERROR) from None
+
+
+class OneInterrupt:
+    """While the block runs, Ctrl-C ends it in a line, whatever error becomes of it; another one ends it without a word.
+
+    Some libraries take an interrupt during their import for a fault, or for nothing, and fail later by another error.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __enter__(self) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a caller may have it ignored
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        signal.default_int_handler(number, frame)
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would show where it is as it winds up
+        if self._came and error is not None and not isinstance(error, SystemExit):
+            _say("stopped")
+            raise SystemExit(INTERRUPTED) from None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those it came from."""
+    now: BaseException | None = error
+    while now is not None:
+        yield now
+        now = now.__cause__ or now.__context__
+
+
+def _shortage(error: BaseException) -> str | None:
+    """What the machine has too little of, where that is what an error is about."""
+    for each in _chain(error):
+        if isinstance(each, MemoryError):
+            return _NO_MEMORY
+        for sign, line in _SHORTAGES.items():
+            if sign.lower() in str(each).lower():
+                return line or _NO_MEMORY
+    return None
 
 
 def _say(text: str) -> None:

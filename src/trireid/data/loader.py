@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import psutil
 import torch
 from torch.utils.data import DataLoader
 
@@ -17,6 +19,9 @@ from trireid.data.records import Record
 from trireid.data.sampler import IdentitySampler, RandomBatchSampler, UniformIdentitySampler
 from trireid.errors import ConfigError, DataError
 from trireid.types import UNKNOWN, Batch
+
+FILES_PER_WORKER, SPARE_FILES = 5, 24
+"""Of this process: the ends of pipes and batches on their way, and what a run opens besides."""
 
 
 def train_loader(
@@ -105,6 +110,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
 def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batches: Any) -> DataLoader[Batch]:
     # A filled cache is faster than any worker could hand its batches over.
     num_workers = workers if isinstance(dataset.pixels, FilePixels) else 0
+    _check_open_files(num_workers)
     return DataLoader(
         dataset,
         num_workers=num_workers,
@@ -115,6 +121,21 @@ def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batche
         generator=seeded_generator(0, "workers"),
         **batches,
     )
+
+
+def _check_open_files(num_workers: int) -> None:
+    """Refuse more workers than this process has room to talk to: torch waits for them without end, or fails half-way.
+
+    Raises:
+        ConfigError: the limit of open files is too low.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = psutil.Process().num_fds() + num_workers * FILES_PER_WORKER + SPARE_FILES
+    if num_workers and limit != resource.RLIM_INFINITY and needed > limit:
+        raise ConfigError(
+            f"data.workers={num_workers} needs about {needed} open files, and {limit} are allowed: use fewer, "
+            "data.cache=memory, or allow more (ulimit -n)"
+        )
 
 
 def _as_it_is(batch: Any) -> Any:
