@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from trireid.errors import CheckpointError
 from trireid.models.backbone import create_vit
-from trireid.models.positions import GRID_KEY, grid_text, table_grid
+from trireid.models.positions import GRID_KEY, grid_text, recorded_grid, table_grid
 from trireid.models.weights import load_backbone_weights
 from trireid.train.importing import import_file
 
@@ -106,3 +106,18 @@ def test_import_writes_the_grid_that_a_later_run_reads(tmp_path):
 def test_overlapping_patches_are_named(tmp_path, count, given, words):
     with pytest.raises(CheckpointError, match=words):
         table_grid(count, source=tmp_path, patch_size=(16, 16), given=given)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "grid"),
+    [
+        ({"config": '{"data": {"image_size": [256, 128]}}'}, (16, 8)),  # as version 0.1.0 wrote checkpoints
+        ({GRID_KEY: "8x16", "config": '{"data": {"image_size": [256, 128]}}'}, (8, 16)),
+        ({}, None),
+        ({GRID_KEY: "16x"}, None),
+        ({"config": "[" * 100_000}, None),
+        ({"config": '{"data": {"image_size": [1e999, "x"]}}'}, None),
+    ],
+)
+def test_the_grid_of_older_checkpoints_is_that_of_their_images(metadata, grid):
+    assert recorded_grid(metadata, patch_size=(16, 16)) == grid

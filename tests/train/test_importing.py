@@ -155,3 +155,10 @@ def test_a_checkpoint_of_ours_is_not_imported_twice(tmp_path):
     import_file(tmp_path / "w.pth", tmp_path / "ours.safetensors", image_size=IMAGE)
     with pytest.raises(CheckpointError, match="is a checkpoint of trireid already"):
         import_file(tmp_path / "ours.safetensors", tmp_path / "again.safetensors")
+
+
+def test_links_that_lead_to_each_other_are_no_file(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    result = run(tmp_path / "a", tmp_path / "o.safetensors")
+    assert (result.exit_code, "does not exist" in result.stderr) == (2, True)

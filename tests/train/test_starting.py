@@ -117,7 +117,11 @@ def test_weights_that_do_not_fit_are_refused_before_any_image_is_read(run, tmp_p
         train(config, progress=False)
 
 
-def test_import_of_a_checkpoint_says_how_to_start_from_it(run, tmp_path):
-    result = CliRunner().invoke(app, ["import", str(run / "last.safetensors"), str(tmp_path / "o.safetensors")])
+@pytest.mark.parametrize("name", ["", "last.safetensors"])
+def test_import_of_a_run_says_how_to_start_from_it(run, tmp_path, name):
+    result = CliRunner().invoke(app, ["import", str(run / name), str(tmp_path / "o.safetensors")])
     assert result.exit_code == 2
-    assert f"model.backbone.pretrained={run}/last.safetensors" in result.stderr
+    assert (
+        f"of trireid already: test it as it is, or start a training from it with model.backbone.pretrained={run}"
+        in (result.stderr)
+    )

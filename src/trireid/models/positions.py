@@ -47,7 +47,7 @@ def recorded_grid(metadata: Mapping[str, str], *, patch_size: Grid) -> Grid | No
     try:
         height, width = json.loads(metadata["config"])["data"]["image_size"]
         return int(height) // patch_size[0], int(width) // patch_size[1]
-    except (LookupError, ValueError, TypeError, RecursionError):
+    except (LookupError, ValueError, TypeError, RecursionError, OverflowError):
         return None
 
 

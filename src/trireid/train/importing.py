@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from trireid.models.positions import GRID_KEY, Grid, grid_text, published_grid, 
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 from trireid.models.upstream import HEAD_WIDTH, ImportReport, is_upstream
 from trireid.models.weights import fill_backbone, read_metadata, read_state, visual_tower
-from trireid.train.checkpoint import save_checkpoint
+from trireid.train.checkpoint import LAST_FILE, save_checkpoint
 from trireid.train.upstream import read_upstream
 
 _OPTIONS = {"num_cameras": "--cameras", "data_format": "--format"}  # others are called as the arguments are
@@ -85,6 +86,8 @@ def import_file(
         "data_format": data_format,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if (source / LAST_FILE).is_file():
+        raise CheckpointError(_our_own(source))
     state = read_state(source)
     if not is_upstream(state):
         if given:
@@ -118,7 +121,7 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> Path:
     """The path of the report beside the target, if both may be written."""
     if target.suffix != ".safetensors":
         raise CheckpointError(f"the target {target} must end in .safetensors, the one format that is written here")
-    if target.resolve() == source.resolve():
+    if os.path.realpath(target) == os.path.realpath(source):  # Path.resolve fails on links that lead to each other
         raise CheckpointError(f"the target {target} is the source itself: choose another name")
     report_path = target.with_suffix(".report.json")
     existing = [path for path in (target, report_path) if path.exists()]
@@ -134,10 +137,7 @@ def _write_backbone(
 ) -> tuple[str, ImportReport]:
     """Write start weights with a position table of the grid that it has in the file."""
     if any(key.startswith("backbone.vit.") for key in state):
-        raise CheckpointError(
-            f"{source} is a checkpoint of trireid already: test it as it is, or start a training from it with "
-            f"model.backbone.pretrained={source}"
-        )
+        raise CheckpointError(_our_own(source))
     tower, num_others = visual_tower(state, source=source)
     name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
     is_clip = clip_prefix(state) is not None
@@ -162,6 +162,13 @@ def _write_backbone(
         save_file(tensors, temporary, metadata={GRID_KEY: grid_text(grid)})
     heads = f"ViT: {HEAD_WIDTH} channels a head assumed"
     return name, ImportReport(used=used, ignored=ignored, notes=(note, heads) if sizes else (note,))
+
+
+def _our_own(source: Path) -> str:
+    return (
+        f"{source} is a {'run' if source.is_dir() else 'checkpoint'} of trireid already: test it as it is, or start a "
+        f"training from it with model.backbone.pretrained={source}"
+    )
 
 
 def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
