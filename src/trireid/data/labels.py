@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class LabelMap:
 
     def __post_init__(self) -> None:
         for field, names in (("identities", self.identities), ("cameras", self.cameras)):
-            if list(names) != sorted(set(names)):
+            if any(first >= second for first, second in pairwise(names)):
                 raise InputError(f"label map: {field} must be sorted and without repetition, given {names[:5]} ...")
 
     @classmethod
