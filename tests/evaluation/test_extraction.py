@@ -217,6 +217,8 @@ def test_the_model_is_told_what_is_missing():
 def test_withholding_nothing_unknown_or_everything():
     batch = make_batches(2, 2)[0]
     assert withhold(batch.present, batch.images, ()) == (batch.present, batch.images)
+    elsewhere = batch.images.to("meta")  # as of a set whose pixels lie on the device
+    assert withhold(batch.present, elsewhere, ("nir",))[1].device.type == "meta"
     with pytest.raises(InputError, match="cannot withhold uv"):
         withhold_batch(batch, ("uv",))
     with pytest.raises(InputError, match="leaves 2 item"):

@@ -64,7 +64,7 @@ def withhold(present: Tensor, images: Tensor, modalities: Sequence[str]) -> tupl
             f"withholding {', '.join(modalities)} leaves {num_empty} item(s) of a batch without any modality; "
             f"withhold fewer, or leave these items out"
         )
-    return remaining, images * kept.to(images.dtype)[:, None, None, None]
+    return remaining, images * kept.to(images.device, images.dtype)[:, None, None, None]
 
 
 def take_shown(batch: Batch, modalities: Sequence[str]) -> Batch:
