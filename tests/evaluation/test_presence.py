@@ -81,13 +81,26 @@ def test_the_cosine_of_unrelated_items_equals_loops(name):
     features, present = make(11, blocks)
     features = features + 0.7
     filled = filled_blocks(blocks, present)
+    scaled = torch.zeros_like(features).double()
+    for i, row in enumerate(features.double().unflatten(1, (len(blocks), WIDTH)) * filled[..., None]):
+        scaled[i] = (row * math.sqrt(int(filled[i].sum()) / float(row.square().sum()))).flatten()
     products, squares = 0.0, 0.0
     for k in range(len(blocks)):
-        rows = features[:, k * WIDTH : (k + 1) * WIDTH].double()[filled[:, k]]
+        rows = scaled[:, k * WIDTH : (k + 1) * WIDTH][filled[:, k]]
         pairs = [float(a @ b) for a, b in itertools.permutations(rows, 2)]
         products += sum(pairs) / len(pairs)
         squares += float(rows.square().sum()) / len(rows)
     assert unrelated_cosine(features, present, blocks) == pytest.approx(products / squares)
+
+
+def test_the_length_of_an_item_does_not_change_what_is_unrelated():
+    features, present = make(40, MODALITY_BLOCKS)
+    features = features + 0.7
+    expected = unrelated_cosine(features, present, MODALITY_BLOCKS)
+    assert expected < 0.6
+    assert unrelated_cosine(features * torch.logspace(-20, 30, 40)[:, None], present, MODALITY_BLOCKS) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_the_cosine_of_unrelated_items_where_it_cannot_be_known():

@@ -59,7 +59,8 @@ def unrelated_cosine(features: Tensor, present: Tensor, blocks: Blocks) -> float
     """Cosine to expect of two items that have nothing to do with each other, in [0, 1].
 
     The mean product of a block of two different items over its mean square, all blocks together: the part of features
-    that is common to all. Nearly all pairs of a set are of different identities, so that labels are not asked for.
+    that is common to all. Items count alike whatever their lengths, as in the distance: each is scaled to a mean square
+    of 1 over its blocks. Nearly all pairs of a set are of different identities, so that labels are not asked for.
 
     Args:
         features: `(n, D)` of any set of items like those to be ranked.
@@ -67,7 +68,8 @@ def unrelated_cosine(features: Tensor, present: Tensor, blocks: Blocks) -> float
         blocks: what the blocks of a feature are made of.
     """
     filled = filled_blocks(blocks, present).double()  # (n, K)
-    values = features.double().unflatten(1, (len(blocks), -1)) * filled[..., None]
+    values = unit((features.double().unflatten(1, (len(blocks), -1)) * filled[..., None]).flatten(1)).double()
+    values = (values * filled.sum(dim=1, keepdim=True).sqrt()).unflatten(1, (len(blocks), -1))
     count = filled.sum(dim=0)  # (K,)
     energy = values.square().sum(dim=(0, 2))
     product = values.sum(dim=0).square().sum(dim=1) - energy  # of all ordered pairs of different items
