@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trireid.errors import InputError
-from trireid.evaluation.verification import equal_error, pair_distances
+from trireid.evaluation.verification import equal_error, pair_distances, share_named
 from trireid.types import Labels, Protocol
 
 
@@ -56,3 +56,19 @@ def test_pairs_are_those_that_the_ranking_sees():
 def test_one_kind_alone_is_an_error():
     with pytest.raises(InputError, match="given 2 and 0"):
         equal_error(torch.tensor([0.1, 0.2]), torch.tensor([]))
+
+
+def test_the_threshold_of_pairs_gives_wrong_names_in_a_search():
+    # Two queries of identity 0 and 1; of ten others, one lies nearer to the first query than the threshold.
+    identity, unknown = torch.arange(12), torch.full((12,), -1)
+    gallery = Labels(identity, unknown, unknown, 100 + identity)
+    query = Labels(identity[:2], unknown[:2], unknown[:2], torch.arange(2))
+    distance = torch.full((2, 12), 1.0)
+    distance[0, 0] = distance[1, 1] = 0.3
+    distance[0, 7] = 0.2
+    protocol = Protocol("p", "none")
+    equal = equal_error(*pair_distances(distance, query, gallery, protocol))
+    assert equal.rate < 0.05
+    assert share_named(distance, query, gallery, protocol, equal.threshold) == 0.5
+    assert share_named(distance, query, gallery, protocol, 0.1) == 0.0
+    assert share_named(distance, query, gallery, protocol, 1.0) == 1.0

@@ -18,7 +18,9 @@ MOST_PAIRS = 1_000_000
 
 @dataclass(frozen=True)
 class EqualError:
-    """Where as many wrong pairs are accepted as right pairs are refused.
+    """Where as many wrong pairs are accepted as right pairs are refused: whether two given items are the same.
+
+    For a search it is no threshold: among many gallery items some wrong one lies within it, see `share_named`.
 
     Attributes:
         rate: share of either error there, in [0, 1].
@@ -38,6 +40,17 @@ def pair_distances(distance: Tensor, query: Labels, gallery: Labels, protocol: P
     return distance[matches], distance[~matches & ~excluded]
 
 
+def share_named(distance: Tensor, query: Labels, gallery: Labels, protocol: Protocol, threshold: float) -> float:
+    """Share of queries that some item of another identity lies within a threshold of, in [0, 1].
+
+    So many would get a wrong name by the threshold if their own identity were not in the gallery.
+
+    Args: as `metrics.rank_metrics`; `threshold` as of `EqualError`.
+    """
+    matches, excluded = ranking_masks(query, gallery, protocol)
+    return float(((distance <= threshold) & ~matches & ~excluded).any(dim=1).double().mean())
+
+
 def equal_error(same: Tensor, different: Tensor, *, most_pairs: int = MOST_PAIRS) -> EqualError:
     """The equal error rate of two sets of distances, and its threshold.
 
@@ -47,16 +60,13 @@ def equal_error(same: Tensor, different: Tensor, *, most_pairs: int = MOST_PAIRS
         most_pairs: see `MOST_PAIRS`.
 
     Raises:
-        InputError: one of them is empty, or a distance is NaN or infinite.
+        InputError: one of them is empty.
     """
     if not len(same) or not len(different):
         raise InputError(
             f"an equal error rate needs pairs of the same and of different identities; given {len(same)} and "
             f"{len(different)}"
         )
-    for kind, each in (("same", same), ("different", different)):
-        if not bool(each.isfinite().all()):
-            raise InputError(f"a distance of the {kind} pairs is NaN or infinite; leave it out, or check the features")
     same, different = (each[:: -(-len(each) // most_pairs)] for each in (same, different))
     is_same = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
     nearness = -np.concatenate([same.cpu().numpy(), different.cpu().numpy()])

@@ -10,7 +10,7 @@ from trireid.data.records import Record
 from trireid.errors import TrireidError
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.saved import SavedFeatures
-from trireid.evaluation.verification import EqualError, equal_error, pair_distances
+from trireid.evaluation.verification import EqualError, equal_error, pair_distances, share_named
 from trireid.files import write_text
 from trireid.report.items import open_model, prepare, select_items, spread_records
 from trireid.report.maps import item_maps, stages_of, statistics_table
@@ -141,20 +141,22 @@ def _line_names(figure: Any) -> str:
 def _distances(result: EvaluationResult | None, ranked: Ranked | None) -> dict[str, Any]:
     """CMC, histogram of distances and the equal error, with a sentence where there is none."""
     if result is None or ranked is None:
-        return {"cmc": None, "histogram": None, "equal": None, "equal_note": ""}
+        return {"cmc": None, "histogram": None, "equal": None, "named": None, "equal_note": ""}
     alt = "CMC curve: " + ", ".join(f"{name} R1 {percent(r.rank1)} %" for name, r in result.rankings.items())
     cmc = plot("Queries with a match among the first r, in %", cmc_curves(result.rankings), alt=alt)
     saved = ranked.saved
     same, different = pair_distances(ranked.distance, saved.query.labels, saved.gallery.labels, saved.protocol)
-    equal, note = None, ""
+    equal, named, note = None, None, ""
     try:
         equal = equal_error(same, different)
+        sides = saved.query.labels, saved.gallery.labels, saved.protocol
+        named = share_named(ranked.distance, *sides, equal.threshold)
     except TrireidError as error:
         note = f"No threshold: {error}."
     alt = f"Histogram of {len(same)} distances of the same identity and {len(different)} of different ones"
     alt += "" if equal is None else f", threshold {equal.threshold:.3f}"
     histogram = plot("Distances of pairs, joint feature", distance_histogram(same, different, equal), alt=alt)
-    return {"cmc": cmc, "histogram": histogram, "equal": equal, "equal_note": note}
+    return {"cmc": cmc, "histogram": histogram, "equal": equal, "named": named, "equal_note": note}
 
 
 def _tiles(metrics: RunMetrics, equal: EqualError | None) -> list[tuple[str, str]]:
