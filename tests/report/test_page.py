@@ -120,6 +120,24 @@ def read(path):
     return Page(path.read_text(encoding="utf-8"))
 
 
+def test_the_title_says_what_was_trained_on_what(run_dir):
+    (run_dir / "config.yaml").write_text("data: {root: sets/my_cars, format: csv}\nmodel: {head: hdm_atmoe}\n")
+    text = write_report(run_dir).read_text(encoding="utf-8")
+    what = "demo_run: HDM and ATMoE (DeMo) on clip_vit_b16, trained on my_cars (csv)"
+    assert f"<h1>{what}</h1>" in text
+    assert f"<title>{what} · trireid</title>" in text
+
+
+def test_a_list_says_how_many_right_items_its_places_hold(run_dir, side):
+    found = re.findall(
+        r"precision ([\d.]+) %, (\d) of (\d) right items in the first 8 places", read(write_report(run_dir)).text
+    )
+    assert len(found) >= 6
+    # Two of the four items of an identity are of the camera of the query, which the protocol hides.
+    assert {right for _, _, right in found} == {"2"}
+    assert all(shown == "2" for precision, shown, _ in found if precision == "100.0")
+
+
 def plain(labels):
     return {name: value.tolist() for name, value in vars(labels).items()}
 

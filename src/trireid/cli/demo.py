@@ -39,7 +39,7 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     config = override_config(validate(tree), overrides)
     from trireid.cli.train import run as train
 
-    metrics = train(config, measure_untrained=True)
+    metrics = train(config, measure_untrained=True, brief=True)
     from trireid.report.page import write_report
 
     with progress("writing the page", counted=False):

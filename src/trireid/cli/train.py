@@ -17,6 +17,7 @@ def run(
     notes: Sequence[str] = (),
     resume_with: str = "the same command and --resume",
     measure_untrained: bool = False,
+    brief: bool = False,
 ) -> RunMetrics:
     """Train a resolved configuration.
 
@@ -26,6 +27,7 @@ def run(
         notes: lines to show before it starts.
         resume_with: how to go on after Ctrl-C.
         measure_untrained: evaluate the model before training as well.
+        brief: log the settings that differ from the defaults, not all.
 
     Returns:
         The content of metrics.json; empty on all but the main process.
@@ -41,6 +43,7 @@ def run(
             resume=resume,
             progress=is_main_process(),
             measure_untrained=measure_untrained,
+            brief=brief,
             draw=selection_pictures,
         )
     if metrics:

@@ -171,6 +171,7 @@ def open_pixels(
     num_processes: int = 1,
     ranges: Ranges = NO_RANGES,
     report: Report | None = None,
+    name: str = "",
 ) -> FilePixels | CachedPixels:
     """The pixels of a set, decoded now where they are cached.
 
@@ -185,6 +186,7 @@ def open_pixels(
         num_processes: that fill a cache of their own on this host.
         ranges: of the values of images of more than 8 bits, one a modality, see `trireid.data.ranges`.
         report: told of the progress.
+        name: of the set, for the log.
 
     Raises:
         ConfigError: the cache cannot be had here.
@@ -195,7 +197,7 @@ def open_pixels(
     size = cache_size(len(records), image_size)
     chosen = choose_cache(cache, size=size, device=device, folder=folder, num_processes=num_processes)
     if chosen == "none":
-        _log.info("%d triplets decoded from their files each time, no cache", len(records))
+        _log.info("%s%d triplets decoded from their files each time, no cache", name and f"{name}: ", len(records))
         return FilePixels(records, image_size, interpolation, ranges)
     shape = (len(records), NUM_MODALITIES, 3, *image_size)
     present = torch.tensor([[source is not None for source in record.images] for record in records])
@@ -213,7 +215,7 @@ def open_pixels(
         fill(pixels)
         pixels = pixels.to(device) if chosen == "device" else pixels
     where = {"device": f"on {device}", "memory": "in memory", "disk": f"in a file of {folder}"}[chosen]
-    _log.info("%d triplets %s, %.1f MB of pixels kept %s", len(records), how, size / 1e6, where)
+    _log.info("%s%d triplets %s, %.1f MB of pixels kept %s", name and f"{name}: ", len(records), how, size / 1e6, where)
     return CachedPixels(pixels, present)
 
 

@@ -27,6 +27,7 @@ from trireid.report.tables import (
     percent,
     summary,
     warnings,
+    what_was_trained,
 )
 from trireid.train.run_files import Environment, EpochEntry, RunMetrics
 from trireid.visualize.curves import cmc_curves, distance_histogram, history_figures
@@ -73,6 +74,7 @@ def render_page(run: RunFolder) -> str:
     config = parse_config(run.config, notes)
     content: dict[str, Any] = {
         "title": run.name,
+        "what": what_was_trained(config, imported=run.imported is not None),
         "summary": summary(metrics, weights=run.weights),
         "warnings": warnings(metrics),
         "columns": list(COLUMNS.values()),
@@ -219,6 +221,7 @@ def query_for_page(query: ShownQuery) -> dict[str, Any]:
         "name": query.record.name,
         "caption": caption(query.record),
         "precision": percent(query.average_precision),
+        "found": query.found,
         "picture": triplet_picture(query.record, size, "Query"),
         "entries": entries,
     }

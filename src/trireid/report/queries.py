@@ -26,12 +26,20 @@ class ShownQuery:
     Attributes:
         record: the query.
         average_precision: of its whole list, NaN without a match.
+        num_right: right items in its whole list.
         entries: its list, nearest first, excluded items not among them.
     """
 
     record: Record
     average_precision: float
+    num_right: int
     entries: tuple[RankEntry, ...]
+
+    @property
+    def found(self) -> str:
+        """How many of its right items the first places hold, without which wrong places beside 100 % look odd."""
+        right = sum(entry.matches for entry in self.entries)
+        return f"{right} of {self.num_right} right items in the first {len(self.entries)} places"
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,9 @@ class Ranked:
             )
             if index >= 0
         )
-        return ShownQuery(saved.query.records[row], float(self.ranking.average_precision[row]), entries)
+        matches, _ = ranking_masks(query, saved.gallery.labels, saved.protocol)  # (1, G)
+        precision = float(self.ranking.average_precision[row])
+        return ShownQuery(saved.query.records[row], precision, int(matches.sum()), entries)
 
 
 def rank_saved(saved: SavedFeatures, *, feature: str = FEATURE) -> Ranked:

@@ -13,6 +13,7 @@ from trireid.evaluation.saved import SavedFeatures
 from trireid.train.run_files import RunMetrics
 
 COLUMNS: dict[str, str] = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
+HEADS = {"none": "no head", "hdm": "HDM", "hdm_atmoe": "HDM and ATMoE (DeMo)", "sdtps": "SDTPS"}
 RULES = {
     "none": "the item itself",
     "camera": "same identity and camera",
@@ -44,6 +45,17 @@ def figure_groups(metrics: RunMetrics, *, weights: str) -> list[FigureGroup]:
             ]
             groups.append(FigureGroup(name, tuple(lines)))
     return groups
+
+
+def what_was_trained(config: Config | None, *, imported: bool) -> str:
+    """What the title says beside the name of a run: the model, and the data that it was trained on."""
+    if config is None:
+        return ""
+    model = config.model
+    text = f"{HEADS[model.head]} on {model.backbone.name}" + (", slimmed" if model.slimming else "")
+    return (
+        text if imported else f"{text}, trained on {config.data.root.name or config.data.root} ({config.data.format})"
+    )
 
 
 def summary(metrics: RunMetrics, *, weights: str) -> str:

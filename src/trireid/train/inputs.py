@@ -218,6 +218,7 @@ def _open_pixels(
             num_processes=num_processes,
             ranges=known_ranges(data.range),
             report=bar.reach,
+            name=name,
         )
 
 

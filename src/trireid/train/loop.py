@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from trireid.config.load import advice, dump_config
+from trireid.config.load import advice, dump_changes, dump_config
 from trireid.config.schema import Config, TrainConfig
 from trireid.data.images import ImageError
 from trireid.data.labels import LabelMap
@@ -41,7 +41,7 @@ from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
 from trireid.train.recording import record_steps
-from trireid.train.run_files import STATE_FILE, RunMetrics
+from trireid.train.run_files import CONFIG_FILE, STATE_FILE, RunMetrics
 from trireid.train.runs import (
     OF_A_MACHINE,
     claim_run_folder,
@@ -67,6 +67,7 @@ def train(
     progress: bool = True,
     measure_untrained: bool = False,
     draw: Draw | None = None,
+    brief: bool = False,
 ) -> RunMetrics:
     """Train and evaluate one run; every process of a launcher calls it.
 
@@ -79,6 +80,7 @@ def train(
         resume: continue the run of this folder from its last saved state; a finished run is left as it is.
         progress: show bars (the main process only).
         measure_untrained: evaluate the model on the test split before training, too.
+        brief: log the settings that differ from the defaults, not all.
         draw: makes pictures of what is selected, such as `visualize.selections.selection_pictures`; None for none.
 
     Returns:
@@ -115,7 +117,7 @@ def train(
                 return finished
             accelerator.wait_for_everyone()  # no process may write the final figures before all have looked for them
             if main:
-                _log_settings(config, resume=resume)
+                _log_settings(config, resume=resume, brief=brief)
             with deterministic_algorithms(device), room_to_compile() if config.train.compile else nullcontext():
                 return _train(
                     config,
@@ -159,9 +161,12 @@ def _own_folder(config: Config, *, resume: bool) -> Iterator[None]:
         yield
 
 
-def _log_settings(config: Config, *, resume: bool) -> None:
+def _log_settings(config: Config, *, resume: bool, brief: bool) -> None:
     """Say what will run, and what is probably not meant."""
-    _log.info("settings:\n%s", dump_config(config).rstrip())
+    if brief:
+        _log.info("settings that differ from the defaults (all: %s):\n%s", CONFIG_FILE, dump_changes(config).rstrip())
+    else:
+        _log.info("settings:\n%s", dump_config(config).rstrip())
     for line in advice(config):
         _log.warning(line)
     if resume and not (config.output / STATE_FILE).exists():
