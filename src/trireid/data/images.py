@@ -52,11 +52,16 @@ def read_image(path: Path) -> DecodedImage:
         raise ImageError(f"{path}: {error}; {REPAIR}") from error
 
 
+def _unreadable(path: Path, error: OSError) -> ImageError:
+    what = f"{path}: cannot be read ({error.strerror})"
+    return ImageError(f"{what}; restore the file, or leave its triplet out with --skip-bad")
+
+
 def _content(path: Path) -> bytes:
     try:
         return read_bytes(path)
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
+        raise _unreadable(path, error) from error
 
 
 def decode_image(path: Path, value_range: ValueRange = "file") -> Tensor:
@@ -90,7 +95,7 @@ def _head(path: Path) -> bytes:
     try:
         return read_head(path, 32)
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
+        raise _unreadable(path, error) from error
 
 
 def _to_tensor(path: Path, values: Values, value_range: ValueRange, modality: str = "") -> Tensor:
