@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from trireid.errors import InputError
+from trireid.config.schema import BackboneConfig, ModelConfig
+from trireid.errors import ConfigError, InputError
 from trireid.models.atmoe import ATMoE
+from trireid.models.build import build_model
 from trireid.models.hdm import HDM
 from trireid.models.pife import PIFE
 from trireid.types import modality_subsets
@@ -113,3 +115,24 @@ def test_pife_is_its_formula_for_each_modality():
         normed = normed * pife.norm.weight[m] + pife.norm.bias[m]
         expected = quick_gelu(pife.reduce.weight[m] @ normed + pife.reduce.bias[m])
         assert torch.allclose(out[0, m], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "chosen", "num_heads"), [(768, None, 8), (768, 64, 12), (512, 64, 8), (32, 64, 1)])
+def test_heads_are_those_of_earlier_checkpoints_unless_their_width_is_given(width, chosen, num_heads):
+    config = ModelConfig(
+        backbone=BackboneConfig(name="tiny", width=width, depth=1, num_heads=4, pretrained="none"),
+        head="hdm",
+        hdm_head_width=chosen,
+    )
+    with torch.device("meta"):
+        model = build_model(config, image_size=(16, 16), num_classes=2, num_cameras=2)
+    assert model.head.hdm.num_heads == num_heads
+    assert model.backbone.sie_tokens == "cls"
+
+
+def test_a_head_width_that_leaves_a_rest_is_refused():
+    config = ModelConfig(
+        backbone=BackboneConfig(name="tiny", width=96, depth=1, pretrained="none"), head="hdm", hdm_head_width=13
+    )
+    with pytest.raises(ConfigError, match=r"hdm_head_width is 13, which makes 7 heads of the feature width 96"):
+        build_model(config, image_size=(16, 16), num_classes=2, num_cameras=2)
