@@ -288,11 +288,35 @@ def test_costs_are_of_the_cells_that_have_a_row(tmp_path, monkeypatch):
         return [{"name": name, "gmac": 1.5, "throughput": 20.0} for name in configs]
 
     monkeypatch.setattr("trireid.ablation.run_jobs", lambda *_, **__: [(bad, "it cannot be built")])
+    monkeypatch.setattr("trireid.train.preflight.check_runs", lambda _configs: None)  # as where it fails later
     monkeypatch.setattr("trireid.cli.bench.measure", measure)
     arguments = ["ablate", "--config", str(tmp_path / "c.yaml"), "--cells", str(tmp_path / "cells.yaml")]
     result = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--out", str(tmp_path / "grid")])
     assert result.exit_code == 1, result.output
     assert asked == ["good"]
+
+
+def test_a_grid_is_checked_once_before_its_first_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("trireid.ablation.run_jobs", lambda *_, **__: pytest.fail("a run was started"))
+
+    def refused(*settings, root, vary=("model.head=none,sdtps",)):
+        path = tmp_path / "run.yaml"
+        path.write_text(dump_config(tiny_config(root, tmp_path / "unused")))
+        arguments = ["ablate", "--config", str(path), "--seeds", "3", "--out", str(tmp_path / "grid"), *settings]
+        result = CliRunner().invoke(app, [*arguments, *(word for axis in vary for word in ("--vary", axis))])
+        assert result.exit_code == 2, result.output
+        return result.stderr.strip()
+
+    nowhere = tmp_path / "nowhere" / "data"
+    line = refused(root=nowhere)
+    assert f"{nowhere}: no such folder; set data.root" in line
+    assert "\n" not in line
+    tree = write_tree(tmp_path / "data", identities=4)
+    assert "needs 32 identities in a batch" in refused("data.batch_size=64", root=tree)
+    assert refused(
+        root=tree, vary=["model.backbone.depth=1,2", "model.backbone.pretrained=none,absent.pth"]
+    ).startswith("error: depth=1, pretrained=absent.pth and 1 more: weight file absent.pth does not exist")
+    assert not list(tmp_path.glob("grid/*/*"))
 
 
 def test_costs_that_cannot_be_measured_do_not_lose_the_table(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def run(
         the exit code: 0, or 1 where a run failed.
 
     Raises:
-        ConfigError: neither or both ways of naming cells, or a wrong setting in a cell.
+        ConfigError: neither or both ways of naming cells, a wrong setting in a cell, or a cell whose run cannot start.
     """
     from trireid.ablation import (
         collect,
@@ -45,15 +45,17 @@ def run(
         raise ConfigError("give either --vary key=v1,v2 (as often as you like) or --cells FILE")
     cells = file_cells(cells_file) if cells_file is not None else vary_cells(vary)
     jobs = plan(config, cells, overrides=overrides, seeds=seeds, out=out)
-    with only_ablation(out), progress(f"{len(cells)} cells x {seeds} seeds") as bar:
-        failed = run_jobs(
-            jobs,
-            config_path=config,
-            overrides=overrides,
-            parallel=parallel,
-            devices=visible_devices() if parallel > 1 else (),
-            progress=bar.reach,
-        )
+    with only_ablation(out):
+        _check(jobs, config, overrides)
+        with progress(f"{len(cells)} cells x {seeds} seeds") as bar:
+            failed = run_jobs(
+                jobs,
+                config_path=config,
+                overrides=overrides,
+                parallel=parallel,
+                devices=visible_devices() if parallel > 1 else (),
+                progress=bar.reach,
+            )
     for job, reason in failed:
         note(f"{job.cell.name}, seed {job.seed} failed: {reason} ({job.folder.with_suffix('.log')})")
     measured: Mapping[str, Mapping[str, float]] = {}
@@ -67,6 +69,17 @@ def run(
     say(markdown(table))
     say(f"table: {files[0]} and {files[1]}; run again to complete or extend it")
     return 1 if failed else 0
+
+
+def _check(jobs: Sequence[Any], config: Path, overrides: Sequence[str]) -> None:
+    """Refuse cells whose runs cannot start, once, before the first of them."""
+    from trireid.ablation import cell_config
+
+    waiting = {job.cell.name: job.cell for job in jobs if not job.is_finished}
+    with progress("checking the grid", counted=False):
+        from trireid.train.preflight import check_runs
+
+        check_runs({name: cell_config(config, cell, overrides) for name, cell in waiting.items()})
 
 
 def _costs(config: Path, cells: Sequence[Any], overrides: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
