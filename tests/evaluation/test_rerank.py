@@ -166,7 +166,7 @@ def test_mutual_neighbours_tell_two_close_chains_apart():
         ({"k2": 0}, "k2=0"),
         ({"lambda_value": 1.5}, "lambda 1.5"),
         ({"lambda_value": -0.1}, "lambda"),
-        ({"chunk_size": 0}, "chunk_size 0"),
+        ({"chunk_size": 0}, "chunk_size=0"),
     ],
 )
 def test_bad_settings_are_errors(settings, message):

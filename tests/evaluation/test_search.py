@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_an_error():
         search(query, gallery[:, :3], query_labels, gallery_labels, Protocol("p"))
     with pytest.raises(InputError, match="4 query and 4 gallery labels"):
         search(query, gallery, query_labels, query_labels, Protocol("p"))
-    with pytest.raises(InputError, match="each must be at least 1"):
+    with pytest.raises(InputError, match="whole number, at least 1"):
         search(query, gallery, query_labels, gallery_labels, Protocol("p"), top=0)
     gallery[3, 1] = torch.nan
     with pytest.raises(InputError, match="gallery feature of item 3 is NaN"):

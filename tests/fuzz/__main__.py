@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.collect()
     gc.freeze()  # else the first collection of each child would copy every page that holds an object
     done: list[Finished] = []
-    wrong = 0
+    wrong: Counter[str] = Counter()
     cases = within(planned(kinds, given.share, given.case), started + given.seconds)
     runs = run_cases(
         cases, seed=given.seed, scratch=scratch, jobs=given.jobs, wall_seconds=given.wall, keep=given.case is not None
@@ -41,23 +42,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for finished in runs:
         done.append(finished)
         if not finished.outcome.right:
-            wrong += 1
-            if wrong <= SHOWN:
+            wrong[_alike(finished)] += 1
+            if wrong[_alike(finished)] == 1:
                 print(_failure(finished, given.seed), flush=True)
         if len(done) % 500 == 0:
-            print(f"{len(done)} inputs, {wrong} wrong, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{len(done)} inputs, {wrong.total()} wrong, {time.monotonic() - started:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     if given.case is not None and done:
         print(_words(done[0]))
     print(table(kinds, done))
     planned_count = sum(1 for _ in planned(kinds, given.share, given.case))
-    print(
-        f"{len(done)} of {planned_count} inputs, {wrong} wrong, seed {given.seed}, {time.monotonic() - started:.0f} s"
-    )
+    seconds = time.monotonic() - started
+    print(f"{len(done)} of {planned_count} inputs, {wrong.total()} wrong, seed {given.seed}, {seconds:.0f} s")
     if wrong:
+        print(f"{len(wrong)} sorts of wrong outcomes, of which the first of each is above:")
+        for alike, number in wrong.most_common(SHOWN):
+            print(f"{number:6d}  {alike}")
         print(f"what they wrote is kept in {scratch}")
     elif not given.scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    return int(wrong > 0)
+    return int(bool(wrong))
 
 
 def planned(kinds: Sequence[Kind], share: float, case: int | None) -> Iterator[tuple[Kind, int]]:
@@ -97,6 +104,12 @@ def _failure(finished: Finished, seed: int) -> str:
     again = f"--only {finished.kind} --seed {seed} --case {finished.index}"
     detail = outcome.detail.encode("ascii", "backslashreplace").decode()
     return f'{outcome.name} ({finished.strategy}): {detail}\n    again: make fuzz FUZZ="{again}"'
+
+
+def _alike(finished: Finished) -> str:
+    """What faults of one sort have in common: the outcome and the line, without numbers, paths and names."""
+    detail = re.sub(r"/\S+|'[^']*'|\"[^\"]*\"|\d+", "...", finished.outcome.detail)
+    return f"{finished.kind}, {finished.outcome.name}: {detail[:110]}".encode("ascii", "backslashreplace").decode()
 
 
 def _words(finished: Finished) -> str:

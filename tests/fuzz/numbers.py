@@ -49,7 +49,7 @@ def prepare(folder: Path) -> None:
 
 
 def _draw(random: Random, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(random.getrandbits(60)))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(random.getrandbits(60)))
 
 
 def labels(random: Random, count: int) -> Labels:

@@ -106,14 +106,14 @@ def run_in_sandbox(action: Callable[[], object], *, folder: Path, work: Path) ->
 
 def _code_of(action: Callable[[], object]) -> int:
     """What a shell would see of an action: 0, the code it exits with, 2 after an error of the package, or a fault."""
-    from trireid.errors import TrireidError
+    from trireid.errors import TrireidError, printable_lines
 
     try:
         action()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except TrireidError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable_lines(str(error))}\n")
         return 2
     except WrongResult as error:
         sys.stderr.write(f"wrong: {error}\n")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
+from trireid.evaluation.checks import check_tensors
 
 LONGEST = 1e38
 """Length of the longest feature: distances of two of them are still numbers of float32."""
@@ -115,7 +116,8 @@ def unit(features: Tensor) -> Tensor:
 
 
 def check_widths(first: Tensor, second: Tensor, *, name: str) -> None:
-    """Raise InputError unless both are `(n, D)` of one width."""
+    """Raise InputError unless both are tensors `(n, D)` of one width."""
+    check_tensors(name, first, second)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise InputError(f"{name} got {tuple(first.shape)} and {tuple(second.shape)}; allowed are (Q, D) and (G, D)")
 
@@ -128,9 +130,7 @@ def check_features(features: Tensor, side: str, *, start: int = 0) -> None:
         side: what messages call it.
         start: number of its first row.
     """
-    if features.is_meta or features.is_complex():
-        given = "on the device meta" if features.is_meta else f"of type {features.dtype}"
-        raise InputError(f"the {side} features are {given}; real numbers on a real device can be compared")
+    check_tensors(f"the {side} side", features)
     length = torch.linalg.vector_norm(features.double(), dim=1)
     broken = (~(length <= LONGEST)).nonzero()
     if not len(broken):

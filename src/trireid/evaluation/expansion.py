@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
+from trireid.evaluation.checks import check_sizes
 from trireid.evaluation.distance import centre_of, centred, check_features, check_widths, euclidean, unit
 from trireid.evaluation.order import nearest, row_slices, rows_at_a_time
 
@@ -39,11 +40,9 @@ def average_query_expansion(
         InputError: a setting or shape is out of range, or a feature is NaN or infinite.
     """
     check_widths(query, query if gallery is None else gallery, name="average_query_expansion")
-    if num_neighbours < 1 or alpha < 0.0 or chunk_size < 1:
-        raise InputError(
-            f"query expansion got num_neighbours={num_neighbours}, alpha={alpha:g}, chunk_size={chunk_size}; "
-            f"allowed are at least 1, 0 and 1"
-        )
+    check_sizes("query expansion", num_neighbours=num_neighbours, chunk_size=chunk_size)
+    if not 0.0 <= alpha < float("inf"):
+        raise InputError(f"query expansion got alpha={alpha:g}; it must be at least 0 and finite (published: 3)")
     query = _unit(query, "query")
     items = query if gallery is None else _unit(gallery, "gallery")
     centre = centre_of(items)

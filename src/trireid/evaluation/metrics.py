@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
+from trireid.evaluation.checks import check_labels, check_sizes, check_tensors
 from trireid.evaluation.distance import centre_of, centred, check_features, check_widths, euclidean
 from trireid.evaluation.order import LAST, fits_key, key_position, order_keys, row_slices, rows_at_a_time
 from trireid.evaluation.protocols import bearers, equal_known, labels_to, ranking_masks, take
@@ -92,7 +93,7 @@ def rank_metrics(
     Raises:
         InputError: shapes or ranks do not fit, a distance is NaN, or no query at all has a valid match.
     """
-    _check(distance, query, gallery, ranks=ranks, chunk_size=chunk_size)
+    _check(distance, query, gallery, ranks=ranks, max_rank=max_rank, chunk_size=chunk_size)
     query, gallery = labels_to(query, distance.device), labels_to(gallery, distance.device)
     relatives, itself = bearers(query.identity, gallery.identity), bearers(query.item, gallery.item)
     chunks = [
@@ -197,7 +198,7 @@ def ranked_list(distance: Tensor, query: Labels, gallery: Labels, protocol: Prot
 
     Args: as `rank_metrics`; distance is `(Q, G)`, of whole numbers, too: the list's is then float64.
     """
-    _check(distance, query, gallery, ranks=(top,), chunk_size=1)
+    _check(distance, query, gallery, ranks=(1,), top=top)
     distance = distance if distance.is_floating_point() else distance.double()  # whole numbers have no infinity
     query, gallery = labels_to(query, distance.device), labels_to(gallery, distance.device)
     matches, excluded = ranking_masks(query, gallery, protocol)
@@ -223,6 +224,7 @@ def pairwise_distance(first: Tensor, second: Tensor, *, chunk_size: int = 1024) 
         InputError: the shapes do not fit, or a feature is NaN, infinite or too long for float32.
     """
     check_widths(first, second, name="pairwise_distance")
+    check_sizes("pairwise_distance", chunk_size=chunk_size)
     check_features(first, "first")
     check_features(second, "second")
     centre = centre_of(second)
@@ -233,19 +235,20 @@ def pairwise_distance(first: Tensor, second: Tensor, *, chunk_size: int = 1024) 
     return result
 
 
-def _check(distance: Tensor, query: Labels, gallery: Labels, *, ranks: tuple[int, ...], chunk_size: int) -> None:
+def _check(distance: Tensor, query: Labels, gallery: Labels, *, ranks: tuple[int, ...], **sizes: int) -> None:
     """Raise InputError unless the arguments of a ranking fit together."""
+    check_tensors("a ranking", distance)
+    check_labels("a ranking", query, gallery)
     if distance.shape != (len(query), len(gallery)) or distance.numel() == 0:
         raise InputError(
             f"distance has shape {tuple(distance.shape)}; {len(query)} query and {len(gallery)} gallery labels "
             f"need {(len(query), len(gallery))}, each at least 1"
         )
-    if distance.is_complex() or distance.is_meta:
-        raise InputError(
-            f"distance is {distance.dtype} on {distance.device}; allowed are real numbers on a real device"
-        )
-    if not ranks or min(ranks) < 1 or chunk_size < 1:
-        raise InputError(f"ranks {ranks} and chunk_size {chunk_size} must be at least 1")
+    if distance.is_floating_point() and distance.dtype.itemsize < 2:
+        raise InputError(f"distance is {distance.dtype}, which cannot be ordered; give it as float16 or wider")
+    if not ranks:
+        raise InputError("no rank is given; name at least one, e.g. ranks=(1, 5, 10)")
+    check_sizes("a ranking", **{f"rank {place}": rank for place, rank in enumerate(ranks, start=1)}, **sizes)
     if bool(distance.amax().isnan()):  # the largest of anything and NaN is NaN
         num_nan = int(distance.isnan().sum())
         row = int(distance.isnan().any(dim=1).nonzero()[0])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
+from trireid.evaluation.checks import check_sizes, check_tensors
 from trireid.evaluation.distance import (
     PAIR_ELEMENTS,
     Centred,
@@ -53,6 +54,8 @@ def k_reciprocal(
     check_features(query, "query")
     if gallery is not None:
         check_features(gallery, "gallery")
+    if gallery is not None and gallery.dtype != query.dtype:
+        query, gallery = query.double(), gallery.double()
     features = query if gallery is None else torch.cat([query, gallery])
     distances: Distances = _OfFeatures(centred(features, centre_of(features)))
     if presence is not None:
@@ -88,6 +91,7 @@ def k_reciprocal_distance(
     Raises:
         InputError: a setting or shape is out of range.
     """
+    check_tensors("re-ranking", query_gallery, query_query, gallery_gallery)
     if query_gallery.ndim != 2:
         raise InputError(f"re-ranking got distances {tuple(query_gallery.shape)}; allowed are (Q, G)")
     num_query, num_gallery = query_gallery.shape
@@ -236,9 +240,6 @@ def _common(asked: slice, held: slice) -> tuple[slice, slice]:
 
 def _check_settings(k1: int, k2: int, lambda_value: float, chunk_size: int) -> None:
     """Raise InputError for settings without a meaning."""
-    if k1 < 1 or k2 < 1:
-        raise InputError(f"re-ranking got k1={k1}, k2={k2}; both must be at least 1 (published: 20 and 6)")
+    check_sizes("re-ranking", k1=k1, k2=k2, chunk_size=chunk_size)
     if not 0.0 <= lambda_value <= 1.0:
         raise InputError(f"re-ranking got lambda {lambda_value}; it must lie in [0, 1] (published: 0.3)")
-    if chunk_size < 1:
-        raise InputError(f"re-ranking got chunk_size {chunk_size}; it must be at least 1")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trireid.errors import InputError
+from trireid.evaluation.checks import check_labels, check_sizes, check_tensors
 from trireid.evaluation.distance import centre_of, centred, check_features, euclidean, unit
 from trireid.evaluation.metrics import RankedList
 from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
@@ -56,7 +57,7 @@ def search(
     Raises:
         InputError: shapes or settings do not fit, or a feature is NaN, infinite or too long for float32.
     """
-    _check(query, gallery, (top, chunk_size, query_chunk_size))
+    _check(query, gallery, top=top, chunk_size=chunk_size, query_chunk_size=query_chunk_size)
     query_labels = unknown_labels(len(query)) if query_labels is None else query_labels
     gallery_labels = unknown_labels(len(gallery)) if gallery_labels is None else gallery_labels
     _check_labels(query_labels, gallery_labels, len(query), len(gallery))
@@ -110,24 +111,25 @@ def _from_numpy(part: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(part, dtype=part.dtype.newbyteorder("=") if known else np.float64))
 
 
-def _check(query: Tensor, gallery: Features, sizes: tuple[int, ...]) -> None:
+def _check(query: Tensor, gallery: Features, **sizes: int) -> None:
     """Raise InputError unless features and sizes of a search fit together."""
     if not isinstance(query, Tensor) or not hasattr(gallery, "shape"):
         raise InputError(
             f"search got a query of type {type(query).__name__} and a gallery of type {type(gallery).__name__}; allowed"
             " are a tensor, and a tensor or a numpy array"
         )
+    check_tensors("search", query, *([gallery] if isinstance(gallery, Tensor) else []))
     shapes = tuple(query.shape), tuple(gallery.shape)
     if query.ndim != 2 or gallery.ndim != 2 or shapes[0][1] != shapes[1][1] or 0 in (*shapes[0], *shapes[1]):
         raise InputError(
             f"search got features {shapes[0]} and {shapes[1]}; allowed are (Q, D) and (G, D), none of them 0"
         )
-    if min(sizes) < 1:
-        raise InputError(f"search got top, chunk_size and query_chunk_size {sizes}; each must be at least 1")
+    check_sizes("search", **sizes)
 
 
 def _check_labels(query: Labels, gallery: Labels, num_queries: int, num_gallery: int) -> None:
     """Raise InputError unless there is one label for each item."""
+    check_labels("search", query, gallery)
     if (len(query), len(gallery)) != (num_queries, num_gallery):
         raise InputError(
             f"search got {len(query)} query and {len(gallery)} gallery labels for {num_queries} queries and "

@@ -60,13 +60,16 @@ def equal_error(same: Tensor, different: Tensor, *, most_pairs: int = MOST_PAIRS
         most_pairs: see `MOST_PAIRS`.
 
     Raises:
-        InputError: one of them is empty.
+        InputError: one of them is empty, or a distance is NaN or infinite.
     """
     if not len(same) or not len(different):
         raise InputError(
             f"an equal error rate needs pairs of the same and of different identities; given {len(same)} and "
             f"{len(different)}"
         )
+    for kind, each in (("same", same), ("different", different)):
+        if not bool(each.isfinite().all()):
+            raise InputError(f"a distance of the {kind} pairs is NaN or infinite; leave it out, or check the features")
     same, different = (each[:: -(-len(each) // most_pairs)] for each in (same, different))
     is_same = np.concatenate([np.ones(len(same)), np.zeros(len(different))])
     nearness = -np.concatenate([same.cpu().numpy(), different.cpu().numpy()])

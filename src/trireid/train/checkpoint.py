@@ -260,6 +260,10 @@ def _usable_device(device: torch.device | str) -> torch.device:
     if (found.index or 0) >= count:
         seen = f"{count} CUDA device(s)" if count else "no CUDA device"
         raise InputError(f"device is {str(found)!r}, but torch sees {seen}: choose cpu, or one that is there")
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, NotImplementedError) as error:
+        raise InputError(f"device is {str(found)!r}, which this torch cannot use: choose cpu or cuda") from error
     return found
 
 
