@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from trireid.cli.guard import guarded
 from trireid.data.images import ImageError, decode_image
-from trireid.files import UnreadableFileError, check_regular, file_name, read_bytes, read_text
+from trireid.errors import InputError
+from trireid.files import (
+    UnreadableFileError,
+    check_regular,
+    file_name,
+    inside,
+    read_bytes,
+    read_text,
+    real_path,
+    write_text,
+)
 
 
 def test_regular_files_are_read_up_to_their_limit(tmp_path):
@@ -56,3 +67,27 @@ def test_names_of_files_are_told_apart_and_stay_in_their_folder():
     names = [file_name(text) for text in [*plain, *odd, "张" * 200, "张" * 201]]
     assert len(set(names)) == len(names)
     assert all(Path(name).name == name and name[0] not in ".-" and len(name.encode()) <= 120 for name in names)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/a", "../a", "a/../b", "a//b", "./a", "a\\b", "C:a", "a\0", "\x1b", "\udce9", "\xe9" * 128]
+)
+def test_a_name_that_is_not_below_the_folder_is_an_error(tmp_path, name):
+    with pytest.raises(InputError, match="it must be that of a file below") as caught:
+        inside(tmp_path, name)
+    assert str(caught.value).isprintable()
+
+
+def test_a_plain_name_is_below_the_folder(tmp_path):
+    assert inside(tmp_path, "a/..b/\xe9 c.jpg") == tmp_path / "a" / "..b" / "\xe9 c.jpg"
+
+
+def test_odd_paths_and_texts_are_no_tracebacks(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert real_path(tmp_path / "loop").name == "loop"
+    with pytest.raises(InputError, match="holds a NUL character"):
+        real_path(tmp_path / "a\0b")
+    write_text(tmp_path / "page.md", "caf\udce9")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == "caf\\udce9"
+    with pytest.raises(SystemExit, match="2"), guarded():
+        (tmp_path / "loop").read_bytes()

@@ -134,6 +134,18 @@ def inside(folder: Path, name: str) -> Path:
     raise InputError(f"the name '{printable(name, limit=60)}' {wrong}; it must be that of a file below {folder}")
 
 
+def real_path(path: Path) -> Path:
+    """A path from the root on and without links, as far as it leads; a link that leads to itself is no error here.
+
+    Raises:
+        InputError: it holds a NUL, which no path can.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise InputError(f"the path {printable(str(path))} holds a NUL character; leave it out") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place once the block is left without an error.
@@ -254,7 +266,8 @@ def write_text(path: Path, text: str) -> None:
         RunError: The folder cannot be written or the disk is full.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A path in it may hold bytes that are not UTF-8.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:

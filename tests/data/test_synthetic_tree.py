@@ -161,6 +161,7 @@ def test_msvr310_light_is_the_scene_and_view_is_the_camera(tmp_path):
         ({"per_camera": 0}, "0 images a camera"),
         ({"workers": -1}, "-1 workers"),
         ({"image_size": (8, 4)}, "too small"),
+        ({"image_size": (32, 99999)}, "both sides must be at most 4096 pixels"),
         ({"layout": "rgbnt100", "image_size": (64, 128)}, "leave the size out"),
         ({"names": [Path("x_train.txt")], "num_ids": 3}, "names and numbers were given"),
         ({"names": []}, "no name list was given"),

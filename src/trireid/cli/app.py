@@ -323,9 +323,10 @@ def compare(
 ) -> None:
     """Write one page of several runs side by side, with the queries on which they differ."""
     from trireid.cli.console import say
+    from trireid.files import real_path
     from trireid.report.compare import write_comparison
 
-    target = runs[0].resolve().parent / "compare.html" if out is None else out
+    target = real_path(runs[0]).parent / "compare.html" if out is None else out
     with _writing_a_page(quiet=evaluate):
         page = write_comparison(runs, target, overrides=set_ or [], evaluate=evaluate, progress=evaluate)
     say(f"comparison: {page}")

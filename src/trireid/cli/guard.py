@@ -24,6 +24,8 @@ _ADVICE = {
     errno.EPERM: "change its permissions, or choose another place",
     errno.EROFS: "the file system is read-only; choose another place",
     errno.ENOTDIR: "a file stands where a folder should be; choose another place",
+    errno.EISDIR: "a folder stands where a file should be; choose another place",
+    errno.ELOOP: "a symbolic link leads to itself; give the file or folder that is meant",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "use fewer data.workers, or allow more open files (ulimit -n)",
     errno.ENFILE: "use fewer data.workers, or end other programs",

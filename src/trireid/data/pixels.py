@@ -271,7 +271,8 @@ def _fingerprint(
             if source is not None:
                 state = source.path.stat()
                 times = f"{state.st_mtime_ns} {state.st_ctime_ns}"
-                digest.update(f"{source.path.resolve()} {source.columns} {state.st_size} {times}".encode())
+                named = f"{source.path.resolve()} {source.columns} {state.st_size} {times}"
+                digest.update(named.encode(errors="backslashreplace"))  # a path may hold bytes that are not UTF-8
             digest.update(f"|{record.orientation}".encode())
     return digest.hexdigest()[:32]
 

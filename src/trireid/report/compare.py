@@ -9,7 +9,7 @@ from typing import Any
 
 from trireid.errors import InputError, TrireidError
 from trireid.evaluation.verification import equal_error, pair_distances
-from trireid.files import write_text
+from trireid.files import real_path, write_text
 from trireid.report.media import Plot, plot, render
 from trireid.report.page import query_for_page
 from trireid.report.queries import Ranked, differing_queries, query_precision, rank_saved
@@ -41,7 +41,7 @@ def write_comparison(
     """
     if len(paths) < 2:
         raise InputError(f"a comparison needs two runs or more, given {len(paths)}")
-    if len({path.resolve() for path in paths}) < len(paths):
+    if len({real_path(path) for path in paths}) < len(paths):
         raise InputError("a run is given twice; give each once")
     runs = [read_run(path, overrides=overrides, evaluate=evaluate, progress=progress) for path in paths]
     write_text(target, render_comparison(runs))
@@ -78,7 +78,7 @@ def render_comparison(runs: Sequence[RunFolder]) -> str:
 
 def _names(runs: Sequence[RunFolder]) -> list[str]:
     """The shortest names that tell the runs apart: folder names, with those above where they are alike."""
-    parts = [run.path.resolve().parts for run in runs]
+    parts = [real_path(run.path).parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):

@@ -15,7 +15,7 @@ from trireid.config.schema import Config
 from trireid.data.records import Record
 from trireid.errors import ConfigError, RunError
 from trireid.evaluation.saved import FEATURES_FILE, RECORDS_FILE, SavedFeatures, SavedSide, load_features
-from trireid.files import read_text
+from trireid.files import read_text, real_path
 from trireid.train.checkpoint import LAST_FILE, config_here, load_checkpoint
 from trireid.train.inputs import scan_index
 from trireid.train.run_files import (
@@ -73,7 +73,7 @@ class RunFolder:
     @property
     def name(self) -> str:
         """The name of the folder, or of the file without its ending."""
-        path = self.path.resolve()
+        path = real_path(self.path)
         return path.name if self.path.is_dir() else path.stem
 
     @property

@@ -16,7 +16,7 @@ from trireid.errors import DataError, InputError
 from trireid.files import read_text
 
 NUM_IDS, NUM_CAMERAS, PER_CAMERA = 24, 2, 4
-MIN_SIDE = 16
+MIN_SIDE, MAX_SIDE = 16, 4096
 SPLITS = ("train", "test")
 
 
@@ -101,6 +101,8 @@ def _checked_size(layout: Layout, image_size: tuple[int, int] | None) -> tuple[i
         )
     if min(image_size) < MIN_SIDE:
         raise InputError(f"image size {image_size} is too small; both sides must be at least {MIN_SIDE} pixels")
+    if max(image_size) > MAX_SIDE:
+        raise InputError(f"image size {image_size} is too large; both sides must be at most {MAX_SIDE} pixels")
     return image_size
 
 

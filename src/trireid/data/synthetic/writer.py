@@ -21,7 +21,7 @@ from trireid.data.synthetic.layouts import Item
 from trireid.data.synthetic.plan import Plan, RenderSettings, make_plan
 from trireid.data.synthetic.render import Pixels, render_triplet
 from trireid.errors import DataError, InputError
-from trireid.files import inside
+from trireid.files import inside, real_path
 
 JPEG_QUALITY = 95
 CHUNK = 32
@@ -163,7 +163,7 @@ def beside(out: Path) -> Iterator[Path]:
     Raises:
         DataError: `out` exists and is no empty folder, or the disk refuses.
     """
-    out = out.resolve()  # a name of its own also for "."
+    out = real_path(out)  # a name of its own also for "."
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is no empty folder; give another folder, or remove it first")
     try:
