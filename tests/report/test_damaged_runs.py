@@ -15,6 +15,7 @@ from trireid.errors import RunError
 from trireid.report.page import write_report
 from trireid.report.run_folder import read_run
 from trireid.train.runs import read_epochs, read_metrics
+from trireid.train.state import TrainingState, load_state, save_state
 
 SCORES = {"mAP": 0.5, "mINP": 0.4, "rank1": 0.6, "rank5": 0.7, "rank10": 0.8}
 METRICS = {
@@ -157,3 +158,17 @@ def test_readers_that_need_the_whole_file_say_one_line(run, tmp_path):
     assert (result.exit_code, len(result.stderr.strip().splitlines())) == (2, 1), result.output
     assert "damaged" in result.stderr
     assert not (tmp_path / "none").exists()
+
+
+STATES = [("epoch", []), ("epoch", True), ("model", None), ("optimizer", -1), ("seconds", "x"), ("untrained", {"a": 1})]
+
+
+@pytest.mark.parametrize(("part", "value"), STATES, ids=str)
+def test_a_state_of_other_types_is_one_line(tmp_path, part, value):
+    state = {"epoch": 1, "model": {}, "optimizer": {"param_groups": [], "state": {}}, "scaler": {}, "label_map": {}}
+    state |= {"seconds": 1.0, "untrained": {}}
+    save_state(tmp_path / "state.pt", TrainingState(**state))
+    assert load_state(tmp_path / "state.pt").epoch == 1
+    save_state(tmp_path / "state.pt", TrainingState(**state | {part: value}))
+    with pytest.raises(RunError, match=r"state.pt is damaged .*(epoch|model|optimizer|seconds|a: input)"):
+        load_state(tmp_path / "state.pt")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,6 +15,8 @@ from trireid.data.labels import LabelMap
 from trireid.errors import RunError
 from trireid.files import replacing
 from trireid.models.untrusted import DAMAGE
+from trireid.train.run_files import Figures
+from trireid.typed_json import checked
 
 FORMAT_VERSION = 1
 
@@ -77,12 +80,30 @@ def load_state(path: Path) -> TrainingState:
         version = content.pop("format")
         if version != FORMAT_VERSION:
             raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}: train again")
-        return TrainingState(**content)
+        state = TrainingState(**content)
+        _check_types(state)
+        return state
     except DAMAGE as error:
         raise RunError(
             f"{path} is damaged ({' '.join(str(error).split())[:200]}): delete the folder {path.parent} and resume; "
             "training then starts from the first epoch"
         ) from error
+
+
+def _check_types(state: TrainingState) -> None:
+    """Raise ValueError, one line, where a part is not of the type that `save_state` writes."""
+    numbers = {"epoch": int, "seconds": float}
+    for name in TrainingState.__annotations__:
+        value, wanted = getattr(state, name), numbers.get(name, dict)
+        right = isinstance(value, wanted) and not isinstance(value, bool)
+        if not right or (wanted is not dict and not 0 <= value < 1e12):
+            raise ValueError(f"{name} is a {type(value).__name__}, not a {wanted.__name__} that a run saves")
+    groups, slots = state.optimizer.get("param_groups"), state.optimizer.get("state")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError("optimizer.param_groups is no list of groups")
+    if not isinstance(slots, dict) or not all(isinstance(slot, dict) for slot in slots.values()):
+        raise ValueError("optimizer.state is no table of parameters")
+    checked(TypeAdapter(Figures), state.untrained)
 
 
 def restore(
