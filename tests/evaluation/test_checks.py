@@ -37,7 +37,7 @@ def test_only_dense_real_tensors_are_compared(value, words):
         search(value, GOOD)
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5, None, "3"])
+@pytest.mark.parametrize("size", [0, -1, 2.5, None, "3", True])
 def test_sizes_are_whole_numbers_of_at_least_1(size):
     with pytest.raises(InputError, match="it must be a whole number, at least 1"):
         check_sizes("it", good=1, top=size)

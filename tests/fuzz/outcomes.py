@@ -15,7 +15,7 @@ MOST_GROWTH = 1500 * 2**10  # KiB of memory beyond what a child starts with
 LONGEST_LINE = 4000  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 PYTHON_WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning", re.MULTILINE)
-SETTING_LINE = re.compile(r"override |\S*\.ya?ml: ")  # several wrong settings: a line for each
+SETTING_LINE = re.compile(r"\s*(override |\S*\.ya?ml: )")  # several wrong settings: a line for each
 NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|[Cc]annot allocate memory|not enough memory|out of memory")
 
 

@@ -26,7 +26,7 @@ def check_tensors(name: str, *values: Tensor) -> None:
 def check_sizes(name: str, **sizes: object) -> None:
     """Raise InputError unless all are whole numbers of at least 1."""
     for setting, size in sizes.items():
-        if not isinstance(size, Integral) or int(size) < 1:
+        if isinstance(size, bool) or not isinstance(size, Integral) or int(size) < 1:
             raise InputError(f"{name} got {setting}={size!r}; it must be a whole number, at least 1")
 
 
