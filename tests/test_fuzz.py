@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -92,6 +93,20 @@ def test_every_wrong_outcome_is_seen(tmp_path: Path) -> None:
     assert outcomes == {strategy.__name__: name for strategy, name in EXPECTED.items()}
     kept = {finished.kind for finished in found if finished.folder.exists()}
     assert kept == {strategy.__name__ for strategy in EXPECTED} - {"works", "refused"}
+
+
+def dies(case):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_case_that_takes_its_child_along_harms_no_other(tmp_path: Path) -> None:
+    expected = {works: "works", traceback: "traceback", dies: "hangs"}
+    kind = Kind("mixed", 40, lambda folder: None, {works: 6, traceback: 2, dies: 1}, quick=frozenset(expected))
+    found = list(run_cases([(kind, index) for index in range(40)], seed=1, scratch=tmp_path, jobs=2))
+    assert sorted(finished.index for finished in found) == list(range(40))
+    assert {finished.strategy for finished in found} == {strategy.__name__ for strategy in expected}
+    names = {strategy.__name__: name for strategy, name in expected.items()}
+    assert all(finished.outcome.name == names[finished.strategy] for finished in found)
 
 
 @pytest.mark.slow

@@ -216,4 +216,10 @@ def in_a_tree(case: Case) -> None:
     command("check-data", "--format", "rgbnt201", "--root", root, *skip)
 
 
-KIND = Kind("images", 2200, prepare, {changed_bytes: 70, made: 5, overwritten_scan: 13, in_a_tree: 12})
+KIND = Kind(
+    "images",
+    2200,
+    prepare,
+    {changed_bytes: 70, made: 5, overwritten_scan: 13, in_a_tree: 12},
+    quick=frozenset({changed_bytes, made, overwritten_scan}),
+)

@@ -299,4 +299,5 @@ KIND = Kind(
     1400,
     prepare,
     {a_search: 22, re_ranking: 16, expansion: 10, distance: 12, metrics: 18, verification: 4, alone: 8, model: 10},
+    quick=frozenset({a_search, re_ranking, expansion, distance, metrics, verification, alone}),
 )

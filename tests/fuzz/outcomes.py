@@ -8,8 +8,9 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fuzz.sandbox import TRACEBACK, WRONG_RESULT
+from fuzz.sandbox import SEEN, TRACEBACK, WRONG_RESULT
 
 MOST_GROWTH = 1500 * 2**10  # KiB of memory beyond what a child starts with
 LONGEST_LINE = 4000  # characters
@@ -21,11 +22,10 @@ NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|[Cc]annot allocate me
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: its status as `os.wait4` gives it, its peak of memory in KiB, whether it had to be ended."""
+    """How a case ended: exit code, negative for the number of a signal, and whether its time was over."""
 
-    status: int
-    peak_memory: int
-    hung: bool
+    code: int
+    hung: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,28 @@ class Outcome:
 def judge(ended: Ended, folder: Path) -> Outcome:
     """The outcome of a case from how its process ended and what it left in its folder."""
     words = {name: _read(folder / f"{name}.txt") for name in ("out", "err", "foreign")}
-    if os.WIFSIGNALED(ended.status):
-        number = os.WTERMSIG(ended.status)
-        slow = ended.hung or number in (signal.SIGXCPU, signal.SIGKILL)
-        return Outcome("hangs" if slow else f"signal {number}", _place(words["foreign"]) or _last(words["err"]))
-    code = os.WEXITSTATUS(ended.status)
-    if ended.hung:
+    seen = json.loads(_read(folder / SEEN) or "{}")
+    code = seen.get("code", ended.code)
+    if ended.hung or -code in (signal.SIGXCPU, signal.SIGKILL):
         return Outcome("hangs", _place(words["foreign"]))
+    if code < 0:
+        return Outcome(f"signal {-code}", _place(words["foreign"]) or _last(words["err"]))
     if code == TRACEBACK or "Traceback (most recent call last)" in words["err"]:
         return Outcome("traceback", _last(words["err"]) or _last(words["foreign"]))
     if code == WRONG_RESULT:
         return Outcome("wrong result", _last(words["err"]))
-    return _harm(ended, folder, words) or _ending(code, words)
+    return _harm(seen, folder, words) or _ending(code, words)
 
 
-def _harm(ended: Ended, folder: Path, words: dict[str, str]) -> Outcome | None:
+def _harm(seen: dict[str, Any], folder: Path, words: dict[str, str]) -> Outcome | None:
     """What a case did that none may do, however it ended."""
-    seen = json.loads(_read(folder / "seen.json") or "{}")
     if seen.get("ran"):
         return Outcome("runs something", seen["ran"][0])
     if seen.get("outside"):
         return Outcome("writes outside", seen["outside"][0])
-    if ended.peak_memory - own_memory() > MOST_GROWTH or NO_MEMORY.search(words["err"] + words["foreign"]):
-        return Outcome("memory", f"{ended.peak_memory // 1024} MiB; {_last(words['err'])}")
+    peak = seen.get("peak", 0)
+    if peak - own_memory() > MOST_GROWTH or NO_MEMORY.search(words["err"] + words["foreign"]):
+        return Outcome("memory", f"{peak // 1024} MiB; {_last(words['err'])}")
     if words["foreign"].strip():
         return Outcome("words of a library", _last(words["foreign"]))
     warning = PYTHON_WARNING.search(words["err"])

@@ -9,15 +9,18 @@ import os
 import shutil
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from fuzz.outcomes import Ended, Outcome, judge
-from fuzz.sandbox import run_in_sandbox
+from fuzz.sandbox import SEEN, Task, run_in_sandbox
 
 POLL_SECONDS = 0.002
+TOGETHER = 16  # quick cases in one child: a fork takes longer than they do
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class Kind:
         count: inputs of a whole run.
         prepare: writes what all cases read, once.
         strategies: makes an input and gives it to the package, each with its share.
+        quick: those of them that call functions alone and leave nothing behind in the process; several share a child.
     """
 
     name: str
     count: int
     prepare: Callable[[Path], object]
     strategies: dict[Strategy, float]
+    quick: frozenset[Strategy] = frozenset()
 
     def draw(self, random: Random) -> Strategy:
         """The strategy of a case."""
@@ -75,29 +80,50 @@ class Finished:
     folder: Path
 
 
-@dataclass
-class _Running:
+@dataclass(frozen=True)
+class _Planned:
+    """A case with its strategy and the folder of its own."""
+
     kind: Kind
     index: int
-    strategy: str
-    folder: Path
+    strategy: Strategy
+    case: Case
+
+    @property
+    def folder(self) -> Path:
+        return self.case.folder.parent
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs a child of its own."""
+        return self.strategy not in self.kind.quick
+
+    @property
+    def has_ended(self) -> bool:
+        return (self.folder / SEEN).exists()
+
+
+@dataclass
+class _Running:
+    """A child, the cases that it runs one after the other, and until when its present one may take."""
+
+    group: list[_Planned]
     deadline: float
+    ended: int = 0
     hung: bool = False
 
 
 def prepare(kinds: Sequence[Kind], scratch: Path) -> None:
     """Write what the cases of each kind read, in a child of its own, so that this process stays fit to be forked."""
     for kind in kinds:
-        base = scratch / "base" / kind.name
+        base, folder = scratch / "base" / kind.name, scratch / "prepare" / kind.name
         shutil.rmtree(base, ignore_errors=True)
-        base.mkdir(parents=True)
-        case = Case(Random(0), Path(), base)
-        running = _start(
-            kind, 0, lambda case, kind=kind: kind.prepare(case.folder), case, scratch / "prepare" / kind.name
-        )
-        pid = next(iter(running))
-        _, status, usage = os.wait4(pid, 0)
-        outcome = judge(Ended(status, usage.ru_maxrss, hung=False), running[pid].folder)
+        for each in (base, folder):
+            each.mkdir(parents=True, exist_ok=True)
+        pid = os.fork()
+        if pid == 0:
+            run_in_sandbox([Task(lambda kind=kind, base=base: kind.prepare(base), folder, base)])  # type: ignore[misc]
+        outcome = judge(Ended(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])), folder)
         if not outcome.right:
             raise SystemExit(f"the inputs of {kind.name} cannot be prepared: {outcome.name}: {outcome.detail}")
 
@@ -111,63 +137,99 @@ def run_cases(
     wall_seconds: float = 60.0,
     keep: bool = False,
 ) -> Iterator[Finished]:
-    """Run the cases, `jobs` at a time; each is yielded when it has ended.
+    """Run the cases, `jobs` children at a time; each case is yielded when its child has ended.
 
     Args:
         cases: kind and number of each.
         seed: of the whole run.
         scratch: where `prepare` has written.
         jobs: children at a time.
-        wall_seconds: what a child may take by the clock.
+        wall_seconds: what a case may take by the clock.
         keep: the folder of a case is kept, also where the outcome is right.
     """
-    left = iter(cases)
+    left = _groups(_plan(kind, index, seed, scratch) for kind, index in cases)
+    again: deque[list[_Planned]] = deque()  # what a child that died had not come to
     running: dict[int, _Running] = {}
-    more = True
-    while more or running:
-        while more and len(running) < jobs:
-            try:
-                kind, index = next(left)
-            except StopIteration:
-                more = False
+    while True:
+        while len(running) < jobs:
+            group = again.popleft() if again else next(left, None)
+            if group is None:
                 break
-            random = Random(f"{seed} {kind.name} {index}")
-            folder = scratch / "cases" / f"{kind.name}-{index}"
-            shutil.rmtree(folder, ignore_errors=True)
-            case = Case(random, scratch / "base" / kind.name, folder / "work")
-            running |= _start(kind, index, kind.draw(random), case, folder, wall_seconds=wall_seconds)
-        yield from _reap(running, keep=keep)
+            running[_start(group)] = _Running(group, time.monotonic() + wall_seconds)
+        if not running:
+            return
+        for child in _ended(running, wall_seconds):
+            for planned, outcome in _judged(child, again):
+                if outcome.right and not keep:
+                    shutil.rmtree(planned.folder, ignore_errors=True)
+                name = planned.strategy.__name__
+                yield Finished(planned.kind.name, planned.index, name, outcome, planned.folder)
 
 
-def _start(
-    kind: Kind, index: int, strategy: Strategy, case: Case, folder: Path, *, wall_seconds: float = 600.0
-) -> dict[int, _Running]:
-    """Fork a child that runs a case, and say what it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    case.folder.mkdir(exist_ok=True)
+def _plan(kind: Kind, index: int, seed: int, scratch: Path) -> _Planned:
+    random = Random(f"{seed} {kind.name} {index}")
+    case = Case(random, scratch / "base" / kind.name, scratch / "cases" / f"{kind.name}-{index}" / "work")
+    return _Planned(kind, index, kind.draw(random), case)
+
+
+def _groups(cases: Iterable[_Planned]) -> Iterator[list[_Planned]]:
+    """The cases of each child: one, or several of those that are quick."""
+    quick: list[_Planned] = []
+    for planned in cases:
+        if planned.alone:
+            yield [planned]
+            continue
+        quick.append(planned)
+        if len(quick) == TOGETHER:
+            yield quick
+            quick = []
+    if quick:
+        yield quick
+
+
+def _start(group: list[_Planned]) -> int:
+    """Fork a child that runs some cases, and give its number."""
+    for planned in group:
+        shutil.rmtree(planned.folder, ignore_errors=True)
+        planned.case.folder.mkdir(parents=True)
     pid = os.fork()
     if pid == 0:
-        run_in_sandbox(lambda: strategy(case), folder=folder, work=case.folder)
-    return {pid: _Running(kind, index, strategy.__name__, folder, time.monotonic() + wall_seconds)}
+        run_in_sandbox([
+            Task(partial(planned.strategy, planned.case), planned.folder, planned.case.folder) for planned in group
+        ])  # fmt: skip
+    return pid
 
 
-def _reap(running: dict[int, _Running], *, keep: bool) -> Iterator[Finished]:
-    """What ended since the last look; a child over its time is ended first."""
-    pid, status, usage = os.wait4(-1, os.WNOHANG) if running else (0, 0, None)
-    if not pid:
-        now = time.monotonic()
-        for late, case in running.items():
-            if now > case.deadline and not case.hung:
-                case.hung = True
-                os.kill(late, signal.SIGABRT)  # its handler writes where it hung
-        time.sleep(POLL_SECONDS)
+def _ended(running: dict[int, _Running], wall_seconds: float) -> Iterator[tuple[_Running, int]]:
+    """The child that ended since the last look, if there is one; a child over its time is ended."""
+    pid, status = os.waitpid(-1, os.WNOHANG)
+    if pid:
+        _end_group(pid)
+        yield running.pop(pid), os.waitstatus_to_exitcode(status)
         return
-    case = running.pop(pid)
-    _end_group(pid)
-    outcome = judge(Ended(status, usage.ru_maxrss if usage else 0, hung=case.hung), case.folder)
-    if outcome.right and not keep:
-        shutil.rmtree(case.folder, ignore_errors=True)
-    yield Finished(case.kind.name, case.index, case.strategy, outcome, case.folder)
+    now = time.monotonic()
+    for late, child in running.items():
+        if now < child.deadline or child.hung:
+            continue
+        ended = sum(planned.has_ended for planned in child.group)
+        child.hung = ended == child.ended
+        child.ended, child.deadline = ended, now + wall_seconds
+        if child.hung:
+            os.kill(late, signal.SIGABRT)  # its handler writes where it hung
+    time.sleep(POLL_SECONDS)
+
+
+def _judged(child: tuple[_Running, int], again: deque[list[_Planned]]) -> Iterator[tuple[_Planned, Outcome]]:
+    """The outcomes of a child's cases; those that it did not come to are put into `again`."""
+    running, code = child
+    for place, planned in enumerate(running.group):
+        if planned.has_ended:
+            yield planned, judge(Ended(0), planned.folder)
+        else:
+            yield planned, judge(Ended(code, running.hung), planned.folder)
+            if running.group[place + 1 :]:
+                again.append(running.group[place + 1 :])
+            return
 
 
 def _end_group(pid: int) -> None:

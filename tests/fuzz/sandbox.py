@@ -16,7 +16,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ MEMORY_BYTES = 3 * 2**30  # more than the parent has; a child that wants more th
 FILE_BYTES = 2**30
 
 TRACEBACK, WRONG_RESULT = 99, 98
+SEEN = "seen.json"  # written when a task has ended: exit code, peak of memory, what was watched
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Event of the interpreter -> the places in its arguments that hold a path that changes, and those of their folders.
 CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
@@ -40,7 +42,7 @@ CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
 }
 RUNS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
 HARMLESS_COMMANDS = ("git", "uname", "fc-list", "lscpu")  # what ran, the processor, fonts
-HARMLESS_PLACES = ("/dev/null/", "/dev/shm/", "/dev/tty/", "/proc/self/")
+HARMLESS_PLACES = ("/dev/null/", "/dev/shm/", "/dev/tty/")
 
 
 class WrongResult(Exception):
@@ -48,9 +50,13 @@ class WrongResult(Exception):
 
 
 class Watch:
-    """Notes what the interpreter is about to change outside of a folder, to run or to connect to."""
+    """Notes what the interpreter is about to change outside of some folders, to run or to connect to."""
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self, *folders: Path) -> None:
+        """Forget what was noted; from now on what lies in these folders may be changed."""
         self.folders = tuple(os.path.realpath(folder) for folder in folders)
         self.outside: list[str] = []
         self.ran: list[str] = []
@@ -74,34 +80,64 @@ class Watch:
         with contextlib.suppress(OSError, ValueError):
             parent, name = os.path.split(text)
             place = f"{os.path.realpath(parent or '.')}/{name}"
-            if not f"{place}/".startswith((*(f"{folder}/" for folder in self.folders), *HARMLESS_PLACES)):
+            if not f"{place}/".startswith(
+                (*(f"{folder}/" for folder in self.folders), *HARMLESS_PLACES, f"/proc/{os.getpid()}/")
+            ):
                 self.outside.append(place)
 
 
-def run_in_sandbox(action: Callable[[], object], *, folder: Path, work: Path) -> NoReturn:
-    """Run an action in this process, which ends with it; `folder` gets its words and what was watched."""
+@dataclass(frozen=True)
+class Task:
+    """What a child does, where its words and what was watched go, and its working directory."""
+
+    action: Callable[[], object]
+    folder: Path
+    work: Path
+
+
+def run_in_sandbox(tasks: Sequence[Task]) -> NoReturn:
+    """Run tasks one after the other in this process, which ends with them; `seen.json` tells of each that ended."""
     code = TRACEBACK
     try:
         os.setsid()
-        os.chdir(work)
-        foreign = os.open(folder / "foreign.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
-        os.dup2(foreign, 1)
-        os.dup2(foreign, 2)
-        sys.stdout = (folder / "out.txt").open("w", encoding="utf-8", errors="strict", buffering=1)
-        sys.stderr = (folder / "err.txt").open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
         sys.argv = ["trireid"]
-        os.environ["TMPDIR"] = str(work)
-        tempfile.tempdir = None
         _limit()
-        watch = Watch(folder, work)
+        watch = Watch()
         sys.addaudithook(watch)
-        code = _code_of(action)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        seen = {"outside": watch.outside, "ran": watch.ran}
-        (folder / "seen.json").write_text(json.dumps(seen), encoding="utf-8", errors="backslashreplace")
+        for task in tasks:
+            watch.begin(task.folder, task.work)
+            _enter(task)
+            code = _code_of(task.action)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            seen = {"code": code, "peak": _peak_memory(), "outside": watch.outside, "ran": watch.ran}
+            (task.folder / SEEN).write_text(json.dumps(seen), encoding="utf-8", errors="backslashreplace")
     finally:
         os._exit(code)
+
+
+def _enter(task: Task) -> None:
+    """Streams, working directory, time and the measure of memory of a task."""
+    os.chdir(task.work)
+    foreign = os.open(task.folder / "foreign.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
+    os.dup2(foreign, 1)
+    os.dup2(foreign, 2)
+    os.close(foreign)
+    sys.stdout = (task.folder / "out.txt").open("w", encoding="utf-8", errors="strict", buffering=1)
+    sys.stderr = (task.folder / "err.txt").open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    os.environ["TMPDIR"] = str(task.work)
+    tempfile.tempdir = None
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of memory starts anew
+
+
+def _peak_memory() -> int:
+    """KiB that this process held at most since the last task began."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def _code_of(action: Callable[[], object]) -> int:
@@ -127,7 +163,6 @@ def _code_of(action: Callable[[], object]) -> int:
 def _limit() -> None:
     have = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (have + MEMORY_BYTES, have + MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 2))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable(file=2)

@@ -227,4 +227,5 @@ KIND = Kind(
     2800,
     prepare,
     {yaml_file: 38, override: 38, upstream_file: 12, heavy_file: 3, odd_file: 2, trained: 7},
+    quick=frozenset({yaml_file, override}),
 )
