@@ -339,7 +339,7 @@ def no_space(*_, **__):
         "trireid.train.checkpoint.save_file",
         "torch.save",
         "trireid.evaluation.saved.save_file",
-        "trireid.train.keeper.write_json",
+        "trireid.train.keeper.write_metrics",
         "torch.utils.tensorboard.SummaryWriter.add_scalar",
         "os.fsync",
     ],

@@ -41,14 +41,15 @@ def printable(text: str, *, limit: int | None = 300) -> str:
     return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def printable_lines(text: str, *, indent: str = "") -> str:
+def printable_lines(text: str, *, indent: str = "", limit: int | None = None) -> str:
     """Text of several lines that a terminal can be given, whatever names of others it holds.
 
     Args:
         text: for the terminal.
         indent: before all lines but the first, so that none of them passes for a message of its own.
+        limit: characters of a line; None keeps all.
     """
-    return f"\n{indent}".join(printable(line, limit=None) for line in text.split("\n"))
+    return f"\n{indent}".join(printable(line, limit=limit) for line in text.split("\n"))
 
 
 def _can_be_shown(letter: str) -> bool:

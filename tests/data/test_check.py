@@ -8,6 +8,7 @@ from PIL import Image
 from trees import write_csv, write_csv_set, write_rgbnt201, write_wmveid863
 
 from trireid.data.check import check_dataset
+from trireid.data.records import Fault
 from trireid.errors import DataError
 
 
@@ -80,3 +81,9 @@ def test_depths_ranges_and_orientations_are_reported(tmp_path: Path) -> None:
     assert report.warnings[2].endswith(f"are smaller than 8 x 8 pixels, the first is {tmp_path / 't2.png'}")
     assert f"warning: {report.warnings[0]}" in report.lines()
     assert report.ok
+
+
+def test_a_fault_is_one_line_whatever_the_name_of_its_file():
+    fault = Fault("bad_name", Path("a\nb"), "a\nb\x1b[31m.jpg: rename it" + "x" * 10_000)
+    assert fault.message.isprintable()
+    assert len(fault.message) <= 2000

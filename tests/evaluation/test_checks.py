@@ -8,7 +8,7 @@ from trireid.evaluation.checks import check_labels, check_sizes, check_tensors
 from trireid.evaluation.expansion import average_query_expansion
 from trireid.evaluation.metrics import pairwise_distance, rank_metrics
 from trireid.evaluation.protocols import PROTOCOLS
-from trireid.evaluation.rerank import k_reciprocal
+from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
 from trireid.evaluation.search import search
 from trireid.evaluation.verification import equal_error
 from trireid.types import Labels
@@ -60,6 +60,16 @@ def test_what_has_no_meaning_is_refused():
         equal_error(torch.ones(2), torch.tensor([1.0, torch.inf]))
     with pytest.raises(InputError, match=r"allowed are \(Q,\)"):
         check_labels("it", Labels(torch.arange(4), torch.arange(3), torch.arange(4), torch.arange(4)))
+
+
+def test_distances_to_re_rank_are_finite_and_not_negative():
+    for value in (-1.0, torch.nan, torch.inf):
+        broken = torch.cdist(GOOD, GOOD)
+        broken[1, 2] = value
+        with pytest.raises(InputError, match="negative, NaN or infinite"):
+            k_reciprocal_distance(broken, torch.zeros(4, 4), torch.zeros(4, 4), lambda_value=0.0)
+    with pytest.raises(InputError, match="float16 or wider"):
+        k_reciprocal_distance(*[GOOD.to(torch.float8_e4m3fn)] * 3)
 
 
 def test_sides_of_two_types_are_re_ranked_as_their_numbers_are():

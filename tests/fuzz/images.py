@@ -17,6 +17,7 @@ from fuzz.mutations import damaged
 from fuzz.package import command, tiny_tree
 from fuzz.runner import Case, Kind
 from fuzz.sandbox import WrongResult
+from trireid.data.formats import quiet_decoders
 from trireid.data.images import decode_image
 
 HEIGHT, WIDTH = 32, 16
@@ -163,7 +164,8 @@ def prepare(folder: Path) -> None:
 
 
 def _decode(path: Path) -> torch.Tensor:
-    pixels = torch.as_tensor(decode_image(path))
+    with quiet_decoders():
+        pixels = torch.as_tensor(decode_image(path))
     if pixels.dim() != 3 or pixels.shape[0] not in (1, 3) or min(pixels.shape) < 1:
         raise WrongResult(f"pixels of shape {tuple(pixels.shape)}")
     if pixels.is_floating_point() and not bool(pixels.isfinite().all()):

@@ -17,7 +17,7 @@ LONGEST_LINE = 4000  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 PYTHON_WARNING = re.compile(r"^\S+\.py:\d+: \w*Warning", re.MULTILINE)
 SETTING_LINE = re.compile(r"\s*(override |\S*\.ya?ml: )")  # several wrong settings: a line for each
-NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|[Cc]annot allocate memory|not enough memory|out of memory")
+NO_MEMORY = re.compile(r"can't allocate memory|[Cc]annot allocate memory|not enough memory|out of memory")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def changed_text(random: Random, text: str) -> str | bytes:
     elif way == 7:
         return random.choice(("\r\n", "\r", "\x85", "\u2028", "\x0b")).join(lines)
     elif way == 8:
-        return text.encode(random.choice(("utf-16", "utf-32", "utf-8-sig", "utf-16-le", "cp037")))
+        return text.encode(random.choice(("utf-16", "utf-32", "utf-8-sig", "utf-16-le", "cp037")), "replace")
     elif way == 9:
         mark = random.choice((": &x", ": *x", ":", " :", "::", ": !!str", ": !!int", ": !!map", ": !!seq", "?", ": |"))
         lines[place] = lines[place].replace(":", mark, 1).replace("  ", random.choice(("  ", "\t")), 1)

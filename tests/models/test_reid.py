@@ -172,6 +172,8 @@ def test_camera_changes_the_feature_only_through_the_coefficient():
         (lambda m: m(images(), torch.zeros(3, 3).bool()), r"items \[0, 1, 2\] have no modality present"),
         (lambda m: m(images(), camera=torch.zeros(2).long()), r"of shape \(2,\); it must be int64 of shape \(3,\)"),
         (lambda m: m(images(), camera=torch.zeros(3)), r"camera is torch.float32 of shape \(3,\); it must be int64"),
+        (lambda m: m(images().to("meta")), "images are on meta, the model on cpu"),
+        (lambda m: m(images(), present=torch.ones(3, 3).bool().to("meta")), "lie on different devices"),
         (lambda m: m(images(), camera=torch.tensor([0, 2, -1])), r"camera holds -1 to 2; the model knows 0 to 1"),
         (lambda m: m(images(), camera=torch.tensor([0, 1, -2])), r"camera holds -2 to 1; the model knows 0 to 1"),
         (lambda m: m(images(), camera=[0, 1, 1]), "camera is a list; it must be a tensor"),

@@ -14,6 +14,7 @@ from trireid.cli.wording import in_own_words
 from trireid.errors import TrireidError, printable_lines
 
 USER_ERROR = 2
+_LONGEST_LINE = 2000  # characters: a name or path of others may be longer than anybody reads
 INTERRUPTED = 130
 
 # Faults of the machine that a user can mend; any other OSError is a bug and keeps its traceback.
@@ -138,5 +139,6 @@ def _shortage(error: BaseException) -> str | None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{printable_lines(in_own_words(text), indent='  ')}\n")
+    lines = printable_lines(in_own_words(text), indent="  ", limit=_LONGEST_LINE)
+    sys.stderr.write(f"{lines}\n")
     sys.stderr.flush()

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trireid.errors import printable
 from trireid.types import Protocol
+
+LONGEST_MESSAGE = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Fault:
     kind: str
     path: Path
     message: str
+
+    def __post_init__(self) -> None:
+        """Keep the message one line that a terminal can be given: it holds names of others."""
+        object.__setattr__(self, "message", printable(self.message, limit=LONGEST_MESSAGE))
 
 
 @dataclass(frozen=True)

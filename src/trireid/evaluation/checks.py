@@ -23,6 +23,14 @@ def check_tensors(name: str, *values: Tensor) -> None:
             raise InputError(f"{name} got a tensor {given}; allowed are real numbers on a real device")
 
 
+def check_distances(name: str, *values: Tensor) -> None:
+    """Raise InputError unless all are such tensors, of a type whose numbers can be ordered."""
+    check_tensors(name, *values)
+    for value in values:
+        if value.is_floating_point() and value.dtype.itemsize < 2:
+            raise InputError(f"{name} got distances of type {value.dtype}; give them as float16 or wider")
+
+
 def check_sizes(name: str, **sizes: object) -> None:
     """Raise InputError unless all are whole numbers of at least 1."""
     for setting, size in sizes.items():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.evaluation.checks import check_labels, check_sizes, check_tensors
+from trireid.evaluation.checks import check_distances, check_labels, check_sizes
 from trireid.evaluation.distance import centre_of, centred, check_features, check_widths, euclidean
 from trireid.evaluation.order import LAST, fits_key, key_position, order_keys, row_slices, rows_at_a_time
 from trireid.evaluation.protocols import bearers, equal_known, labels_to, ranking_masks, take
@@ -237,15 +237,13 @@ def pairwise_distance(first: Tensor, second: Tensor, *, chunk_size: int = 1024) 
 
 def _check(distance: Tensor, query: Labels, gallery: Labels, *, ranks: tuple[int, ...], **sizes: int) -> None:
     """Raise InputError unless the arguments of a ranking fit together."""
-    check_tensors("a ranking", distance)
+    check_distances("a ranking", distance)
     check_labels("a ranking", query, gallery)
     if distance.shape != (len(query), len(gallery)) or distance.numel() == 0:
         raise InputError(
             f"distance has shape {tuple(distance.shape)}; {len(query)} query and {len(gallery)} gallery labels "
             f"need {(len(query), len(gallery))}, each at least 1"
         )
-    if distance.is_floating_point() and distance.dtype.itemsize < 2:
-        raise InputError(f"distance is {distance.dtype}, which cannot be ordered; give it as float16 or wider")
     if not ranks:
         raise InputError("no rank is given; name at least one, e.g. ranks=(1, 5, 10)")
     check_sizes("a ranking", **{f"rank {place}": rank for place, rank in enumerate(ranks, start=1)}, **sizes)

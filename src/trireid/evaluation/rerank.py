@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.evaluation.checks import check_sizes, check_tensors
+from trireid.evaluation.checks import check_distances, check_sizes
 from trireid.evaluation.distance import (
     PAIR_ELEMENTS,
     Centred,
@@ -91,7 +91,7 @@ def k_reciprocal_distance(
     Raises:
         InputError: a setting or shape is out of range.
     """
-    check_tensors("re-ranking", query_gallery, query_query, gallery_gallery)
+    check_distances("re-ranking", query_gallery, query_query, gallery_gallery)
     if query_gallery.ndim != 2:
         raise InputError(f"re-ranking got distances {tuple(query_gallery.shape)}; allowed are (Q, G)")
     num_query, num_gallery = query_gallery.shape
@@ -101,6 +101,8 @@ def k_reciprocal_distance(
             f"re-ranking got distances {tuple(query_gallery.shape)}, {tuple(query_query.shape)} and "
             f"{tuple(gallery_gallery.shape)}; allowed are (Q, G), (Q, Q) and (G, G)"
         )
+    if not all(bool(((matrix >= 0) & (matrix < torch.inf)).all()) for matrix in (query_gallery, *square.values())):
+        raise InputError("re-ranking got distances that are negative, NaN or infinite; check the features")
     distances = _OfMatrices(query_gallery, query_query, gallery_gallery)
     rows, columns = slice(0, num_query), slice(num_query, num_query + num_gallery)
     return _rerank(distances, rows, columns, k1, k2, lambda_value, chunk_size)

@@ -81,6 +81,9 @@ class ReIDModel(nn.Module):
             InputError: for wrong shapes, or an item without any modality.
         """
         check_inputs(images, present, camera)
+        own = next(self.parameters()).device
+        if images.device != own:
+            raise InputError(f"images are on {images.device}, the model on {own}; move one of them with .to(...)")
         tokens = self.backbone(images, present=present, camera=camera)
         # Sets of tokens take the fused one in; SDTPS chooses among patches, each of which has a place in the grid.
         everything = tokens.patches if tokens.fused is None else torch.cat([tokens.patches, tokens.fused], dim=2)
@@ -148,6 +151,10 @@ def check_inputs(images: Tensor, present: Tensor | None, camera: Tensor | None) 
     for name, value in (("images", images), ("present", present), ("camera", camera)):
         if not isinstance(value, Tensor) and (value is not None or name == "images"):
             raise InputError(f"{name} is a {type(value).__name__}; it must be a tensor")
+    places = {name: value.device for name, value in (("images", images), ("present", present), ("camera", camera))
+              if value is not None}  # fmt: skip
+    if len(set(places.values())) > 1:
+        raise InputError(f"the inputs lie on different devices ({places}); move them to one")
     if images.dim() != 5 or images.shape[1] != len(MODALITIES) or images.shape[2] != 3:
         raise InputError(
             f"images have shape {tuple(images.shape)}; they must be (B, {len(MODALITIES)}, 3, H, W): where a "

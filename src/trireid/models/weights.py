@@ -236,8 +236,15 @@ def _read_table(path: Path) -> Any:
         return load_file(path)
     if is_torchscript(path):
         return read_torchscript(path)
+    return load_tensors(path)
+
+
+def load_tensors(path: Path) -> Any:
+    """What a file of torch holds, on the CPU, without running any code of it.
+
+    Torch remarks on unusual pickles, sparse and quantised tensors; the checks of callers say it in one line.
+    """
     with warnings.catch_warnings():
-        # Torch remarks on unusual pickles, sparse and quantised tensors. The checks that follow say it in one line.
         warnings.simplefilter("ignore", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -15,6 +15,7 @@ from trireid.data.labels import LabelMap
 from trireid.errors import RunError
 from trireid.files import replacing
 from trireid.models.untrusted import DAMAGE
+from trireid.models.weights import load_tensors
 from trireid.train.run_files import Figures
 from trireid.typed_json import checked
 
@@ -76,7 +77,7 @@ def load_state(path: Path) -> TrainingState:
         RunError: It is damaged or of another version.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
         version = content.pop("format")
         if version != FORMAT_VERSION:
             raise RunError(f"{path} has format {version}, this version reads {FORMAT_VERSION}: train again")
