@@ -149,7 +149,7 @@ def _code_of(action: Callable[[], object]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except TrireidError as error:
-        sys.stderr.write(f"error: {printable_lines(str(error))}\n")
+        sys.stderr.write(f"error: {printable_lines(str(error), limit=2000)}\n")
         return 2
     except WrongResult as error:
         sys.stderr.write(f"wrong: {error}\n")

@@ -59,7 +59,7 @@ DEMO_OPTIONS = (
 
 # Settings that say how much work there is, and values that make it too much to wait for.
 WORK = ("train.epochs=", "train.compile=", "model.backbone.depth=", "model.backbone.width=", "data.image_size=")
-LONG_WORK = re.compile(r"\d{4}|e\d")
+LONG_WORK = re.compile(r"[\d_]{4}|e\d")
 
 
 def prepare(folder: Path) -> None:

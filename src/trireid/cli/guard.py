@@ -139,6 +139,5 @@ def _shortage(error: BaseException) -> str | None:
 
 
 def _say(text: str) -> None:
-    lines = printable_lines(in_own_words(text), indent="  ", limit=_LONGEST_LINE)
-    sys.stderr.write(f"{lines}\n")
+    sys.stderr.write(f"{printable_lines(in_own_words(text), indent='  ', limit=_LONGEST_LINE)}\n")
     sys.stderr.flush()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from trireid.data.labels import LabelMap
 from trireid.errors import RunError
-from trireid.files import replacing
+from trireid.files import check_regular, replacing
 from trireid.models.untrusted import DAMAGE
 from trireid.models.weights import load_tensors
 from trireid.train.run_files import Figures
@@ -77,6 +77,7 @@ def load_state(path: Path) -> TrainingState:
         RunError: It is damaged or of another version.
     """
     try:
+        check_regular(path)
         content = load_tensors(path)
         version = content.pop("format")
         if version != FORMAT_VERSION:
