@@ -89,6 +89,22 @@ def read_text(path: Path, *, limit: int = DEFAULT_LIMIT, encoding: str = "utf-8"
     return read_bytes(path, limit=limit).decode(encoding)
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file; a name that the system does not take (too long, say) leads to none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder, as `is_file`."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def check_regular(path: Path, *, limit: int | None = None) -> None:
     """Refuse what `read_bytes` refuses, for a reader that opens the path by itself; None: any size.
 

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,3 +191,17 @@ def test_names_like_markup_are_shown_as_they_are(tmp_path):
     assert result.exit_code == 2
     assert "[bold]k[/bold][/x]" in result.stdout
     assert "[bold]k[/bold][/x]" in result.stderr
+
+
+def test_a_pickle_that_makes_bytes_of_any_size_is_not_opened(tmp_path):
+    path = tmp_path / "m.pth"
+    for content in (bytearray(10), {"a": torch.zeros(1), "b": bytearray(10)}):
+        for zipped in (True, False):
+            torch.save(content, path, _use_new_zipfile_serialization=zipped)
+            with pytest.raises(CheckpointError, match="more than tensors"):
+                read_state(path)
+
+
+def test_a_name_that_no_system_takes_is_no_file():
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_state(Path("x" * 5000))

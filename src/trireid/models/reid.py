@@ -81,9 +81,13 @@ class ReIDModel(nn.Module):
             InputError: for wrong shapes, or an item without any modality.
         """
         check_inputs(images, present, camera)
-        own = next(self.parameters()).device
-        if images.device != own:
-            raise InputError(f"images are on {images.device}, the model on {own}; move one of them with .to(...)")
+        own = next(self.parameters())
+        mixed = images.dtype != own.dtype and not torch.is_autocast_enabled(images.device.type)
+        if images.device != own.device or mixed:
+            raise InputError(
+                f"images are {images.dtype} on {images.device}, the model {own.dtype} on {own.device}; move one "
+                "with .to(...)"
+            )
         tokens = self.backbone(images, present=present, camera=camera)
         # Sets of tokens take the fused one in; SDTPS chooses among patches, each of which has a place in the grid.
         everything = tokens.patches if tokens.fused is None else torch.cat([tokens.patches, tokens.fused], dim=2)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import socket
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +20,15 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor
 
 from trireid.errors import CheckpointError
+from trireid.files import is_file, read_head
 from trireid.models.backbone import timm_model_name
 from trireid.models.positions import Grid, published_grid, recorded_grid, resize_table, table_grid
 from trireid.models.torchscript import is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks
 from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
 from trireid.models.upstream import is_upstream
+
+_PROGRAM_BYTES = 2**20
 
 PositionInterpolation = Literal["bicubic", "bilinear"]
 
@@ -226,7 +230,7 @@ def patch_size_of(state: Mapping[str, Tensor], vit: VisionTransformer) -> Grid:
 
 def require_file(path: Path) -> None:
     """Raise a CheckpointError where there is no weight file."""
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"weight file {path} does not exist: give the path of a local file")
 
 
@@ -244,9 +248,24 @@ def load_tensors(path: Path) -> Any:
 
     Torch remarks on unusual pickles, sparse and quantised tensors; the checks of callers say it in one line.
     """
+    if b"bytearray" in _program(path):
+        raise pickle.UnpicklingError("it holds a bytearray, which may take any memory and is no tensor")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _program(path: Path) -> bytes:
+    """The start of the pickle of a torch file, which names all that it makes."""
+    if not zipfile.is_zipfile(path):
+        return read_head(path, _PROGRAM_BYTES)
+    with zipfile.ZipFile(path) as archive:
+        parts = []
+        for name in archive.namelist():
+            if name.endswith("data.pkl"):
+                with archive.open(name) as member:
+                    parts.append(member.read(_PROGRAM_BYTES))
+    return b"".join(parts)
 
 
 def fetch_timm_weights(timm_name: str) -> Path:

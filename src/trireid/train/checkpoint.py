@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trireid.config.schema import LARGEST, Config
 from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, InputError, printable
-from trireid.files import replacing
+from trireid.files import is_file, is_folder, replacing
 from trireid.models.build import build_model
 from trireid.models.positions import GRID_KEY, grid_text
 from trireid.models.untrusted import checked_table, one_line
@@ -307,9 +307,10 @@ def checkpoint_path(path: Path) -> Path:
     Raises:
         CheckpointError: There is none, or it is a pickle.
     """
-    file = path / LAST_FILE if path.is_dir() else path
-    if not file.is_file():
-        where = f"the run folder {path} holds no {LAST_FILE}" if path.is_dir() else f"{path} does not exist"
+    is_run = is_folder(path)
+    file = path / LAST_FILE if is_run else path
+    if not is_file(file):
+        where = f"the run folder {path} holds no {LAST_FILE}" if is_run else f"{path} does not exist"
         raise CheckpointError(f"{where}: give a checkpoint (.safetensors), or the folder of a run that saved one")
     if file.suffix in (".pt", ".pth", ".pkl", ".bin"):
         raise CheckpointError(

@@ -98,7 +98,7 @@ def state_image(pixels: Pixels, states: Tensor, weights: Tensor, *, grid: tuple[
     """
     size = (pixels.shape[0], pixels.shape[1])
     state = patch_pixels(states, grid=grid, size=size).numpy()[..., None]  # (H, W, 1)
-    share = torch.where(states == PatchState.DROPPED, weights, 0.0)
+    share = torch.where(states == PatchState.DROPPED, weights.nan_to_num(0.0), 0.0)  # no number, no tint
     share = share / share.amax().clamp_min(torch.finfo(share.dtype).tiny)
     tint = STRONGEST_TINT * patch_pixels(share, grid=grid, size=size).numpy()[..., None]
     dropped = DIMMED * pixels * (1 - tint) + np.asarray(TINT) * tint
