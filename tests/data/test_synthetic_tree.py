@@ -264,3 +264,9 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "set", progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_of_any_size_is_not_begun(tmp_path):
+    with pytest.raises(InputError, match="more than 1000000 triplets: give fewer"):
+        write_synthetic(tmp_path / "set", layout="rgbnt201", num_ids=2, per_camera=999_999_999)
+    assert not (tmp_path / "set").exists()

@@ -17,6 +17,7 @@ from trireid.files import read_text
 
 NUM_IDS, NUM_CAMERAS, PER_CAMERA = 24, 2, 4
 MIN_SIDE, MAX_SIDE = 16, 4096
+MOST_TRIPLETS = 1_000_000
 SPLITS = ("train", "test")
 
 
@@ -123,6 +124,11 @@ def _numbered_shots(
         )
     if images < 1:
         raise InputError(f"{images} images a camera: give at least 1")
+    if 2 * ids * cameras * images > MOST_TRIPLETS:
+        raise InputError(
+            f"2 x {ids} identities, {cameras} cameras and {images} images each are more than {MOST_TRIPLETS} triplets:"
+            " give fewer"
+        )
     shots = {}
     for split, first in (("train", 1), ("test", ids + 1)):
         made = numbered_names(layout, first=first, num_ids=ids, num_cameras=cameras, per_camera=images)
