@@ -1,7 +1,7 @@
 """Train with an upstream (DeMo) configuration: python train_net.py --config_file F [KEY VALUE ...]."""
 
 try:
-    from trireid.cli import train_door
+    from trireid.cli import train_from_upstream
 except ModuleNotFoundError as error:
     if error.name != "trireid":
         raise
@@ -10,4 +10,4 @@ except ModuleNotFoundError as error:
     ) from None
 
 if __name__ == "__main__":
-    train_door()
+    train_from_upstream()

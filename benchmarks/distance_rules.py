@@ -32,10 +32,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trireid.ablation import visible_devices
-from trireid.evaluation.cases import rank_case
 from trireid.evaluation.metrics import rank_metrics
 from trireid.evaluation.missing import subset_cases
 from trireid.evaluation.protocols import take
+from trireid.evaluation.subsets import rank_case
 from trireid.files import write_json, write_text
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision

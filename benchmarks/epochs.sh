@@ -13,7 +13,7 @@ HALF="model.slimming=[{after_block: 4, keep_ratio: 0.5}]"
 run() {
   local name=$1
   shift
-  $PYTHON -m trireid train --config configs/rgbnt201/baseline.yaml "data.root=$DATA" data.batch_size=64 \
+  $PYTHON -m trireid train --config configs/trireid/rgbnt201/baseline.yaml "data.root=$DATA" data.batch_size=64 \
     model.backbone.pretrained=none "train.epochs=$EPOCHS" train.warmup_epochs=0 train.evaluate_every=1 \
     train.checkpoint_every=1000 "output=$OUT/$name" "$@" >"$OUT/$name.log" 2>&1 || tail -n 5 "$OUT/$name.log"
   $PYTHON - "$OUT/$name/metrics.jsonl" "$name" <<'PY'

@@ -14,8 +14,8 @@ TRIREID="${PYTHON:-python3} -m trireid"
   --out "$DATA" --workers "$(nproc)"
 for grid in ${GRIDS:-slimming heads cuts_and_heads landsat_slimming landsat_heads}; do
   case $grid in
-    landsat_*) settings=(--config configs/landsat_places/sdtps.yaml "data.root=$LANDSAT" train.device=auto) ;;
-    *) settings=(--config configs/synthetic/vit_small.yaml "data.root=$DATA" "model.backbone.pretrained=$WEIGHTS") ;;
+    landsat_*) settings=(--config configs/trireid/landsat_places/sdtps.yaml "data.root=$LANDSAT" train.device=auto) ;;
+    *) settings=(--config configs/trireid/synthetic/vit_small.yaml "data.root=$DATA" "model.backbone.pretrained=$WEIGHTS") ;;
   esac
   cells=benchmarks/$grid.yaml
   [ -f "$cells" ] || cells=benchmarks/${grid#landsat_}.yaml

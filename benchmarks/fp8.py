@@ -1,6 +1,6 @@
 """A try: matrix products of the ViT's blocks in 8-bit floating point, beside bf16, on one Hopper GPU or later.
 
-python benchmarks/fp8.py --config configs/rgbnt201/baseline.yaml --batch-size 128 model.backbone.pretrained=none
+python benchmarks/fp8.py --config configs/trireid/rgbnt201/baseline.yaml --batch-size 128 model.backbone.pretrained=none
 python benchmarks/fp8.py --run runs/synthetic/vit_small     (speed, and mAP of that run's global feature with both)
 
 The linear maps of attention and MLP take weights in e4m3 with one scale an output, and their inputs in e4m3 with one
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from trireid.benchmark import inference_step, summarise, time_steps
 from trireid.config.load import load_config, override_config
-from trireid.evaluation.recording import RecordedModel
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
+from trireid.models.recorded import RecordedModel
 from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.evaluating import evaluate_split
@@ -74,7 +74,7 @@ def in_8_bits(model: ReIDModel) -> ReIDModel:
 
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE")] = None,
-    config: Annotated[Path, typer.Option(help="with fresh weights")] = Path("configs/rgbnt201/baseline.yaml"),
+    config: Annotated[Path, typer.Option(help="with fresh weights")] = Path("configs/trireid/rgbnt201/baseline.yaml"),
     run: Annotated[Path | None, typer.Option(help="a run folder, in place of --config: mAP too")] = None,
     batch_size: Annotated[int, typer.Option()] = 128,
     repeats: Annotated[int, typer.Option()] = 30,

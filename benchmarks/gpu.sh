@@ -20,7 +20,7 @@ bench() {
   local name=$1 limit=$2
   shift 2
   # shellcheck disable=SC2086
-  part "$name" "$limit" "$PYTHON" -m trireid bench --config configs/rgbnt201/baseline.yaml model.backbone.pretrained=none \
+  part "$name" "$limit" "$PYTHON" -m trireid bench --config configs/trireid/rgbnt201/baseline.yaml model.backbone.pretrained=none \
     --mode inference --batch-size "${BATCH:-128}" --repeats "${REPEATS:-30}" --warmup 5 --out "$OUT/$name.json" $FLAGS "$@"
 }
 bench cuts 150 --cells benchmarks/cost_cuts.yaml

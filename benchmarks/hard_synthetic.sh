@@ -7,5 +7,5 @@ DATA=${DATA:-data/synthetic_hard_small}
 TRIREID="${PYTHON:-python3} -m trireid"
 [ -d "$DATA" ] || $TRIREID synth --layout rgbnt201 --names "$NAMES" --difficulty hard --size 128x64 \
   --out "$DATA" --workers "$(nproc)"
-$TRIREID ablate --config configs/synthetic/hard.yaml --vary 'data.modalities=[rgb,nir,tir],[rgb],[nir],[tir]' \
+$TRIREID ablate --config configs/trireid/synthetic/hard.yaml --vary 'data.modalities=[rgb,nir,tir],[rgb],[nir],[tir]' \
   --seeds "${SEEDS:-3}" --parallel "${PARALLEL:-1}" --out "${OUT:-runs/hard}/modalities" --no-costs "data.root=$DATA" "$@"

@@ -27,10 +27,10 @@ import torch
 
 from trireid.ablation import visible_devices
 from trireid.config.load import override_config
-from trireid.evaluation.cases import Sides, mean_figures, rank_case, rank_cases
 from trireid.evaluation.evaluate import unshared_by_feature
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.missing import subset_cases
+from trireid.evaluation.subsets import Sides, mean_figures, rank_case, rank_cases
 from trireid.files import write_json, write_text
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision

@@ -12,12 +12,12 @@ PARALLEL=${PARALLEL:-1}
 TRIREID="${PYTHON:-python3} -m trireid"
 if [ -n "$SMALL" ]; then
   made=(--ids 60 --cameras 3 --per-camera 4 --size 64x32)
-  settings=(--config configs/synthetic/hard.yaml "data.image_size=[64, 32]" data.batch_size=32
+  settings=(--config configs/trireid/synthetic/hard.yaml "data.image_size=[64, 32]" data.batch_size=32
     data.augmentation.padding=3 model.backbone.width=96 model.backbone.depth=4 model.backbone.num_heads=4
     train.epochs=40 train.evaluate_every=40 train.checkpoint_every=40)
 else
   made=(--names "${NAMES:?folder of RGBNT201_train.txt and RGBNT201_test.txt}" --size 256x128)
-  settings=(--config configs/synthetic/vit_small.yaml "model.backbone.pretrained=${WEIGHTS:-timm}")
+  settings=(--config configs/trireid/synthetic/vit_small.yaml "model.backbone.pretrained=${WEIGHTS:-timm}")
 fi
 [ -d "$DATA" ] || $TRIREID synth --layout rgbnt201 --difficulty hard "${made[@]}" --out "$DATA" --workers "$(nproc)"
 $TRIREID ablate "${settings[@]}" --cells "${CELLS:-benchmarks/missing.yaml}" --seeds "${SEEDS:-3}" \

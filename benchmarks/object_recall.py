@@ -21,7 +21,7 @@ from trireid.config.schema import Config
 from trireid.data.synthetic.difficulty import HARD
 from trireid.data.synthetic.identities import draw_identities
 from trireid.data.synthetic.render import Shot, object_mask, render_triplet
-from trireid.data.transforms import TestTransform
+from trireid.data.transforms import EvaluationTransform
 from trireid.models import guidance
 from trireid.models.build import build_model
 from trireid.models.selection import select_top
@@ -36,7 +36,7 @@ def triplets(number: int) -> tuple[Tensor, Tensor]:
     """Images `(B, M, 3, H, W)` and which patches mostly show the object, `(B, N)` bool."""
     names = [f"{index:06d}" for index in range(number)]
     looks = draw_identities(names, kind="person", difficulty=HARD, seed=0, split="train")
-    transform, images, objects = TestTransform(SIZE, MEAN, STD), [], []
+    transform, images, objects = EvaluationTransform(SIZE, MEAN, STD), [], []
     for index, name in enumerate(names):
         shot = Shot(name=f"{name}_cam1_0_00.jpg", identity=name, view=index % 2 + 1, light=index % 2 + 1)
         pixels = render_triplet(looks[name], shot, kind="person", size=SIZE, difficulty=HARD, seed=0)

@@ -1,6 +1,6 @@
 """What a batch costs that lacks modalities: every subset timed in turn in one process, beside all three.
 
-python benchmarks/presence_cost.py --config configs/rgbnt201/hdm_atmoe.yaml [--batch-size 8] [--device cuda]
+python benchmarks/presence_cost.py --config configs/trireid/rgbnt201/hdm_atmoe.yaml [--batch-size 8] [--device cuda]
 """
 
 from __future__ import annotations

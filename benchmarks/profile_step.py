@@ -1,6 +1,6 @@
 """Where the time of a step goes on a GPU: kernels by kind, launches, and time in which the device waits.
 
-python benchmarks/profile_step.py --config configs/rgbnt201/baseline.yaml --mode training --batch-size 64 \
+python benchmarks/profile_step.py --config configs/trireid/rgbnt201/baseline.yaml --mode training --batch-size 64 \
     --compile model.backbone.pretrained=none
 """
 
@@ -33,7 +33,7 @@ REPEATS = 5
 
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE")] = None,
-    config: Annotated[Path, typer.Option()] = Path("configs/rgbnt201/baseline.yaml"),
+    config: Annotated[Path, typer.Option()] = Path("configs/trireid/rgbnt201/baseline.yaml"),
     mode: Annotated[str, typer.Option(help="inference or training")] = "inference",
     batch_size: Annotated[int, typer.Option()] = 128,
     compiled: Annotated[bool, typer.Option("--compile")] = False,

@@ -25,6 +25,7 @@ LEVELS = {
     "losses": 2,
     "train": 3,
     "evaluation": 3,
+    "upstream": 4,
     "visualize": 4,
     "report": 4,
     "benchmark": 4,

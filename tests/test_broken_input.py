@@ -338,7 +338,7 @@ def no_space(*_, **__):
         "trireid.train.runs.write_json",
         "trireid.train.checkpoint.save_file",
         "torch.save",
-        "trireid.evaluation.saved.save_file",
+        "trireid.evaluation.feature_files.save_file",
         "trireid.train.keeper.write_metrics",
         "torch.utils.tensorboard.SummaryWriter.add_scalar",
         "os.fsync",

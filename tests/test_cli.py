@@ -88,11 +88,11 @@ def test_reading_a_configuration_loads_no_torch():
     assert run_module("-c", code).stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("start", ["main", "train_door", "evaluate_door"])
+@pytest.mark.parametrize("start", ["main", "train_from_upstream", "evaluate_from_upstream"])
 def test_idle_threads_rest_before_torch_is_there(start):
-    home = "trireid.cli" if start == "main" else "trireid.cli.doors"
+    home = "trireid.cli" if start == "main" else "trireid.cli.upstream_scripts"
     code = f"import os, sys; os.environ.pop('OMP_WAIT_POLICY', None); from {home} import {start}\n"
-    code += "sys.argv = ['x', '--config_file', 'absent.yml'] if 'door' in sys.argv[1] else ['x', '--version']\n"
+    code += "sys.argv = ['x', '--config_file', 'absent.yml'] if 'upstream' in sys.argv[1] else ['x', '--version']\n"
     code += f"try: {start}()\nfinally: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     assert run_module("-c", code, start).stdout.splitlines()[-1] == "PASSIVE False"
 
@@ -287,13 +287,13 @@ def evaluated(monkeypatch):
     class Saved:
         config = Config()
 
-    def test_checkpoint(path, *, config, progress, missing_cases, any_to_any):
+    def evaluate_checkpoint(path, *, config, progress, missing_cases, any_to_any):
         calls.append((path, config))
         counts = {"num_queries": 8, "num_gallery": 9, "messages": ["one thing"]}
         return {"checkpoint": str(path), "epoch": 5, "note": "last", "feature": FIGURES, **counts}
 
     monkeypatch.setattr("trireid.train.checkpoint.load_checkpoint", lambda path: Saved)
-    monkeypatch.setattr(trireid.train.testing, "test_checkpoint", test_checkpoint)
+    monkeypatch.setattr(trireid.train.testing, "evaluate_checkpoint", evaluate_checkpoint)
     return calls
 
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.cli.demo import read_recipe
-from trireid.config.demo_yaml import load_demo_yaml
 from trireid.config.load import load_config, setting_paths, validate
 from trireid.config.presets import PRESETS
 from trireid.train.loop import train
+from trireid.upstream.configuration import load_upstream_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -125,7 +125,7 @@ def test_every_command_shown_parses(path, line):
         assert (ROOT / words[door]).exists()
         assert words[door + 1] == "--config_file"
         overrides = [word for word in words[door + 3 :] if word != "--parity"]
-        load_demo_yaml(ROOT / words[door + 2], overrides, parity="--parity" in words)
+        load_upstream_yaml(ROOT / words[door + 2], overrides, parity="--parity" in words)
 
 
 @pytest.mark.parametrize("code", INLINE)
@@ -150,7 +150,7 @@ def test_our_settings_load(path):
 
 @pytest.mark.parametrize("path", UPSTREAM, ids=name_of)
 def test_upstreams_settings_load(path):
-    load_demo_yaml(path)
+    load_upstream_yaml(path)
 
 
 def test_the_settings_of_the_demo_load():

@@ -68,7 +68,7 @@ def test_queries_without_a_match_are_counted_and_said(run):
 def test_testing_a_run_gives_its_figures_again_and_re_ranked_ones_where_asked_for(run):
     folder, _ = run
     metrics = json.loads((folder / "metrics.json").read_text())
-    plain = trireid.test_checkpoint(
+    plain = trireid.evaluate_checkpoint(
         folder, config=trireid.load_config(folder / "config.yaml", ["evaluate.rerank=false"])
     )
     assert plain["feature"] == metrics["feature"]

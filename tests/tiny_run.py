@@ -13,10 +13,10 @@ from trireid.config.load import dump_config, override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
 from trireid.data.readers import scan
-from trireid.evaluation.saved import save_features
+from trireid.evaluation.feature_files import save_features
 from trireid.models.build import build_model
 from trireid.train.checkpoint import save_checkpoint
-from trireid.train.testing import test_features
+from trireid.train.testing import checkpoint_features
 
 FOLDERS = ("RGB", "NI", "TI")
 
@@ -81,5 +81,5 @@ def untrained_run(root: Path, output: Path, *overrides: str) -> Path:
     output.mkdir(parents=True)
     (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     save_checkpoint(output / "last.safetensors", model, config=config, label_map=label_map, epoch=0)
-    save_features(output, test_features(output, progress=False))
+    save_features(output, checkpoint_features(output, progress=False))
     return output

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from trireid.lazy import warn_renamed
+
 if TYPE_CHECKING:
     from trireid.config.load import dump_config as dump_config
     from trireid.config.load import load_config as load_config
@@ -16,22 +18,22 @@ if TYPE_CHECKING:
     from trireid.evaluation.expansion import average_query_expansion as average_query_expansion
     from trireid.evaluation.metrics import pairwise_distance as pairwise_distance
     from trireid.evaluation.metrics import rank_metrics as rank_metrics
-    from trireid.evaluation.recording import RecordedModel as RecordedModel
     from trireid.evaluation.rerank import k_reciprocal as k_reciprocal
     from trireid.evaluation.search import search as search
     from trireid.models.build import build_model as build_model
+    from trireid.models.recorded import RecordedModel as RecordedModel
     from trireid.report.page import write_report as write_report
     from trireid.train.checkpoint import load_checkpoint as load_checkpoint
     from trireid.train.checkpoint import load_model as load_model
-    from trireid.train.testing import test_checkpoint as test_checkpoint
-    from trireid.train.upstream import load_upstream as load_upstream
-    from trireid.train.upstream import read_upstream as read_upstream
+    from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
     from trireid.types import MODALITIES as MODALITIES
     from trireid.types import Batch as Batch
     from trireid.types import Labels as Labels
     from trireid.types import Protocol as Protocol
     from trireid.types import ReIDOutput as ReIDOutput
     from trireid.types import Selection as Selection
+    from trireid.upstream.checkpoint import load_upstream as load_upstream
+    from trireid.upstream.checkpoint import read_upstream as read_upstream
 
 _HOMES = {
     "Batch": "types",
@@ -40,7 +42,7 @@ _HOMES = {
     "MODALITIES": "types",
     "Protocol": "types",
     "ReIDOutput": "types",
-    "RecordedModel": "evaluation.recording",
+    "RecordedModel": "models.recorded",
     "Selection": "types",
     "TrireidError": "errors",
     "average_query_expansion": "evaluation.expansion",
@@ -51,17 +53,21 @@ _HOMES = {
     "load_checkpoint": "train.checkpoint",
     "load_config": "config.load",
     "load_model": "train.checkpoint",
-    "load_upstream": "train.upstream",
+    "load_upstream": "upstream.checkpoint",
     "pairwise_distance": "evaluation.metrics",
     "rank_metrics": "evaluation.metrics",
-    "read_upstream": "train.upstream",
+    "read_upstream": "upstream.checkpoint",
     "scan": "data.readers",
     "search": "evaluation.search",
-    "test_checkpoint": "train.testing",
+    "evaluate_checkpoint": "train.testing",
     "write_report": "report.page",
     "write_synthetic": "data.synthetic",
 }
-_PARTS = ("config", "data", "errors", "evaluation", "losses", "models", "report", "train", "types", "visualize")
+_PARTS = tuple(
+    ["config", "data", "errors", "evaluation", "losses", "models", "report", "train", "types", "upstream", "visualize"]
+)
+_RENAMED = {"test_checkpoint": "evaluate_checkpoint"}
+"""Public names of 0.1.0 -> their names now; the old ones warn, and go with 0.3.0."""
 
 __all__ = [*_HOMES, "__version__"]
 
@@ -72,6 +78,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("trireid")
+    if name in _RENAMED:
+        warn_renamed(f"trireid.{name}", f"trireid.{_RENAMED[name]}")
+        name = _RENAMED[name]
     if name in _HOMES:
         return getattr(import_module(f"trireid.{_HOMES[name]}"), name)
     if name in _PARTS:

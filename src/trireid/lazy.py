@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn the caller of a module's `__getattr__` that a public name has another one now."""
+    warnings.warn(f"{old} is now {new}; the old name goes with trireid 0.3.0", FutureWarning, stacklevel=3)
 
 
 def submodules(package: str) -> Callable[[str], ModuleType]:

@@ -18,7 +18,7 @@ from trireid.config.load import (
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
 
-OURS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*/*.yaml"))
+OURS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("trireid/*/*.yaml"))
 
 CROSS = "model.slimming=[{after_block: 1, keep_ratio: 0.5}, {after_block: 2, keep_ratio: 0.5, guidance: cross}]"
 

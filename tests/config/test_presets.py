@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from trireid.config.demo_rules import ALWAYS
-from trireid.config.demo_yaml import load_demo_yaml
 from trireid.config.load import dump_config, load_config, override_config, setting_paths
 from trireid.config.presets import PRESETS, UPSTREAM_CODE, preset_settings
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
 from trireid.models.sdtps import SPARSE_RATIOS
+from trireid.upstream.configuration import load_upstream_yaml
+from trireid.upstream.rules import ALWAYS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PARITY = PRESETS["parity"]
@@ -57,32 +57,32 @@ def test_what_differs_from_the_defaults_is_this_and_nothing_else():
 
 @pytest.mark.parametrize("file", OURS)
 def test_every_shipped_file_can_be_run_as_upstream_does(file):
-    plain, parity = load_config(CONFIGS / file), load_config(CONFIGS / file, ["preset=parity"])
+    plain, parity = load_config(CONFIGS / "trireid" / file), load_config(CONFIGS / "trireid" / file, ["preset=parity"])
     assert {path: value_of(parity, path) for path in PARITY} == PARITY
     assert {path for path in setting_paths() if value_of(plain, path) != value_of(parity, path)} == SWITCHES.keys()
 
 
 @pytest.mark.parametrize("file", UPSTREAM)
 def test_the_doors_take_it_too(file):
-    plain = load_demo_yaml(CONFIGS / file).config
-    settings = load_demo_yaml(CONFIGS / file, parity=True)
+    plain = load_upstream_yaml(CONFIGS / file).config
+    settings = load_upstream_yaml(CONFIGS / file, parity=True)
     assert {path: value_of(settings.config, path) for path in PARITY} == PARITY
     changed = {path for path in setting_paths() if value_of(plain, path) != value_of(settings.config, path)}
     assert changed == SWITCHES.keys() - set(ALWAYS)
     assert settings.notes[0].startswith("--parity, as upstream's code")
-    assert "--parity" in load_demo_yaml(CONFIGS / file).notes[0]
+    assert "--parity" in load_upstream_yaml(CONFIGS / file).notes[0]
 
 
 def test_the_doors_keep_what_upstreams_keys_say():
     overrides = ["DATALOADER.SAMPLER", "softmax", "MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", "0.001"]
-    config = load_demo_yaml(CONFIGS / UPSTREAM[0], overrides, parity=True).config
+    config = load_upstream_yaml(CONFIGS / UPSTREAM[0], overrides, parity=True).config
     assert (config.data.sampler, config.train.precision, config.train.lr) == ("random", "auto", 0.001)
     assert config.train.warmup_from == "base"
 
 
 def test_both_ways_give_the_same_run():
-    ours = load_config(CONFIGS / "rgbnt201/parity.yaml")
-    theirs = load_demo_yaml(CONFIGS / "RGBNT201/DeMo.yml", parity=True).config
+    ours = load_config(CONFIGS / "trireid" / "rgbnt201/parity.yaml")
+    theirs = load_upstream_yaml(CONFIGS / "RGBNT201/DeMo.yml", parity=True).config
     different = {path for path in setting_paths() if value_of(ours, path) != value_of(theirs, path)}
     # No ratio is the reference preset's, and that is upstream's default, which the doors write out.
     assert (ours.model.sdtps.sparse_ratio, theirs.model.sdtps.sparse_ratio) == (None, SPARSE_RATIOS["reference"])
@@ -107,7 +107,7 @@ def test_a_section_without_settings_is_still_an_error(tmp_path):
 
 
 def test_the_resolved_settings_name_every_switch_and_read_back_equal(tmp_path):
-    config = load_config(CONFIGS / OURS[0], ["preset=parity"])
+    config = load_config(CONFIGS / "trireid" / OURS[0], ["preset=parity"])
     text = dump_config(config)
     assert "preset: parity" not in text
     assert "lr_noise: true" in text

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from trireid.config.demo_yaml import load_demo_yaml
 from trireid.config.load import load_config
 from trireid.config.read import MAX_DEPTH, MAX_NODES, parse_yaml, read_mapping
 from trireid.errors import ConfigError, printable
+from trireid.upstream.configuration import load_upstream_yaml
 
 LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 1}]\n" for n in range(60))
 MERGES = "b0: &b0 {x: 1}\n" + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 9)}]}}\n" for n in range(1, 30))
@@ -83,7 +83,7 @@ def test_overrides_of_strangers_are_one_short_line(override, said):
 def test_only_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, said in ((tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device"), (tmp_path, "is a folder")):
-        for read in (read_mapping, load_config, load_demo_yaml):
+        for read in (read_mapping, load_config, load_upstream_yaml):
             with pytest.raises(ConfigError, match=said):
                 read(path if read is load_config else type(tmp_path)(path))
 

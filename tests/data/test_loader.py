@@ -12,7 +12,7 @@ from trees import write_image
 from trireid.data.dataset import TripletDataset, restrict
 from trireid.data.images import REPAIR, ImageError
 from trireid.data.labels import LabelMap
-from trireid.data.loader import set_epoch, test_loader, train_loader
+from trireid.data.loader import evaluation_loader, set_epoch, train_loader
 from trireid.data.pixels import FilePixels
 from trireid.data.records import ImageSource, Record
 from trireid.errors import ConfigError, DataError
@@ -115,9 +115,9 @@ def test_more_workers_than_open_files_allow_are_refused(
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
 def test_processes_get_each_batch_of_a_test_loader_once(records: tuple[Record, ...], number: int) -> None:
     settings = {"pixels": from_files(records), "label_map": LabelMap.from_records(records), "batch_size": 6}
-    whole = [batch.item.tolist() for batch in test_loader(records, **settings)]
+    whole = [batch.item.tolist() for batch in evaluation_loader(records, **settings)]
     parts = [
-        [batch.item.tolist() for batch in test_loader(records, share=(process, number), **settings)]
+        [batch.item.tolist() for batch in evaluation_loader(records, share=(process, number), **settings)]
         for process in range(number)
     ]
     assert [parts[place % number][place // number] for place in range(len(whole))] == whole
@@ -125,7 +125,9 @@ def test_processes_get_each_batch_of_a_test_loader_once(records: tuple[Record, .
 
 
 def test_test_loader_keeps_the_order_and_the_rest(records: tuple[Record, ...]) -> None:
-    loader = test_loader(records, pixels=from_files(records), label_map=LabelMap.from_records(records), batch_size=6)
+    loader = evaluation_loader(
+        records, pixels=from_files(records), label_map=LabelMap.from_records(records), batch_size=6
+    )
     assert [batch.item.tolist() for batch in loader] == [[*range(6)], [*range(6, 12)], [*range(12, 16)]]
 
 
@@ -163,7 +165,7 @@ def test_damaged_image_ends_in_one_line(records: tuple[Record, ...], workers: in
     source = records[5].images[2]
     assert source is not None
     source.path.write_bytes(source.path.read_bytes()[:-30])
-    loader = test_loader(
+    loader = evaluation_loader(
         records,
         pixels=from_files(records),
         label_map=LabelMap.from_records(records),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trireid.data.transforms import Normalise, TestTransform, resize_triplet
+from trireid.data.transforms import EvaluationTransform, Normalise, resize_triplet
 from trireid.errors import InputError
 
 SIZE = (16, 8)
@@ -29,7 +29,7 @@ def test_one_triplet_equals_its_row_of_a_batch() -> None:
     pixels, present = resize_triplet(images, SIZE, "bilinear")
     assert present.tolist() == [True, False, True]
     assert not pixels[1].any()
-    alone = TestTransform(SIZE, mean=MEAN, std=STD)(images)
+    alone = EvaluationTransform(SIZE, mean=MEAN, std=STD)(images)
     assert torch.equal(alone, Normalise(MEAN, STD)(pixels[None], present[None])[0])
 
 
@@ -46,6 +46,6 @@ def test_any_sizes_are_resized_as_one_by_one(sizes: list[tuple[int, int]], inter
 
 def test_wrong_input_is_named() -> None:
     with pytest.raises(InputError, match="at least one image"):
-        TestTransform(SIZE)([None, None, None])
+        EvaluationTransform(SIZE)([None, None, None])
     with pytest.raises(InputError, match=r"uint8 \(3, h, w\), given torch.float32 \(3, 4, 4\)"):
-        TestTransform(SIZE)([torch.zeros(3, 4, 4)])
+        EvaluationTransform(SIZE)([torch.zeros(3, 4, 4)])

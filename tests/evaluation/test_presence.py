@@ -10,11 +10,11 @@ import torch
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError
 from trireid.evaluation.evaluate import Rerank, evaluate_features, feature_distance, ranking_distance
+from trireid.evaluation.feature_files import SavedFeatures, SavedSide, load_features, save_features
 from trireid.evaluation.features import FeatureSet, joint_blocks
 from trireid.evaluation.metrics import ranked_list
 from trireid.evaluation.presence import Presence, shared_distance, shared_pair_distance, unrelated_cosine
 from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
-from trireid.evaluation.saved import SavedFeatures, SavedSide, load_features, save_features
 from trireid.evaluation.search import search
 from trireid.types import MODALITY_BLOCKS, Labels, Protocol, filled_blocks, modality_subsets
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import trireid.evaluation.encoding as encoding_module
-import trireid.evaluation.order as order_module
+import trireid.evaluation.nearest as order_module
+import trireid.evaluation.reciprocal as encoding_module
 import trireid.evaluation.rerank as rerank_module
 from trireid.errors import InputError
 from trireid.evaluation.metrics import pairwise_distance

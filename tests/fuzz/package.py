@@ -16,10 +16,10 @@ import trireid.ablation
 import trireid.cli.ablate
 import trireid.cli.app
 import trireid.cli.check_data
-import trireid.cli.doors
 import trireid.cli.evaluate
 import trireid.cli.importing
 import trireid.cli.train
+import trireid.cli.upstream_scripts
 import trireid.report.compare
 import trireid.report.page
 import trireid.train.loop
@@ -38,7 +38,10 @@ def command(*arguments: object) -> None:
 
 def door(name: str, *arguments: object) -> None:
     """`python train_net.py ARGUMENTS` or `test_net.py`."""
-    doors = {"train_net.py": trireid.cli.doors.train_door, "test_net.py": trireid.cli.doors.evaluate_door}
+    doors = {
+        "train_net.py": trireid.cli.upstream_scripts.train_from_upstream,
+        "test_net.py": trireid.cli.upstream_scripts.evaluate_from_upstream,
+    }
     doors[name]([str(argument) for argument in arguments])
 
 

@@ -8,7 +8,7 @@ from trireid.errors import CheckpointError
 from trireid.models.backbone import create_vit
 from trireid.models.positions import GRID_KEY, grid_text, recorded_grid, table_grid
 from trireid.models.weights import load_backbone_weights
-from trireid.train.importing import import_file
+from trireid.upstream.importing import import_file
 
 PATCH = 8
 

@@ -10,9 +10,9 @@ from trireid.errors import ConfigError, InputError
 from trireid.losses import reid_loss
 from trireid.models.backbone import Backbone, CameraEmbedding, create_vit, projects_features
 from trireid.models.build import build_model
-from trireid.models.readers import SlotReaderName
 from trireid.models.reid import ReIDModel
 from trireid.models.sdtps import PRESETS, Scoring
+from trireid.models.slot_pooling import SlotReaderName
 from trireid.types import ReIDOutput, modality_subsets
 
 SIZE = (32, 16)

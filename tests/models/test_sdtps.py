@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trireid.errors import InputError
-from trireid.models.readers import SlotReaderName
 from trireid.models.sdtps import PRESETS, SDTPS, slot_count
+from trireid.models.slot_pooling import SlotReaderName
 from trireid.types import modality_subsets
 
 from reference import sdtps_reference

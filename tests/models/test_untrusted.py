@@ -16,9 +16,9 @@ from trireid.cli.app import app
 from trireid.errors import CheckpointError
 from trireid.models.backbone import create_vit
 from trireid.models.untrusted import check_memo, one_line, value_fault
-from trireid.models.upstream import UpstreamMismatchError
 from trireid.models.weights import load_backbone_weights, read_state
-from trireid.train.importing import import_file
+from trireid.upstream.importing import import_file
+from trireid.upstream.state_dict import UpstreamMismatchError
 
 from upstream_states import DIM, IMAGE, PATCH, WIDTH, Draw, clip_visual, upstream_state
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from trireid.errors import CheckpointError
 from trireid.models.backbone import create_vit
-from trireid.models.upstream import resize_positions
 from trireid.models.weights import fetch_timm_weights, load_backbone_weights, read_state
+from trireid.upstream.state_dict import resize_positions
 
 SHARED_WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/weights/dinov2_vits14_fp16.safetensors"
 

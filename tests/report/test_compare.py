@@ -10,7 +10,7 @@ import torch
 
 from tiny_run import untrained_run, write_tree
 from trireid.errors import InputError
-from trireid.evaluation.saved import SavedFeatures, load_features, save_features
+from trireid.evaluation.feature_files import SavedFeatures, load_features, save_features
 from trireid.report.compare import write_comparison
 from trireid.report.queries import differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import read_run

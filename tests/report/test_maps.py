@@ -21,7 +21,7 @@ from trireid.errors import InputError, RunError
 from trireid.report.items import named_records, open_model, prepare, select_items, spread_records
 from trireid.report.maps import item_maps, statistics_table
 from trireid.report.page import write_report
-from trireid.report.run_folder import read_run, saved_features_of, test_records
+from trireid.report.run_folder import evaluated_records, read_run, saved_features_of
 from trireid.train.checkpoint import load_checkpoint
 from trireid.visualize.patches import PatchState, patch_states
 
@@ -58,7 +58,7 @@ def pixels_of(picture):
 def test_maps_on_the_page_show_the_models_own_choice(run_dir):
     run = read_run(run_dir)
     opened = open_model(run)
-    given = prepare(opened, test_records(run)[:2], [])
+    given = prepare(opened, evaluated_records(run)[:2], [])
     item = select_items(opened, given)[1]
     with torch.inference_mode():
         out = opened.model(given.images[1:], present=given.present[1:], camera=given.camera[1:])
@@ -93,7 +93,7 @@ def test_the_page_has_maps_and_statistics(run_dir):
 
 def inputs(run_dir):
     run = read_run(run_dir)
-    return prepare(open_model(run), test_records(run), [])
+    return prepare(open_model(run), evaluated_records(run), [])
 
 
 def test_a_model_without_selection_says_so(tmp_path):
@@ -125,7 +125,7 @@ def test_one_image_that_is_missing_leaves_one_triplet_out(run_copy):
 
 def test_many_missing_images_are_named_in_part(run_dir):
     run, notes = read_run(run_dir), []
-    records = list(test_records(run))
+    records = list(evaluated_records(run))
     broken = [replace(each, images=(ImageSource(Path("gone.png")), *each.images[1:])) for each in records[:5]]
     given = prepare(open_model(run), [*broken, *records[5:]], notes)
     assert len(given) == len(records) - 5
@@ -165,7 +165,7 @@ def test_a_checkpoint_alone_has_a_page_and_with_its_data_all_of_it(run_dir, tmp_
 
 
 def test_records_are_chosen_by_identity_or_name_and_spread_over_identities(run_dir):
-    records = test_records(read_run(run_dir))
+    records = evaluated_records(read_run(run_dir))
     assert [record.identity for record in spread_records(records, 2)] == ["000100", "000101"]
     assert len(spread_records(records, 99)) == 3
     assert len(named_records(records, ["000101"], 2)) == 2

@@ -11,9 +11,9 @@ from PIL import Image
 from trireid.data.records import ImageSource, Record
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import evaluate_features
+from trireid.evaluation.feature_files import SavedFeatures, SavedSide, load_features, save_features
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.metrics import pairwise_distance
-from trireid.evaluation.saved import SavedFeatures, SavedSide, load_features, save_features
 from trireid.report.page import write_report
 from trireid.report.queries import rank_saved, shown_queries
 from trireid.report.run_folder import read_run

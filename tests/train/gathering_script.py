@@ -8,7 +8,7 @@ from torch import Tensor, distributed, nn
 
 from trireid.errors import InputError, RunError
 from trireid.evaluation.features import FeatureSet
-from trireid.models.heads import BNNeckClassifier
+from trireid.models.bnneck import BNNeckClassifier
 from trireid.train.gathering import gather_features, gather_output, gather_rows, synchronise_statistics
 from trireid.types import ReIDOutput
 

@@ -16,7 +16,7 @@ from trireid.train.keeper import RunKeeper
 from trireid.train.loop import train
 from trireid.train.runs import read_epochs
 from trireid.train.state import load_state
-from trireid.train.testing import test_checkpoint as evaluate_checkpoint
+from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,7 +9,7 @@ import pytest
 from tiny_run import untrained_run, write_tree
 from trireid.config.load import override_config
 from trireid.train.checkpoint import load_checkpoint
-from trireid.train.testing import test_checkpoint as evaluate_checkpoint
+from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
 
 UNKNOWN = "24 of 24 items are of cameras that the model was not trained with"
 

@@ -17,14 +17,14 @@ from tiny_run import tiny_config, write_tree
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.errors import CheckpointError, DataError, RunError, TrireidError
-from trireid.evaluation.saved import load_features
+from trireid.evaluation.feature_files import load_features
 from trireid.train import keeper, loop
 from trireid.train.checkpoint import load_checkpoint, load_model
 from trireid.train.keeper import RunKeeper
 from trireid.train.loop import train
 from trireid.train.runs import read_epochs
 from trireid.train.state import load_state
-from trireid.train.testing import test_checkpoint as evaluate_checkpoint
+from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
 
 TIMES = ("seconds", "data_seconds", "step_seconds", "evaluation_seconds", "train_seconds")
 

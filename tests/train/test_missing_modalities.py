@@ -20,7 +20,7 @@ from trireid.models.backbone import Backbone
 from trireid.train import epoch as epochs
 from trireid.train.checkpoint import load_checkpoint
 from trireid.train.loop import train
-from trireid.train.testing import test_checkpoint as evaluate_checkpoint
+from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
 
 SUBSETS = ["rnt", "nt", "rt", "rn", "t", "n", "r"]
 

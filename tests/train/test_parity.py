@@ -19,20 +19,20 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from tiny_run import tiny_config
-from trireid.config.demo_yaml import load_demo_yaml
 from trireid.config.load import load_config, override_config
 from trireid.config.schema import TrainConfig
 from trireid.data.sampler import IdentitySampler, UniformIdentitySampler
 from trireid.models.backbone import create_vit
 from trireid.models.build import build_model
-from trireid.models.upstream import resize_positions, upstream_rules
 from trireid.train import loop
 from trireid.train.inputs import open_inputs
 from trireid.train.loop import _factor, _make_optimizer, train
 from trireid.train.optim import lr_factor, noise_factor, set_lr
 from trireid.train.runs import read_epochs
-from trireid.train.testing import test_checkpoint as evaluate
-from trireid.train.upstream import read_upstream
+from trireid.train.testing import evaluate_checkpoint as evaluate
+from trireid.upstream.checkpoint import read_upstream
+from trireid.upstream.configuration import load_upstream_yaml
+from trireid.upstream.state_dict import resize_positions, upstream_rules
 
 from reference_upstream import learning_rate
 from upstream_states import IMAGE, upstream_state
@@ -144,7 +144,7 @@ def test_every_parameter_has_the_rate_that_its_name_has_upstream(tower: str, dir
     own = ["model.backbone.name=vit_b16", "train.backbone_lr=8e-4", "model.backbone.drop_path=0"]
     preset = load_config(None, ["preset=parity", "train.lr=1e-3", *(own if tower == "imagenet" else [])])
     names = {id(parameter): name for name, parameter in imported.model.named_parameters()}
-    for settings in (preset.train, load_demo_yaml(file, chosen).config.train):
+    for settings in (preset.train, load_upstream_yaml(file, chosen).config.train):
         found = {}
         for group in _make_optimizer(imported.model.parameter_groups(), settings).param_groups:
             for parameter in group["params"]:

@@ -43,10 +43,10 @@ import sys
 from pathlib import Path
 from trireid.config.load import load_config
 from trireid.files import write_json
-from trireid.train.testing import test_checkpoint
+from trireid.train.testing import evaluate_checkpoint
 
 tables = {"missing_cases": True, "any_to_any": True}
-figures = test_checkpoint(Path(sys.argv[2]), config=load_config(sys.argv[1]), progress=False, **tables)
+figures = evaluate_checkpoint(Path(sys.argv[2]), config=load_config(sys.argv[1]), progress=False, **tables)
 if figures:
     write_json(Path(sys.argv[3]), figures)
 """

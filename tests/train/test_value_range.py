@@ -18,7 +18,7 @@ from trireid.report.run_folder import read_run
 from trireid.train.checkpoint import load_checkpoint
 from trireid.train.inputs import open_inputs
 from trireid.train.loop import train
-from trireid.train.testing import test_checkpoint as evaluate_checkpoint
+from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
 
 
 def deep_thermal(root: Path, *, split: str = "*", first: int = 28815) -> Path:

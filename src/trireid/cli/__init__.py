@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["evaluate_door", "main", "train_door"]
+__all__ = ["evaluate_from_upstream", "main", "train_from_upstream"]
 
 
 def main() -> None:
@@ -10,14 +10,14 @@ def main() -> None:
     _run("trireid.cli.app", "app")
 
 
-def train_door() -> None:
+def train_from_upstream() -> None:
     """Run `train_net.py`."""
-    _run("trireid.cli.doors", "train_door")
+    _run("trireid.cli.upstream_scripts", "train_from_upstream")
 
 
-def evaluate_door() -> None:
+def evaluate_from_upstream() -> None:
     """Run `test_net.py`."""
-    _run("trireid.cli.doors", "evaluate_door")
+    _run("trireid.cli.upstream_scripts", "evaluate_from_upstream")
 
 
 def _run(module: str, name: str) -> None:

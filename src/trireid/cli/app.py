@@ -88,7 +88,7 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option("--config", "-c", help="A YAML file, e.g. configs/rgbnt201/sdtps.yaml.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="A YAML file of configs/trireid/, or your own.")],
     settings: Overrides = None,
     set_: SetOption = None,
     resume: Annotated[

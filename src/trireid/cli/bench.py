@@ -19,10 +19,10 @@ from trireid.cli.console import progress, say, show_table
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
-from trireid.evaluation.recording import RecordedModel
 from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
+from trireid.models.recorded import RecordedModel
 from trireid.models.reid import ReIDModel
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
 from trireid.train.recording import WARM_UP

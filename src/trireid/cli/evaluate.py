@@ -40,8 +40,8 @@ def run_checkpoint(
     Raises:
         TrireidError: a setting, the checkpoint or the data set is wrong, or the file cannot be written.
     """
-    from trireid.train.cases import check_cases
     from trireid.train.checkpoint import config_here, load_checkpoint
+    from trireid.train.missing_table import check_cases
 
     saved = config_here(load_checkpoint(path))
     notes = []
@@ -84,12 +84,12 @@ def run(
     Raises:
         TrireidError: the weights do not fit the configuration, or the data set is wrong.
     """
-    from trireid.train.testing import test_checkpoint
+    from trireid.train.testing import evaluate_checkpoint
 
     _log.info("settings that differ from the defaults:\n%s", dump_changes(config).rstrip())
     for line in notes:
         note(line)
-    figures = test_checkpoint(
+    figures = evaluate_checkpoint(
         path, config=config, progress=is_main_process(), missing_cases=missing_cases, any_to_any=any_to_any
     )
     if not figures:  # of several processes, the main one has them

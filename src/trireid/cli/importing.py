@@ -14,7 +14,7 @@ from trireid.cli.synth import parse_size
 def run(
     source: Path, target: Path, *, image_size: str | None, checkpoint_image_size: str | None, **options: Any
 ) -> None:
-    """Import and print the report; options as `trireid.train.importing.import_file`.
+    """Import and print the report; options as `trireid.upstream.importing.import_file`.
 
     Raises:
         TrireidError: the file is damaged or does not fit; the report was printed where there is one.
@@ -22,8 +22,8 @@ def run(
     size = parse_size(image_size, option="--image-size") if image_size else None
     its_own = parse_size(checkpoint_image_size, option="--checkpoint-image-size") if checkpoint_image_size else None
     with progress(f"reading {source}", counted=False):
-        from trireid.models.upstream import UpstreamMismatchError
-        from trireid.train.importing import import_file
+        from trireid.upstream.importing import import_file
+        from trireid.upstream.state_dict import UpstreamMismatchError
     try:
         with progress(f"reading {source}", counted=False):
             done = import_file(source, target, image_size=size, checkpoint_image_size=its_own, **options)

@@ -189,11 +189,11 @@ def _open_items(
 ) -> tuple[OpenModel, RunFolder, ModelInput]:
     """The model of a run and the triplets to draw; what cannot be read is said."""
     from trireid.report.items import named_records, open_model, prepare, spread_records
-    from trireid.report.run_folder import read_run, test_records
+    from trireid.report.run_folder import evaluated_records, read_run
 
     folder = read_run(run, overrides=settings or [])
     opened = open_model(folder)
-    records = test_records(folder)
+    records = evaluated_records(folder)
     chosen: list[Record] = named_records(records, _split(ids), n) if ids else spread_records(records, n)
     notes: list[str] = []
     given = prepare(opened, chosen, notes)

@@ -284,7 +284,7 @@ def _refuse_upstream_sections(tree: Tree, path: Path | str) -> None:
     if upper:
         raise ConfigError(
             f"{path} has upstream's section {upper[0]}; run it with `python train_net.py --config_file {path}`, "
-            "or write the settings in lower case as in configs/rgbnt201/sdtps.yaml"
+            "or write the settings in lower case as in configs/trireid/rgbnt201/sdtps.yaml"
         )
 
 

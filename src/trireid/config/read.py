@@ -158,7 +158,7 @@ def read_mapping(path: Path) -> dict[str, object]:
         raise ConfigError(f"configuration file {shown} cannot be read: {error}") from None
     content = parse_yaml(text.removeprefix("\ufeff"), source=str(path))
     if content is None:
-        raise ConfigError(f"{shown} holds no settings; an example is configs/rgbnt201/sdtps.yaml")
+        raise ConfigError(f"{shown} holds no settings; an example is configs/trireid/rgbnt201/sdtps.yaml")
     if not isinstance(content, dict):
         kind = "list" if isinstance(content, list) else "single value"
         raise ConfigError(f"{shown} holds a {kind} at the top; it should hold sections such as `data:`")

@@ -1,5 +1,4 @@
 """Data loaders whose batches depend on seed and epoch only, whatever the number of workers."""
-# ruff: noqa: PT028 - test_loader is no test
 
 from __future__ import annotations
 
@@ -62,7 +61,7 @@ def train_loader(
     return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
 
 
-def test_loader(
+def evaluation_loader(
     records: Sequence[Record],
     *,
     pixels: Pixels,
@@ -85,9 +84,6 @@ def test_loader(
     batches = torch.arange(len(dataset)).split(batch_size) if len(dataset) else ()
     own = [batch.tolist() for batch in batches[share[0] :: share[1]]]
     return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=own)
-
-
-test_loader.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
 
 
 def set_epoch(loader: Any, epoch: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,12 @@ def seeded_generator(seed: int, *purpose: str | int) -> torch.Generator:
     key = "\x1f".join([str(seed), *map(str, purpose)]).encode()
     number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1  # torch takes 63 bits without a sign
     return torch.Generator().manual_seed(number)
+
+
+def numpy_generator(seed: int, *purpose: object) -> np.random.Generator:
+    """A NumPy generator for one purpose, with the same stream on every machine (the synthetic data depend on it)."""
+    key = "\x1f".join([str(seed), *map(str, purpose)]).encode()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(key).digest()[:16], "little")))
 
 
 def uniform_draws(seed: Tensor, count: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from trireid.errors import InputError
+from trireid.lazy import warn_renamed
 
 Interpolation = Literal["bilinear", "bicubic"]
 Channels = tuple[float, float, float]
@@ -23,7 +24,7 @@ Images = Sequence[Tensor | None]
 
 
 @dataclass(frozen=True)
-class TestTransform:
+class EvaluationTransform:
     """Resize and normalise one triplet, as for embedding a few images without a loader.
 
     Attributes:
@@ -31,8 +32,6 @@ class TestTransform:
         mean, std: of each channel, in units of the pixel range [0, 1].
         interpolation: `bilinear` or `bicubic`, antialiased.
     """
-
-    __test__ = False  # the name starts with Test, but pytest is not meant
 
     image_size: tuple[int, int]
     mean: Channels = (0.5, 0.5, 0.5)
@@ -100,3 +99,11 @@ def normalise(images: Tensor, mean: Channels, std: Channels) -> Tensor:
 def _per_channel(values: Channels, device: torch.device) -> Tensor:
     """`(3, 1, 1)`, kept, because a copy to a device a batch would wait for it."""
     return torch.tensor(values, device=device)[:, None, None]
+
+
+def __getattr__(name: str) -> Any:
+    """Keep the name of 0.1.0 for one release."""
+    if name == "TestTransform":
+        warn_renamed(f"{__name__}.TestTransform", f"{__name__}.EvaluationTransform")
+        return EvaluationTransform
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

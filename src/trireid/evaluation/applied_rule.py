@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trireid.data.consistency import describe_unknown
-from trireid.evaluation.order import row_slices
+from trireid.evaluation.nearest import row_slices
 from trireid.evaluation.protocols import ROWS, bearers, equal_known, ranking_masks, take
 from trireid.types import EXCLUSION_FIELD, UNKNOWN, Exclusion, Labels, Protocol
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from trireid.errors import InputError
 from trireid.evaluation.checks import check_sizes
 from trireid.evaluation.distance import centre_of, centred, check_features, check_widths, euclidean, unit
-from trireid.evaluation.order import nearest, row_slices, rows_at_a_time
+from trireid.evaluation.nearest import nearest, row_slices, rows_at_a_time
 
 
 def average_query_expansion(

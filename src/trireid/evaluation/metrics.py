@@ -10,7 +10,7 @@ from torch import Tensor
 from trireid.errors import InputError
 from trireid.evaluation.checks import check_distances, check_labels, check_sizes
 from trireid.evaluation.distance import centre_of, centred, check_features, check_widths, euclidean
-from trireid.evaluation.order import LAST, fits_key, key_position, order_keys, row_slices, rows_at_a_time
+from trireid.evaluation.nearest import LAST, fits_key, key_position, order_keys, row_slices, rows_at_a_time
 from trireid.evaluation.protocols import bearers, equal_known, labels_to, ranking_masks, take
 from trireid.types import Labels, Protocol
 

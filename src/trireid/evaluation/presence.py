@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trireid.errors import InputError
 from trireid.evaluation.distance import centred, euclidean, unit
-from trireid.evaluation.order import row_slices
+from trireid.evaluation.nearest import row_slices
 from trireid.types import Blocks, filled_blocks
 
 ROWS = 1024

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.evaluation.order import row_slices
+from trireid.evaluation.nearest import row_slices
 from trireid.types import UNKNOWN, Labels, Protocol
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -20,8 +20,8 @@ from trireid.evaluation.distance import (
     euclidean,
     squared_differences,
 )
-from trireid.evaluation.encoding import Distances, encode, expand, neighbourhoods, overlaps, part_of
 from trireid.evaluation.presence import Presence, shared_distance, shared_pair_distance
+from trireid.evaluation.reciprocal import Distances, encode, expand, neighbourhoods, overlaps, part_of
 from trireid.types import Blocks
 
 

@@ -13,7 +13,7 @@ from trireid.errors import InputError
 from trireid.evaluation.checks import check_labels, check_sizes, check_tensors
 from trireid.evaluation.distance import centre_of, centred, check_features, euclidean, unit
 from trireid.evaluation.metrics import RankedList
-from trireid.evaluation.order import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
+from trireid.evaluation.nearest import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
 from trireid.evaluation.presence import Presence, shared_distance
 from trireid.evaluation.protocols import PROTOCOLS, equal_known, labels_to, ranking_masks, take, unknown_labels
 from trireid.types import Labels, Protocol

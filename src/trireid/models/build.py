@@ -12,8 +12,8 @@ from trireid.config.schema import ModelConfig
 from trireid.errors import ConfigError
 from trireid.models.atmoe import ATMoE
 from trireid.models.backbone import Backbone, create_vit
+from trireid.models.bnneck import BNNeckClassifier
 from trireid.models.hdm import HDM
-from trireid.models.heads import BNNeckClassifier
 from trireid.models.pife import PIFE
 from trireid.models.reid import HDMHead, ReIDModel
 from trireid.models.sdtps import PRESETS, SDTPS, SPARSE_RATIOS

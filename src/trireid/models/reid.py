@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models.atmoe import ATMoE
 from trireid.models.backbone import Backbone, BackboneOutput
+from trireid.models.bnneck import BNNeckClassifier
 from trireid.models.hdm import HDM
-from trireid.models.heads import BNNeckClassifier
 from trireid.models.modality import mask_absent
 from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS

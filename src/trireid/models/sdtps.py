@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
-from trireid.models.readers import SlotReader, SlotReaderName
+from trireid.models.slot_pooling import SlotReader, SlotReaderName
 from trireid.types import NUM_MODALITIES, Selection
 
 Relaxation = Literal["none", "softmax", "k_hot"]
@@ -98,7 +98,7 @@ class SDTPS(nn.Module):
             learn what they would have been worth, and gathers in evaluation.
         normalisation: of the guided scores over the patches.
         learned_guides: pass the guides through a learned map that does receive gradient.
-        reader: how the slots become a feature, see `trireid.models.readers`.
+        reader: how the slots become a feature, see `trireid.models.slot_pooling`.
         scoring: `guided`, or `random` as a control, which has neither predictor nor learned guides.
 
     Raises:

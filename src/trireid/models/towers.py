@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def is_upstream(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the keys of an upstream checkpoint (of any completeness)."""
+    return any(key.removeprefix("module.").startswith("BACKBONE.") for key in state)
 
 
 def same(tensors: list[Tensor]) -> Tensor:

@@ -24,9 +24,8 @@ from trireid.files import is_file, read_head
 from trireid.models.backbone import timm_model_name
 from trireid.models.positions import Grid, published_grid, recorded_grid, resize_table, table_grid
 from trireid.models.torchscript import is_torchscript, read_torchscript
-from trireid.models.towers import clip_prefix, clip_rules, count_blocks
+from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream
 from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
-from trireid.models.upstream import is_upstream
 
 _PROGRAM_BYTES = 2**20
 

@@ -17,10 +17,10 @@ from trireid.data.images import ImageError, load_images
 from trireid.data.range_settings import known_ranges
 from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.records import Record
-from trireid.data.transforms import TestTransform
+from trireid.data.transforms import EvaluationTransform
 from trireid.errors import InputError
+from trireid.evaluation.feature_files import SavedFeatures
 from trireid.evaluation.protocols import ranking_masks, take
-from trireid.evaluation.saved import SavedFeatures
 from trireid.models.reid import ReIDModel
 from trireid.report.run_folder import RunFolder
 from trireid.train.checkpoint import build_for, load_checkpoint
@@ -45,7 +45,7 @@ class OpenModel:
     """
 
     model: ReIDModel
-    transform: TestTransform
+    transform: EvaluationTransform
     cameras: dict[str, int]
     modalities: tuple[str, ...]
     ranges: Ranges = NO_RANGES
@@ -101,7 +101,7 @@ def open_model(run: RunFolder) -> OpenModel:
     data = override_config(checkpoint.config, run.overrides).data
     return OpenModel(
         model=build_for(checkpoint, checkpoint.config).eval(),
-        transform=TestTransform(checkpoint.config.data.image_size, data.mean, data.std, data.interpolation),
+        transform=EvaluationTransform(checkpoint.config.data.image_size, data.mean, data.std, data.interpolation),
         cameras={name: index for index, name in enumerate(checkpoint.label_map.cameras)},
         modalities=data.modalities,
         ranges=known_ranges(data.range),

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from trireid.data.records import Record
-from trireid.evaluation.selection_statistics import selection_statistics
 from trireid.models.selection import fused_weights
+from trireid.models.selection_statistics import selection_statistics
 from trireid.report.items import SelectedItem, joined
 from trireid.report.media import Picture, enlarged, picture
 from trireid.report.tables import percent

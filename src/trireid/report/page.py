@@ -9,14 +9,14 @@ from typing import Any
 from trireid.data.records import Record
 from trireid.errors import TrireidError
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
-from trireid.evaluation.saved import SavedFeatures
+from trireid.evaluation.feature_files import SavedFeatures
 from trireid.evaluation.verification import EqualError, equal_error, pair_distances, share_named
 from trireid.files import write_text
 from trireid.report.items import open_model, prepare, select_items, spread_records
 from trireid.report.maps import item_maps, stages_of, statistics_table
 from trireid.report.media import Plot, plot, render, triplet_picture
 from trireid.report.queries import Ranked, ShownQuery, rank_saved, shown_queries
-from trireid.report.run_folder import RunFolder, parse_config, read_run, test_records
+from trireid.report.run_folder import RunFolder, evaluated_records, parse_config, read_run
 from trireid.report.tables import (
     COLUMNS,
     changed_settings,
@@ -175,7 +175,7 @@ def _selection(run: RunFolder, queries: dict[str, list[ShownQuery]], notes: list
     why: dict[str, str] = {shown[0].record.name: REASONS[reason][0] for reason, shown in queries.items() if shown}
     try:
         opened = open_model(run)
-        records = test_records(run)
+        records = evaluated_records(run)
         given = prepare(opened, _map_records(records, list(why)), notes)
         items = select_items(opened, given)
     except (TrireidError, OSError) as error:

@@ -11,9 +11,9 @@ from torch import Tensor
 from trireid.data.records import Record
 from trireid.errors import InputError
 from trireid.evaluation.evaluate import feature_distance
+from trireid.evaluation.feature_files import SavedFeatures, SavedSide
 from trireid.evaluation.metrics import RankMetrics, rank_metrics, ranked_list
 from trireid.evaluation.protocols import ranking_masks, take
-from trireid.evaluation.saved import SavedFeatures, SavedSide
 from trireid.visualize.ranklist import RankEntry
 
 FEATURE = "joint"

@@ -14,7 +14,7 @@ from trireid.config.read import parse_yaml
 from trireid.config.schema import Config
 from trireid.data.records import Record
 from trireid.errors import ConfigError, RunError
-from trireid.evaluation.saved import FEATURES_FILE, RECORDS_FILE, SavedFeatures, SavedSide, load_features
+from trireid.evaluation.feature_files import FEATURES_FILE, RECORDS_FILE, SavedFeatures, SavedSide, load_features
 from trireid.files import read_text, real_path
 from trireid.train.checkpoint import LAST_FILE, config_here, load_checkpoint
 from trireid.train.inputs import scan_index
@@ -32,7 +32,7 @@ from trireid.train.run_files import (
     ImportedFile,
     RunMetrics,
 )
-from trireid.train.testing import test_features
+from trireid.train.testing import checkpoint_features
 from trireid.typed_json import parse_object, without_faults
 
 PAGE_FILE = "report.html"
@@ -106,11 +106,11 @@ def read_run(path: Path, *, overrides: Sequence[str] = (), evaluate: bool = Fals
         run = replace(run, saved=_with_images_of(run.saved, _settings(run)))
     if evaluate and run.saved is None:
         notes = tuple(note for note in run.notes if FEATURES_FILE not in note)
-        run = replace(run, saved=test_features(path, config=_settings(run), progress=progress), notes=notes)
+        run = replace(run, saved=checkpoint_features(path, config=_settings(run), progress=progress), notes=notes)
     return run
 
 
-def test_records(run: RunFolder) -> tuple[Record, ...]:
+def evaluated_records(run: RunFolder) -> tuple[Record, ...]:
     """The queries of a run: those of its saved features, else those of its data set.
 
     Raises:
@@ -119,9 +119,6 @@ def test_records(run: RunFolder) -> tuple[Record, ...]:
     if run.saved is not None:
         return run.saved.query.records
     return scan_index(_settings(run)).query
-
-
-test_records.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
 
 
 def saved_features_of(run: RunFolder) -> SavedFeatures:

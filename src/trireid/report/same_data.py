@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trireid.data.records import ImageSource, Record
-from trireid.evaluation.saved import SavedFeatures
+from trireid.evaluation.feature_files import SavedFeatures
 from trireid.files import read_bytes
 from trireid.report.run_folder import RunFolder
 from trireid.report.tables import RULES

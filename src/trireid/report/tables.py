@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trireid.config.schema import Config
-from trireid.evaluation.saved import SavedFeatures
+from trireid.evaluation.feature_files import SavedFeatures
 from trireid.train.run_files import RunMetrics
 
 COLUMNS: dict[str, str] = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import EvaluateConfig
 from trireid.data.records import Record
 from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_features
+from trireid.evaluation.feature_files import SavedFeatures, SavedSide
 from trireid.evaluation.features import FeatureSet, extract_features
 from trireid.evaluation.protocols import take
-from trireid.evaluation.saved import SavedFeatures, SavedSide
 from trireid.train.checkpoint import Figures
 from trireid.train.gathering import gather_features
 from trireid.train.inputs import EvaluationSplit, count_items

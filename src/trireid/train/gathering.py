@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trireid.errors import ConfigError, RunError, TrireidError
 from trireid.evaluation.features import FeatureSet, join_features
-from trireid.models.heads import BNNeckClassifier
+from trireid.models.bnneck import BNNeckClassifier
 from trireid.types import Blocks, ReIDOutput
 
 

@@ -15,7 +15,7 @@ from trireid.config.schema import Config, RangeConfig
 from trireid.data.augment import TrainTransform
 from trireid.data.dataset import TripletDataset, restrict
 from trireid.data.labels import LabelMap, copied_queries, rank_labels
-from trireid.data.loader import test_loader, train_loader
+from trireid.data.loader import evaluation_loader, train_loader
 from trireid.data.orientations import expand_orientations
 from trireid.data.pixels import CachedPixels, FilePixels, open_pixels
 from trireid.data.range_settings import depth_messages, known_ranges, resolve_ranges, with_ranges
@@ -118,7 +118,7 @@ def _fingerprint(records: Sequence[Record]) -> str:
 
 
 def count_items(loader: DataLoader[Batch]) -> int:
-    """How many triplets a loader of `test_loader` gives."""
+    """How many triplets a loader of `evaluation_loader` gives."""
     return sum(map(len, loader.batch_sampler or ()))
 
 
@@ -239,7 +239,7 @@ def _open_split(
 
     def loader(name: str, records: Sequence[Record]) -> DataLoader[Batch]:
         shown = restrict(records, data.modalities)
-        return test_loader(
+        return evaluation_loader(
             shown,
             pixels=pixels_of(name, shown, data.interpolation),
             label_map=label_map,

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
-from trireid.evaluation.saved import save_features
+from trireid.evaluation.feature_files import save_features
 from trireid.train.checkpoint import (
     BEST_FILE,
     LAST_FILE,
@@ -35,9 +35,9 @@ from trireid.train.evaluating import (
 from trireid.train.inputs import EvaluationSplit, TrainingInputs
 from trireid.train.run_files import RUN_METRICS, STATE_FILE, RunMetrics
 from trireid.train.runs import EpochLog, write_metrics
+from trireid.train.selection_log import Draw, watch_selection
 from trireid.train.state import TrainingState, save_state
 from trireid.train.testing import describe_data, describe_result
-from trireid.train.watching import Draw, watch_selection
 from trireid.typed_json import checked
 
 _log = logging.getLogger(__name__)

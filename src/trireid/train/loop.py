@@ -51,10 +51,10 @@ from trireid.train.runs import (
     setting_values,
     write_start,
 )
+from trireid.train.selection_log import Draw
 from trireid.train.starting import fill_from, start_checkpoint
 from trireid.train.state import TrainingState, find_state, restore
 from trireid.train.trackers import check_trackers
-from trireid.train.watching import Draw
 from trireid.types import Batch
 
 _log = logging.getLogger(__name__)

@@ -13,23 +13,23 @@ from trireid.data.range_settings import filled_ranges, with_ranges
 from trireid.data.records import DatasetIndex
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
-from trireid.evaluation.saved import SavedFeatures
-from trireid.train.cases import check_cases, describe_cases
+from trireid.evaluation.feature_files import SavedFeatures
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
 from trireid.train.gathering import check_same
 from trireid.train.inputs import EvaluationSplit, open_test, scan_index
+from trireid.train.missing_table import check_cases, describe_cases
 from trireid.train.runs import OF_A_MACHINE, setting_values
 
 
-def test_checkpoint(
+def evaluate_checkpoint(
     path: Path,
     *,
-    config: Config | None = None,  # noqa: PT028 - not a test, in spite of its name
-    progress: bool = True,  # noqa: PT028
-    missing_cases: bool = False,  # noqa: PT028
-    any_to_any: bool = False,  # noqa: PT028
+    config: Config | None = None,
+    progress: bool = True,
+    missing_cases: bool = False,
+    any_to_any: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on the test split, in the precision it was trained in.
 
@@ -67,11 +67,8 @@ def test_checkpoint(
     }
 
 
-test_checkpoint.__test__ = False  # type: ignore[attr-defined]  # the name starts with test, but pytest is not meant
-
-
-def test_features(path: Path, *, config: Config | None = None, progress: bool = True) -> SavedFeatures:  # noqa: PT028
-    """The features of a checkpoint on the test split with all that a ranking needs; arguments as `test_checkpoint`.
+def checkpoint_features(path: Path, *, config: Config | None = None, progress: bool = True) -> SavedFeatures:
+    """The features of a checkpoint on the test split with all that a ranking needs; arguments as `evaluate_checkpoint`.
 
     Raises:
         RunError: This is one of several processes and not the main one, which alone has them.
@@ -80,9 +77,6 @@ def test_features(path: Path, *, config: Config | None = None, progress: bool = 
     if tested.result is None:
         raise RunError("features are made by the main process alone: run this in one process")
     return saved_features(tested.result, tested.split, tested.config.evaluate)
-
-
-test_features.__test__ = False  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class _Tested:
 def _run_test(
     path: Path, config: Config | None, *, progress: bool, missing: bool = False, any_to_any: bool = False
 ) -> _Tested:
-    """Evaluate a checkpoint; arguments and errors as `test_checkpoint`."""
+    """Evaluate a checkpoint; arguments and errors as `evaluate_checkpoint`."""
     checkpoint = load_checkpoint(path)
     config = config_here(checkpoint) if config is None else config
     config = with_ranges(config, filled_ranges(config.data.range, checkpoint.config.data.range))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trireid.data.randomness import numpy_generator
 from trireid.data.synthetic.difficulty import Difficulty
-from trireid.data.synthetic.seeds import generator
 
 Floats = NDArray[np.float32]
 Affine = NDArray[np.float64]
@@ -28,8 +28,8 @@ class Light:
 
 def camera_light(number: int, *, difficulty: Difficulty, seed: int) -> Light:
     """Light of one camera (or scene). Neighbouring numbers alternate between bright and dark, warm and cold."""
-    random = generator(seed, "light", number)
-    hue = 2.0 * np.pi * (GOLDEN * number + generator(seed, "hue").random() + np.arange(3) / 3.0)
+    random = numpy_generator(seed, "light", number)
+    hue = 2.0 * np.pi * (GOLDEN * number + numpy_generator(seed, "hue").random() + np.arange(3) / 3.0)
     sign = 1.0 if number % 2 else -1.0
     brightness, nir, thermal = sign * random.uniform(0.6, 1.0, size=3) * (1.0, -1.0, 1.0)
     gain = (1.0 + difficulty.cast * np.cos(hue)) * (1.0 + 0.5 * difficulty.gain * brightness)
@@ -51,7 +51,7 @@ def _affine(scale: tuple[float, float], shear: float, shift: tuple[float, float]
 
 def camera_view(number: int, *, difficulty: Difficulty, seed: int) -> Affine:
     """View of one camera. Neighbouring numbers see mirrored sides, and lean to opposite sides."""
-    random = generator(seed, "view", number)
+    random = numpy_generator(seed, "view", number)
     sign = 1.0 if number % 2 else -1.0
     size, narrow, lean, right, down = random.uniform(0.5, 1.0, size=5) * sign
     scale = 0.86 * (1.0 + difficulty.view_scale * size)

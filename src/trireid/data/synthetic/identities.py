@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trireid.data.randomness import numpy_generator
 from trireid.data.synthetic.difficulty import Difficulty
-from trireid.data.synthetic.seeds import generator
 from trireid.data.synthetic.shapes import NUM_BUILDS, NUM_PARTS, PART_AREAS, Kind
 from trireid.errors import InputError
 
@@ -120,7 +120,7 @@ def draw_identities(
     if not identities:
         return {}
     names = sorted(identities)
-    random = generator(seed, "identities", kind, difficulty.name, split)
+    random = numpy_generator(seed, "identities", kind, difficulty.name, split)
     builds = _builds(len(names))
     codes = np.zeros((len(names), 3), dtype=np.int64)
     for build in np.unique(builds):

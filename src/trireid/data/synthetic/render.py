@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from trireid.data.randomness import numpy_generator
 from trireid.data.synthetic.cameras import Floats, Light, camera_light, camera_view, jittered
 from trireid.data.synthetic.difficulty import Difficulty
 from trireid.data.synthetic.identities import NIR_PALETTE, RGB_PALETTE, TIR_PALETTE, Appearance
 from trireid.data.synthetic.nuisances import NIR, RGB, TIR, Nuisance, Signal, darkness, draw_nuisance
-from trireid.data.synthetic.seeds import generator
 from trireid.data.synthetic.shapes import COLD, Kind, Points, Shape, object_shapes
 
 Labels = NDArray[np.uint8]
@@ -126,7 +126,7 @@ def _scene(
     appearance: Appearance, shot: Shot, kind: Kind, size: tuple[int, int], difficulty: Difficulty, seed: int
 ) -> tuple[Labels, int, np.random.Generator]:
     """Label map of one shot, the number of its distractors and the generator to go on with."""
-    random = generator(seed, "shot", shot.identity, shot.view, shot.light, shot.name)
+    random = numpy_generator(seed, "shot", shot.identity, shot.view, shot.light, shot.name)
     num_distractors = int(random.integers(difficulty.clutter[0], difficulty.clutter[1] + 1))
     clutter = [(COLD + 1 + i, points) for i, points in enumerate(_clutter(num_distractors, random))]
     view = jittered(camera_view(shot.view, difficulty=difficulty, seed=seed), difficulty=difficulty, random=random)
@@ -193,7 +193,7 @@ def render_triplet(
         signals[RGB] = darkness(signals[RGB], NIGHT_STRENGTH, random)
     nuisance = shot_nuisance(shot, difficulty=difficulty, seed=seed) if nuisances else None
     if nuisance is not None:
-        strike = generator(seed, "strike", shot.identity, shot.view, shot.light, shot.name)
+        strike = numpy_generator(seed, "strike", shot.identity, shot.view, shot.light, shot.name)
         signals[nuisance.modality] = nuisance(signals[nuisance.modality], strike)
     return _to_pixels(signals)
 
@@ -209,4 +209,4 @@ def object_mask(
 
 def shot_nuisance(shot: Shot, *, difficulty: Difficulty, seed: int) -> Nuisance | None:
     """What strikes one shot, or None where it is spared."""
-    return draw_nuisance(difficulty, generator(seed, "nuisance", shot.identity, shot.view, shot.light, shot.name))
+    return draw_nuisance(difficulty, numpy_generator(seed, "nuisance", shot.identity, shot.view, shot.light, shot.name))

@@ -1,0 +1,220 @@
+"""Bring a file of others into the form that is used here: a checkpoint, or start weights of the backbone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trireid.errors import CheckpointError, InputError, RunError
+from trireid.files import replacing, write_json
+from trireid.models.backbone import create_vit, timm_model_name
+from trireid.models.positions import GRID_KEY, Grid, grid_text, published_grid, recorded_grid, table_grid
+from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream
+from trireid.models.weights import fill_backbone, read_metadata, read_state, visual_tower
+from trireid.train.checkpoint import LAST_FILE, save_checkpoint
+from trireid.upstream.checkpoint import read_upstream
+from trireid.upstream.state_dict import HEAD_WIDTH, ImportReport
+
+_OPTIONS = {"num_cameras": "--cameras", "data_format": "--format"}  # others are called as the arguments are
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written.
+
+    Attributes:
+        path: a .safetensors file.
+        report_path: the whole report, as JSON.
+        is_model: a checkpoint of a whole model, else start weights of a backbone.
+        backbone: name of the backbone.
+        report: what became of every key.
+    """
+
+    path: Path
+    report_path: Path
+    is_model: bool
+    backbone: str
+    report: ImportReport
+
+
+def import_file(
+    source: Path,
+    target: Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    checkpoint_image_size: tuple[int, int] | None = None,
+    num_cameras: int | None = None,
+    sie_coefficient: float | None = None,
+    sparse_ratio: float | None = None,
+    beta: float | None = None,
+    ignore: tuple[str, ...] | None = None,
+    data_format: str | None = None,
+    backbone: str | None = None,
+    overwrite: bool = False,
+) -> Imported:
+    """Write upstream's checkpoint as one of ours, or CLIP's and timm's weights as a start file.
+
+    Args:
+        source: an upstream state_dict, OpenAI's CLIP file in either form, or timm weights.
+        target: a .safetensors file; the report goes beside it.
+        backbone: name of the ViT that start weights are for; None tells CLIP ViT-B/16 and ImageNet ViT-B/16 by keys.
+        checkpoint_image_size: (height, width) of the images that the position table was made for; needed for a table
+            of start weights that is not of the published size.
+        image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: of upstream's checkpoints
+            alone, see `read_upstream`; None takes its default.
+        overwrite: replace the target and its report where they exist.
+
+    Raises:
+        CheckpointError: the source is damaged, hostile or does not fit; the target is no .safetensors name.
+        InputError: an argument has no use for this kind of file, or lies outside its range.
+        RunError: the target exists, or cannot be written.
+    """
+    report_path = _check_target(source, target, overwrite=overwrite)
+    options = {
+        "image_size": image_size,
+        "num_cameras": num_cameras,
+        "sie_coefficient": sie_coefficient,
+        "sparse_ratio": sparse_ratio,
+        "beta": beta,
+        "ignore": ignore,
+        "data_format": data_format,
+    }
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if (source / LAST_FILE).is_file():
+        raise CheckpointError(_our_own(source))
+    state = read_state(source)
+    if not is_upstream(state):
+        if given:
+            refused = ", ".join(_OPTIONS.get(option, f"--{option.replace('_', '-')}") for option in given)
+            raise InputError(
+                f"{refused}: of no use for {source}, which holds start weights of a ViT alone; leave it out "
+                "(--checkpoint-image-size names the size that their position table was made for)"
+            )
+        name, report = _write_backbone(source, state, target, backbone=backbone, image_size=checkpoint_image_size)
+        write_json(report_path, asdict(report))
+        return Imported(target, report_path, False, name, report)
+    if backbone is not None:
+        raise InputError(
+            f"backbone (--backbone) {backbone} is for start weights; {source} is a whole model of upstream, whose "
+            "shapes tell its ViT: leave it out"
+        )
+    imported = read_upstream(source, state=state, checkpoint_image_size=checkpoint_image_size, **given)
+    save_checkpoint(
+        target,
+        imported.model,
+        config=imported.config,
+        label_map=imported.label_map,
+        epoch=0,
+        note=f"imported from {source.name}",
+    )
+    write_json(report_path, {"facts": asdict(imported.facts), **asdict(imported.report)})
+    return Imported(target, report_path, True, imported.config.model.backbone.name, imported.report)
+
+
+def _check_target(source: Path, target: Path, *, overwrite: bool) -> Path:
+    """The path of the report beside the target, if both may be written."""
+    if target.suffix != ".safetensors":
+        raise CheckpointError(f"the target {target} must end in .safetensors, the one format that is written here")
+    if os.path.realpath(target) == os.path.realpath(source):  # Path.resolve fails on links that lead to each other
+        raise CheckpointError(f"the target {target} is the source itself: choose another name")
+    report_path = target.with_suffix(".report.json")
+    existing = [path for path in (target, report_path) if path.exists()]
+    if existing and not overwrite:
+        raise RunError(
+            f"{existing[0]} exists already: choose another name, or write over it with --force (overwrite=True)"
+        )
+    return report_path
+
+
+def _write_backbone(
+    source: Path, state: dict[str, Tensor], target: Path, *, backbone: str | None, image_size: tuple[int, int] | None
+) -> tuple[str, ImportReport]:
+    """Write start weights with a position table of the grid that it has in the file."""
+    if any(key.startswith("backbone.vit.") for key in state):
+        raise CheckpointError(_our_own(source))
+    tower, num_others = visual_tower(state, source=source)
+    name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
+    is_clip = clip_prefix(state) is not None
+    grid, size = _source_grid(source, tower, name=name, given=image_size, is_clip=is_clip)
+    with torch.device("meta"):  # shapes alone: those of a hostile file could ask for any memory
+        vit = create_vit(name, image_size=size, **sizes)
+    note = fill_backbone(
+        vit, tower, name=name, source=source, num_others=num_others, image_size=image_size, is_square=is_clip
+    )
+    own, prefix = vit.state_dict(), clip_prefix(state)
+    if prefix is None:
+        used = {key: key for key in state if key in own}
+        reason = "the ImageNet classifier, which no feature passes"
+    else:
+        depth = count_blocks(tower, "blocks.")
+        rules = clip_rules(depth=depth, dim=tower["head.bias"].shape[0], prefix=prefix)
+        used = {key: rule.target for rule in rules for key in rule.sources}
+        reason = "not of CLIP's visual tower"
+    ignored = {key: reason for key in state if key not in used}
+    with replacing(target) as temporary:
+        tensors = {key: value.detach().contiguous().clone() for key, value in own.items()}
+        save_file(tensors, temporary, metadata={GRID_KEY: grid_text(grid)})
+    heads = f"ViT: {HEAD_WIDTH} channels a head assumed"
+    return name, ImportReport(used=used, ignored=ignored, notes=(note, heads) if sizes else (note,))
+
+
+def _our_own(source: Path) -> str:
+    return (
+        f"{source} is a {'run' if source.is_dir() else 'checkpoint'} of trireid already: test it as it is, or start a "
+        f"training from it with model.backbone.pretrained={source}"
+    )
+
+
+def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
+    """The backbone of a start file by its keys, and its sizes.
+
+    Raises:
+        CheckpointError: it is neither CLIP's tower nor a plain ViT with a CLS token in timm's names.
+    """
+    filters = tower.get("patch_embed.proj.weight")
+    if filters is None or filters.dim() != 4 or "cls_token" not in tower:
+        raise CheckpointError(
+            f"{source} is neither a checkpoint of upstream, nor CLIP's file, nor weights of a plain ViT of timm "
+            f"({len(tower)} keys, such as {', '.join(sorted(tower)[:3])})"
+        )
+    sizes = {
+        "patch_size": filters.shape[2],
+        "width": filters.shape[0],
+        "depth": count_blocks(tower, "blocks."),
+        "num_heads": max(1, filters.shape[0] // HEAD_WIDTH),
+    }
+    if "norm_pre.weight" in tower and "head.weight" in tower:
+        return "clip_vit_b16", {**sizes, "projection": tower["head.weight"].shape[0]}
+    if filters.shape[:1] != (768,) or filters.shape[2] != 16:
+        raise CheckpointError(
+            f"{source} holds a ViT of width {filters.shape[0]} with patches of {filters.shape[2]} pixels, whose name "
+            "its keys do not tell: give --backbone"
+        )
+    return "vit_b16", sizes
+
+
+def _source_grid(
+    source: Path, tower: dict[str, Tensor], *, name: str, given: tuple[int, int] | None, is_clip: bool
+) -> tuple[Grid, tuple[int, int]]:
+    """Grid of the position table of a start file, and the image size of that grid."""
+    table, filters = tower.get("pos_embed"), tower.get("patch_embed.proj.weight")
+    if table is None or filters is None or table.dim() != 3 or filters.dim() != 4 or 0 in filters.shape:
+        raise CheckpointError(f"{source} lacks the position table or the patch filters of a ViT")
+    patch_size = (filters.shape[2], filters.shape[3])
+    grid = table_grid(
+        table.shape[1] - 1,
+        source=source,
+        patch_size=patch_size,
+        recorded=recorded_grid(read_metadata(source), patch_size=patch_size),
+        given=given,
+        published=None if name == "tiny" else published_grid(timm_model_name(name), patch_size=patch_size),
+        is_square=is_clip,
+        setting="checkpoint_image_size (--checkpoint-image-size)",
+    )
+    return grid, (grid[0] * patch_size[0], grid[1] * patch_size[1])
