@@ -7,7 +7,7 @@ FAST := not slow and not ddp and not gpu and not browser
 # Tensors of the fast tests are tiny: a second thread costs more than it brings.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: install demo test slow fuzz browser check format clean help
+.PHONY: install demo test slow fuzz browser docs check format clean help
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -28,6 +28,10 @@ fuzz: $(VENV)/.tested  ## ten thousand broken inputs, each must work or be refus
 
 browser: $(VENV)/.browsed  ## pages in a real browser: needs Debian's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m browser
+
+docs: $(VENV)/.documented  ## the documentation site, strictly: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The site is in build/site/index.html"
 
 check: $(VENV)/.tested  ## ruff, mypy strict and the fast tier
 	$(BIN)/ruff check .
@@ -52,6 +56,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.browsed: $(VENV)/.tested

@@ -52,7 +52,7 @@ def test_the_run_file_run_short_beats_its_yardsticks(tmp_path: Path) -> None:
         "train.evaluate_every=10",
         f"output={tmp_path / 'run'}",
     ]
-    config = load_config(ROOT / "configs" / "landsat_places" / "sdtps.yaml", settings)
+    config = load_config(ROOT / "configs" / "trireid" / "landsat_places" / "sdtps.yaml", settings)
     metrics = train(config, progress=False, measure_untrained=True)
     trained, untrained = metrics["feature"], metrics["untrained"]["feature"]
     assert metrics["exclude"] == "cross_camera"

@@ -38,6 +38,7 @@ from reference_upstream import learning_rate
 from upstream_states import IMAGE, upstream_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+OURS = CONFIGS / "trireid"
 OWN = {
     "backbone": 5e-6,
     "backbone_bias": 5e-6,
@@ -93,7 +94,7 @@ def rates_by_epoch(settings: TrainConfig) -> list[dict[str, float]]:
 @pytest.mark.parametrize("file", RUNS)
 def test_rates_by_epoch_and_group(file: str, with_noise: bool) -> None:
     epochs, warmup = RUNS[file]
-    config = load_config(CONFIGS / file, ["preset=parity", f"train.lr_noise={str(with_noise).lower()}"])
+    config = load_config(OURS / file, ["preset=parity", f"train.lr_noise={str(with_noise).lower()}"])
     found = rates_by_epoch(config.train)
     factors = [noise(epoch) if with_noise and epoch < epochs else 1.0 for epoch in range(1, epochs + 1)]
     assert len(found) == epochs
@@ -103,7 +104,7 @@ def test_rates_by_epoch_and_group(file: str, with_noise: bool) -> None:
 
 
 def test_rates_in_figures() -> None:
-    settings = load_config(CONFIGS / "rgbnt201/hdm_atmoe.yaml", ["preset=parity", "train.lr_noise=false"]).train
+    settings = load_config(OURS / "rgbnt201/hdm_atmoe.yaml", ["preset=parity", "train.lr_noise=false"]).train
     found = rates_by_epoch(settings)
     for name, figures in (("backbone", TOWER), ("camera", HEADS), ("other", HEADS), ("other_bias", HEAD_BIAS)):
         assert {epoch: found[epoch - 1][name] for epoch in figures} == pytest.approx(figures, rel=1e-9), name
@@ -112,7 +113,7 @@ def test_rates_in_figures() -> None:
 
 
 def test_rates_are_those_of_timms_own_scheduler() -> None:
-    settings = load_config(CONFIGS / "rgbnt201/sdtps.yaml", ["preset=parity"]).train
+    settings = load_config(OURS / "rgbnt201/sdtps.yaml", ["preset=parity"]).train
     optimizer = _make_optimizer(groups(), settings)
     scheduler = CosineLRScheduler(
         optimizer, 50, lr_min=FLOOR, warmup_t=10, warmup_lr_init=START, noise_range_t=(0, 50), noise_seed=42
@@ -167,11 +168,11 @@ BY_DEFAULT = {"epochs": 50, "warmup_epochs": 10, "warmup_factor": 0.1, "final_lr
     ],
 )
 def test_each_switch_changes_what_it_says(switch: str, changed: dict[int, dict[str, float]]) -> None:
-    settings = load_config(CONFIGS / "rgbnt201/sdtps.yaml", [switch]).train
+    settings = load_config(OURS / "rgbnt201/sdtps.yaml", [switch]).train
     found = rates_by_epoch(settings)
     for epoch, rates in changed.items():
         assert {name: found[epoch - 1][name] for name in rates} == pytest.approx(rates, rel=1e-6)
-    by_default = rates_by_epoch(load_config(CONFIGS / "rgbnt201/sdtps.yaml").train)
+    by_default = rates_by_epoch(load_config(OURS / "rgbnt201/sdtps.yaml").train)
     if "from" in switch:  # groups at the base rate stay as they were, and so does the other end
         assert [each["other"] for each in found] == [each["other"] for each in by_default]
         other_end = 49 if "warmup" in switch else 0
@@ -179,7 +180,7 @@ def test_each_switch_changes_what_it_says(switch: str, changed: dict[int, dict[s
 
 
 def test_without_a_switch_each_group_has_one_share_of_its_own_rate() -> None:
-    for epoch, rates in enumerate(rates_by_epoch(load_config(CONFIGS / "rgbnt201/sdtps.yaml").train), start=1):
+    for epoch, rates in enumerate(rates_by_epoch(load_config(OURS / "rgbnt201/sdtps.yaml").train), start=1):
         share = lr_factor(epoch, **BY_DEFAULT)
         assert rates == {name: own * share for name, own in {**OWN, "backbone_bias": 1e-5}.items()}
 

@@ -13,7 +13,7 @@ from tiny_run import tiny_config
 from trireid.config.load import override_config
 from trireid.errors import RunError
 from trireid.models.guidance import guide_shares
-from trireid.train import trackers, watching
+from trireid.train import trackers, selection_log
 from trireid.train.loop import train
 from trireid.train.runs import claim_run_folder, read_epochs, write_start
 from trireid.visualize.selections import selection_pictures
@@ -35,7 +35,7 @@ def events(folder: Path) -> EventAccumulator:
 def test_maps_and_statistics_reach_tensorboard_at_every_due_epoch(watched: Path) -> None:
     found = events(watched)
     images = [tag for tag in found.Tags()["images"] if tag.startswith("selection/sdtps/")]
-    assert len(images) == watching.NUM_ITEMS
+    assert len(images) == selection_log.NUM_ITEMS
     assert [event.step for event in found.Images(images[0])] == [1, 2]
     assert (found.Images(images[0])[0].height, found.Images(images[0])[0].width) == (3 * 32, 3 * 16)
     for name in ("kept", "overlap/rgb-nir", "overlap/nir-tir", "entropy/tir", "guide/own", "guide/predictor"):
@@ -66,7 +66,7 @@ def test_a_model_without_selection_shows_none(tree: Path, tmp_path: Path) -> Non
 def test_a_failing_draw_costs_a_warning_and_not_the_run(
     tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> dict[str, watching.Pixels]:
+    def fail(*_: object) -> dict[str, selection_log.Pixels]:
         raise OSError("no font")
 
     with caplog.at_level(logging.WARNING):
