@@ -13,7 +13,7 @@ from tiny_run import tiny_config
 from trireid.config.load import override_config
 from trireid.errors import RunError
 from trireid.models.guidance import guide_shares
-from trireid.train import trackers, selection_log
+from trireid.train import selection_log, trackers
 from trireid.train.loop import train
 from trireid.train.runs import claim_run_folder, read_epochs, write_start
 from trireid.visualize.selections import selection_pictures
