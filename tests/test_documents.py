@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+import trireid
 from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.cli.demo import read_recipe
@@ -205,6 +206,47 @@ def test_the_page_of_the_parity_preset_lists_its_settings_and_values():
     assert {name: float(value) if name == "train.backbone_lr" else value for name, value in shown.items()} == preset
     bold = {name for mark, name, _ in rows if mark}
     assert bold == {name for name, value in PRESETS["parity"].items() if value != value_of(load_config(None), name)}
+
+
+def drawn_tree():
+    """The parts that ARCHITECTURE.md draws, and the modules that stand below each."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    (drawing,) = [block for block in blocks(ROOT / "ARCHITECTURE.md", "") if block.startswith("src/trireid/")]
+    assert drawing in text.partition("## The parts")[2].partition("\n## ")[0]
+    parts, part = {}, ""
+    for line in drawing.splitlines()[1:]:
+        if line.startswith("    "):
+            parts[part] += re.split(r",\s*", line.partition(":")[2].strip())
+        else:
+            part = line.split()[0]
+            assert part not in parts, f"{part} is drawn twice"
+            parts[part] = []
+    return parts
+
+
+def test_the_drawing_of_the_parts_agrees_with_the_tree():
+    """A part or module that is added, moved or renamed is drawn in ARCHITECTURE.md, once and with what it is for."""
+    package = ROOT / "src" / "trireid"
+    found = {}
+    for path in (each for each in package.iterdir() if each.name != "__pycache__"):
+        inside = [child for child in path.iterdir() if child.stem[0] != "_"] if path.is_dir() else []
+        modules = [child.stem for child in inside if child.suffix == ".py" or (child / "__init__.py").is_file()]
+        found[path.name + "/" * path.is_dir()] = sorted(modules)
+    assert {part: sorted(modules) for part, modules in drawn_tree().items()} == found
+
+
+def test_the_reference_shows_every_public_name_once():
+    shown = [
+        line.removeprefix("::: ").strip()
+        for page in sorted((ROOT / "docs" / "reference").glob("*.md"))
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("::: ")
+    ]
+    assert len(shown) == len(set(shown))
+    for name in set(trireid.__all__) - {"__version__"}:
+        full = f"trireid.{trireid._HOMES[name]}.{name}"
+        places = [each for each in shown if full == each or full.startswith(f"{each}.")]
+        assert len(places) == 1, f"docs/reference shows {full} {len(places)} times: {places}"
 
 
 @pytest.mark.parametrize("path", [*OURS, *UPSTREAM], ids=name_of)
