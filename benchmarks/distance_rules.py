@@ -35,7 +35,7 @@ from trireid.ablation import visible_devices
 from trireid.evaluation.metrics import rank_metrics
 from trireid.evaluation.missing import subset_cases
 from trireid.evaluation.protocols import take
-from trireid.evaluation.subsets import rank_case
+from trireid.evaluation.subsets import rank_case, without_blocks
 from trireid.files import write_json, write_text
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
@@ -54,14 +54,15 @@ def extract(run: Path, out: Path, width: int) -> None:
     dtype = autocast_dtype(resolve_precision(config.train.precision, device))
     model = build_for(checkpoint, config).to(device)
     split = open_test(config, scan_index(config), checkpoint.label_map, device=device)
-    sets = {}
+    rankings = {}
     for shown, withheld in CASES.items():
-        sides = extract_split(
+        ranking = extract_split(
             model, split, settings=config.evaluate, device=device, dtype=dtype, progress=False, withheld=withheld
         )
-        assert sides is not None
-        assert sides[1] is None, "only sets whose queries are the gallery"
-        sets[shown] = sides[0]
+        assert ranking is not None
+        assert ranking.query_is_gallery, "only sets whose queries are the gallery"
+        rankings[shown] = replace(ranking, normalise=True)
+    sets = {shown: ranking.query.features for shown, ranking in rankings.items()}
     blocks = sets["rnt"].blocks
     tensors = {f"label/{name}": value for name, value in vars(split.query_labels).items()}
     lost = 0.0
@@ -87,14 +88,11 @@ def extract(run: Path, out: Path, width: int) -> None:
             for shown, value in filled.items():
                 tensors[f"{name}/{k}/{shown}"] = (value @ basis).half()
     checked: dict[str, dict[str, list[float]]] = {"present": {}, "whole": {}}
-    settings = {"query_labels": split.query_labels, "gallery_labels": split.query_labels, "protocol": split.protocol}
-    for query, one in sets.items():
-        for gallery, other in sets.items():
-            for rule, sides in (
-                ("present", (one, other)),
-                ("whole", (replace(one, blocks={}), replace(other, blocks={}))),
-            ):
-                found = rank_case(*sides, **settings, device=device, names=["joint"])["joint"]
+    for query, one in rankings.items():
+        for gallery, other in rankings.items():
+            pair = replace(one, gallery=other.gallery)
+            for rule, ranking in (("present", pair), ("whole", without_blocks(pair))):
+                found = rank_case(ranking, device=device, names=["joint"])["joint"]
                 checked[rule][f"{query} {gallery}"] = [found["mAP"], found["rank1"]]
     metadata = {
         "checked": json.dumps(checked),

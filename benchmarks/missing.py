@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -28,9 +29,9 @@ import torch
 from trireid.ablation import visible_devices
 from trireid.config.load import override_config
 from trireid.evaluation.evaluate import unshared_by_feature
-from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.missing import subset_cases
-from trireid.evaluation.subsets import Sides, mean_figures, rank_case, rank_cases
+from trireid.evaluation.ranking import Ranking, Side
+from trireid.evaluation.subsets import mean_metrics, rank_case, rank_cases, without_blocks
 from trireid.files import write_json, write_text
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
@@ -48,44 +49,39 @@ def measure(run: Path) -> dict[str, Any]:
     dtype = autocast_dtype(resolve_precision(config.train.precision, device))
     model = build_for(checkpoint, config).to(device)
     split = open_test(config, scan_index(config), checkpoint.label_map, device=device)
-    settings = {
-        "query_labels": split.query_labels,
-        "gallery_labels": split.query_labels if split.gallery_labels is None else split.gallery_labels,
-        "protocol": split.protocol,
-        "device": device,
-    }
     unshared: dict[str, dict[str, float]] = {}
     found: dict[str, Any] = {"mixed": {}, "mixed_unshared_pairs": unshared}
     for way, filled in (("aware", False), ("zero_filled", True)):
-        changed = override_config(config, [f"evaluate.missing_as={'zeros' if filled else 'absent'}"]).evaluate
-        features: dict[str, Sides] = {}
+        shown_as = f"evaluate.missing_as={'zeros' if filled else 'absent'}"
+        changed = override_config(config, [shown_as, "evaluate.normalise=true"]).evaluate
+        rankings: dict[str, Ranking] = {}
         for shown, withheld in CASES.items():
-            sides = extract_split(
+            ranking = extract_split(
                 model, split, settings=changed, device=device, dtype=dtype, progress=False, withheld=withheld
             )
-            assert sides is not None
-            features[shown] = sides
-        ranked = rank_cases(features, **settings)
-        found[way] = ranked | {"mean": mean_figures({name: each for name, each in ranked.items() if CASES[name]})}
-        query = mixed({name: sides[0] for name, sides in features.items()}, seed=0)
-        others = {name: sides[1] for name, sides in features.items() if sides[1] is not None}
-        gallery = mixed(others, seed=1) if others else None
-        found["mixed"][way] = rank_case(query, gallery, **settings)
-        items = query if gallery is None else gallery
-        unshared[way] = {name: unshared_by_feature(query, items, name) for name in found["mixed"][way]}
+            assert ranking is not None
+            rankings[shown] = ranking
+        ranked = rank_cases(rankings, device=device)
+        found[way] = ranked | {"mean": mean_metrics({name: each for name, each in ranked.items() if CASES[name]})}
+        query = gallery = mixed([each.query for each in rankings.values()], seed=0)
+        if split.gallery_labels is not None:
+            gallery = mixed([each.gallery for each in rankings.values()], seed=1)
+        every_kind = Ranking(query, gallery, split.protocol)
+        found["mixed"][way] = rank_case(every_kind, device=device)
+        unshared[way] = {name: unshared_by_feature(every_kind, name) for name in found["mixed"][way]}
         if not filled:
-            whole = replace(query, blocks={}), None if gallery is None else replace(gallery, blocks={})
-            found["mixed"]["whole"] = rank_case(*whole, **settings)
+            found["mixed"]["whole"] = rank_case(without_blocks(every_kind), device=device)
     return found
 
 
-def mixed(cases: dict[str, FeatureSet], *, seed: int) -> FeatureSet:
+def mixed(cases: Sequence[Side], *, seed: int) -> Side:
     """Every item out of a random case."""
-    sets = list(cases.values())
+    sets = [side.features for side in cases]
     choice = torch.randint(len(sets), (len(sets[0]),), generator=torch.Generator().manual_seed(seed))
     row = torch.arange(len(choice))
     features = {name: torch.stack([each.features[name] for each in sets])[choice, row] for name in sets[0].features}
-    return replace(sets[0], features=features, present=torch.stack([each.present for each in sets])[choice, row])
+    present = torch.stack([each.present for each in sets])[choice, row]
+    return replace(cases[0], features=replace(sets[0], features=features, present=present))
 
 
 def measure_all(runs: list[Path], *, parallel: int) -> None:

@@ -84,9 +84,9 @@ def test_re_ranking_waits_for_the_final_features(place, tmp_path, monkeypatch):
     calls = []
     original = evaluating.evaluate_features
 
-    def counted(*arguments, **settings):
-        calls.append(settings.get("rerank"))
-        return original(*arguments, **settings)
+    def counted(ranking, **settings):
+        calls.append(ranking.rerank)
+        return original(ranking, **settings)
 
     monkeypatch.setattr(evaluating, "evaluate_features", counted)
     call("train", "--config", place / "run.yaml", f"output={tmp_path / 'run'}")

@@ -7,11 +7,10 @@ from trireid.errors import InputError
 from trireid.evaluation.checks import check_labels, check_sizes, check_tensors
 from trireid.evaluation.expansion import average_query_expansion
 from trireid.evaluation.metrics import pairwise_distance, rank_metrics
-from trireid.evaluation.protocols import PROTOCOLS
 from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
 from trireid.evaluation.search import search
 from trireid.evaluation.verification import equal_error
-from trireid.types import Labels
+from trireid.types import Labels, Protocol
 
 GOOD = torch.eye(4)
 
@@ -50,7 +49,7 @@ def test_sizes_are_whole_numbers_of_at_least_1(size):
             function(GOOD, GOOD, **{setting: size})
     for setting in ("max_rank", "chunk_size"):
         with pytest.raises(InputError, match=f"{setting}="):
-            rank_metrics(GOOD, labels, labels, PROTOCOLS["all"], **{setting: size})
+            rank_metrics(GOOD, labels, labels, Protocol("all", exclude="none"), **{setting: size})
 
 
 def test_what_has_no_meaning_is_refused():

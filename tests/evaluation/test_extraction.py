@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from trireid.errors import InputError
-from trireid.evaluation.evaluate import Rerank, evaluate_features, evaluate_model, ranking_distance
+from trireid.evaluation.evaluate import evaluate_features, evaluate_model, ranking_distance
 from trireid.evaluation.features import evaluation_mode, extract_features
 from trireid.evaluation.metrics import rank_metrics
-from trireid.evaluation.missing import MISSING_CASES, withhold, withhold_batch
-from trireid.evaluation.protocols import PROTOCOLS, named_protocol
+from trireid.evaluation.missing import subset_cases, withhold, withhold_batch
+from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.types import MODALITIES, Batch, Labels, Protocol, ReIDOutput
 
 
@@ -156,9 +156,9 @@ def test_query_and_gallery_apart_and_no_head():
 
 def test_rerank_is_wired_and_said():
     query = extract_features(MeanModel(), make_batches(16, 8), device="cpu")
-    settings = dict(query_labels=make_labels(16), gallery_labels=None, protocol=Protocol("p"))
-    plain = evaluate_features(query, None, **settings)
-    again = evaluate_features(query, None, **settings, rerank=Rerank(k1=5, k2=2))
+    side = Side.of_split(query, make_labels(16), name="query")
+    plain = evaluate_features(Ranking(side, side, Protocol("p")))
+    again = evaluate_features(Ranking(side, side, Protocol("p"), rerank=Rerank(k1=5, k2=2)))
     assert plain.metrics != again.metrics
     assert again.messages == ("re-ranked (k-reciprocal, k1 5, k2 2, lambda 0.3)",)
 
@@ -166,7 +166,8 @@ def test_rerank_is_wired_and_said():
 def test_unmatched_queries_and_unknown_cameras_are_said():
     labels = Labels(torch.tensor([0, 0, 1, -1]), torch.tensor([0, 1, 0, -1]), torch.full((4,), -1), torch.arange(4))
     query = extract_features(MeanModel(), make_batches(4, 4), device="cpu")
-    result = evaluate_features(query, None, query_labels=labels, gallery_labels=None, protocol=Protocol("p"))
+    side = Side.of_split(query, labels, name="query")
+    result = evaluate_features(Ranking(side, side, Protocol("p")))
     assert result.num_unmatched == 2
     assert result.messages[0].startswith("2 of 4 queries have no valid match")
     assert "camera of 1 of 4 queries is not known" in result.messages[1]
@@ -180,20 +181,21 @@ def test_loader_and_labels_must_fit():
         )  # fmt: skip
     query = extract_features(MeanModel(), make_batches(4, 4), device="cpu")
     with pytest.raises(InputError, match="gave 4 items for 5 labels"):
-        evaluate_features(query, None, query_labels=make_labels(5), gallery_labels=None, protocol=Protocol("p"))
+        Side.of_split(query, make_labels(5), name="query")
 
 
-def test_the_six_cases():
-    assert list(MISSING_CASES) == ["r", "n", "t", "rn", "rt", "nt"]
-    assert MISSING_CASES["rt"] == ("rgb", "tir")
+def test_the_complete_case_and_the_six_published_ones():
+    assert list(subset_cases()) == ["rnt", "nt", "rt", "rn", "t", "n", "r"]
+    assert subset_cases()["rnt"] == ()
+    assert subset_cases()["n"] == ("rgb", "tir")
 
 
-@pytest.mark.parametrize("case", list(MISSING_CASES))
+@pytest.mark.parametrize("case", list(subset_cases())[1:])
 def test_withheld_modalities_are_zero_and_absent(case):
     batch = make_batches(3, 3)[0]
-    withheld = withhold_batch(batch, MISSING_CASES[case])
+    withheld = withhold_batch(batch, subset_cases()[case])
     for index, name in enumerate(MODALITIES):
-        gone = name in MISSING_CASES[case]
+        gone = name in subset_cases()[case]
         assert bool((withheld.images[:, index] == 0).all()) is gone
         assert bool(withheld.present[:, index].any()) is not gone
         if not gone:
@@ -223,18 +225,6 @@ def test_withholding_nothing_unknown_or_everything():
         withhold_batch(batch, ("uv",))
     with pytest.raises(InputError, match="leaves 2 item"):
         withhold_batch(batch, MODALITIES)
-
-
-def test_named_protocols():
-    assert {name: protocol.exclude for name, protocol in PROTOCOLS.items()} == {
-        "cross-camera": "camera",
-        "cross-scene": "scene",
-        "other-cameras": "cross_camera",
-        "all": "none",
-    }
-    assert named_protocol("cross-scene") is PROTOCOLS["cross-scene"]
-    with pytest.raises(InputError, match="did you mean 'cross-camera'"):
-        named_protocol("cross-camra")
 
 
 def mean_transform(pixels, present):

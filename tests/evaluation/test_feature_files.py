@@ -9,9 +9,9 @@ import torch
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
 from trireid.evaluation import feature_files as saved_module
-from trireid.evaluation.evaluate import Rerank
-from trireid.evaluation.feature_files import SavedFeatures, SavedSide, load_features, save_features
+from trireid.evaluation.feature_files import load_features, save_features
 from trireid.evaluation.features import FeatureSet
+from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.types import Labels, Protocol
 
 
@@ -30,7 +30,7 @@ def make_side(count, tmp_path, head=True):
         for i in range(count)
     )
     labels = Labels(position % 3, torch.zeros_like(position), torch.full((count,), -1), position)
-    return SavedSide(FeatureSet(features, torch.ones(count, 3, dtype=torch.bool), position), labels, records)
+    return Side(FeatureSet(features, torch.ones(count, 3, dtype=torch.bool), position), labels, records)
 
 
 def assert_same(found, expected):
@@ -44,7 +44,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("head", [True, False])
 def test_two_sides_come_back_as_they_were(tmp_path, head):
-    saved = SavedFeatures(
+    saved = Ranking(
         make_side(3, tmp_path, head),
         make_side(5, tmp_path, head),
         Protocol("cross-scene", "scene"),
@@ -60,7 +60,7 @@ def test_two_sides_come_back_as_they_were(tmp_path, head):
 
 def test_one_set_is_written_once_and_read_as_one(tmp_path):
     side = make_side(4, tmp_path)
-    save_features(tmp_path, SavedFeatures(side, side, Protocol("p")))
+    save_features(tmp_path, Ranking(side, side, Protocol("p")))
     found = load_features(tmp_path)
     assert found.query_is_gallery
     assert "gallery" not in json.loads((tmp_path / "records.json").read_text())
@@ -70,7 +70,7 @@ def test_one_set_is_written_once_and_read_as_one(tmp_path):
 def test_relative_image_paths_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     side = make_side(2, Path("images"))
-    save_features(tmp_path, SavedFeatures(side, side, Protocol("p")))
+    save_features(tmp_path, Ranking(side, side, Protocol("p")))
     assert load_features(tmp_path).query.records[0].images[0].path == tmp_path / "images" / "0.png"
 
 
@@ -78,7 +78,7 @@ def test_missing_damaged_and_mixed_files_are_errors(tmp_path):
     with pytest.raises(RunError, match="no saved features"):
         load_features(tmp_path)
     side = make_side(4, tmp_path)
-    save_features(tmp_path, SavedFeatures(side, side, Protocol("p")))
+    save_features(tmp_path, Ranking(side, side, Protocol("p")))
     records = (tmp_path / "records.json").read_text()
     description = json.loads(records)
     (tmp_path / "records.json").write_text(json.dumps(description | {"query": description["query"][:2]}))
@@ -99,14 +99,14 @@ def test_missing_damaged_and_mixed_files_are_errors(tmp_path):
 
 def test_unlike_lengths_are_an_error(tmp_path):
     side = make_side(4, tmp_path)
-    broken = SavedSide(side.features, side.labels, side.records[:3])
+    broken = Side(side.features, side.labels, side.records[:3])
     with pytest.raises(InputError, match="4 features, 4 labels and 3 records"):
-        save_features(tmp_path, SavedFeatures(broken, broken, Protocol("p")))
+        save_features(tmp_path, Ranking(broken, broken, Protocol("p")))
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
     side = make_side(4, tmp_path)
-    save_features(tmp_path, SavedFeatures(side, side, Protocol("p")))
+    save_features(tmp_path, Ranking(side, side, Protocol("p")))
     before = (tmp_path / "features.safetensors").read_bytes()
 
     def full(tensors, path):
@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
 
     monkeypatch.setattr(saved_module, "save_file", full)
     with pytest.raises(RunError, match=r"cannot write .*No space left"):
-        save_features(tmp_path, SavedFeatures(side, side, Protocol("p")))
+        save_features(tmp_path, Ranking(side, side, Protocol("p")))
     assert (tmp_path / "features.safetensors").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} >= {"features.safetensors", "records.json"}
     assert not list(tmp_path.glob(".*"))
@@ -123,6 +123,6 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
 
 def test_others_may_read_the_features(tmp_path):
     side = make_side(4, tmp_path)
-    save_features(tmp_path, SavedFeatures(side, side, Protocol("p")))
+    save_features(tmp_path, Ranking(side, side, Protocol("p")))
     modes = {path.stat().st_mode for path in (tmp_path / "features.safetensors", tmp_path / "records.json")}
     assert len(modes) == 1  # the writer of safetensors makes files for their owner alone

@@ -9,11 +9,12 @@ import torch
 
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError
-from trireid.evaluation.evaluate import Rerank, evaluate_features, feature_distance, ranking_distance
-from trireid.evaluation.feature_files import SavedFeatures, SavedSide, load_features, save_features
+from trireid.evaluation.evaluate import evaluate_features, feature_distance, ranking_distance
+from trireid.evaluation.feature_files import load_features, save_features
 from trireid.evaluation.features import FeatureSet, joint_blocks
 from trireid.evaluation.metrics import ranked_list
 from trireid.evaluation.presence import Presence, shared_distance, shared_pair_distance, unrelated_cosine
+from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
 from trireid.evaluation.search import search
 from trireid.types import MODALITY_BLOCKS, Labels, Protocol, filled_blocks, modality_subsets
@@ -186,7 +187,9 @@ def side(count, *, seed):
 
 def test_evaluation_ranks_by_what_both_have_and_says_so():
     features, labels = side(30, seed=3)
-    result = evaluate_features(features, None, query_labels=labels, gallery_labels=None, protocol=Protocol("p"))
+    one_set = Side(features, labels)
+    ranking = Ranking(one_set, one_set, Protocol("p"))
+    result = evaluate_features(ranking)
     lacking = int((~features.present.all(dim=1)).sum())
     assert f"{lacking} of 30 queries lack a modality: pairs of items are compared by what both have" in result.messages
     for name in ("global", "head", "joint"):
@@ -194,19 +197,20 @@ def test_evaluation_ranks_by_what_both_have_and_says_so():
         blocks, present = features.blocks[name], features.present
         unrelated = unrelated_cosine(value, present, blocks)
         expected = literal(value, value, present, present, blocks, unrelated=unrelated)
-        torch.testing.assert_close(feature_distance(features, None, name), expected, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(feature_distance(ranking, name), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_saved_features_rank_as_before_they_were_saved(tmp_path):
     features, labels = side(12, seed=3)
     source = ImageSource(tmp_path / "image.png")
     records = tuple(Record(f"item{i}", (source, None, None), "x", "1") for i in range(12))
-    saved = SavedSide(features, labels, records)
-    save_features(tmp_path, SavedFeatures(saved, saved, Protocol("p")))
-    found = load_features(tmp_path).query.features
-    assert found.blocks == features.blocks
+    one_set = Side(features, labels, records)
+    ranking = Ranking(one_set, one_set, Protocol("p"))
+    save_features(tmp_path, ranking)
+    found = load_features(tmp_path)
+    assert found.query.features.blocks == features.blocks
     for name in ("global", "head", "joint"):
-        assert torch.equal(feature_distance(found, None, name), feature_distance(features, None, name))
+        assert torch.equal(feature_distance(found, name), feature_distance(ranking, name))
 
 
 def test_presence_that_does_not_fit_is_named():

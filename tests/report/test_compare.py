@@ -10,7 +10,8 @@ import torch
 
 from tiny_run import untrained_run, write_tree
 from trireid.errors import InputError
-from trireid.evaluation.feature_files import SavedFeatures, load_features, save_features
+from trireid.evaluation.feature_files import load_features, save_features
+from trireid.evaluation.ranking import Ranking
 from trireid.report.compare import write_comparison
 from trireid.report.queries import differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import read_run
@@ -28,7 +29,7 @@ def runs(tmp_path_factory):
     joint = saved.query.features.features
     noise = torch.randn(joint["global"].shape, generator=torch.Generator().manual_seed(0))
     joint["global"] = joint["global"] + noise
-    save_features(second, SavedFeatures(saved.query, saved.query, saved.protocol))
+    save_features(second, Ranking(saved.query, saved.query, saved.protocol))
     return first, second
 
 
@@ -102,7 +103,7 @@ def changed(run, to, change):
 def renamed(saved):
     records = tuple(replace(record, identity=f"other{record.identity}") for record in saved.query.records)
     side = replace(saved.query, records=records)
-    return SavedFeatures(side, side, saved.protocol)
+    return Ranking(side, side, saved.protocol)
 
 
 def other_images(saved):
@@ -114,7 +115,7 @@ def other_images(saved):
 
     records = tuple(replace(each, images=tuple(map(moved, each.images))) for each in saved.query.records)
     side = replace(saved.query, records=records)
-    return SavedFeatures(side, side, saved.protocol)
+    return Ranking(side, side, saved.protocol)
 
 
 OTHER_DATA = {

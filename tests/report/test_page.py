@@ -11,9 +11,10 @@ from PIL import Image
 from trireid.data.records import ImageSource, Record
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import evaluate_features
-from trireid.evaluation.feature_files import SavedFeatures, SavedSide, load_features, save_features
+from trireid.evaluation.feature_files import load_features, save_features
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.metrics import pairwise_distance
+from trireid.evaluation.ranking import Ranking, Side
 from trireid.report.page import write_report
 from trireid.report.queries import rank_saved, shown_queries
 from trireid.report.run_folder import read_run
@@ -41,7 +42,7 @@ def make_side(folder):
         records.append(Record(f"item{i:02d}", images, identity=str(int(identity[i])), camera=str(int(camera[i]))))
     labels = Labels(identity, camera, torch.full((NUM_ITEMS,), -1), position)
     parts = {"global": features, "head": features.square(), "joint": torch.cat([features, features.square()], dim=1)}
-    return SavedSide(FeatureSet(parts, torch.ones(NUM_ITEMS, 3, dtype=torch.bool), position), labels, tuple(records))
+    return Side(FeatureSet(parts, torch.ones(NUM_ITEMS, 3, dtype=torch.bool), position), labels, tuple(records))
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,9 @@ def side(tmp_path_factory):
 def run_dir(tmp_path, side):
     path = tmp_path / "demo_run"
     path.mkdir()
-    saved = SavedFeatures(side, side, Protocol("cross-camera", "camera"))
+    saved = Ranking(side, side, Protocol("cross-camera", "camera"))
     save_features(path, saved)
-    result = evaluate_features(
-        side.features, None, query_labels=side.labels, gallery_labels=None, protocol=saved.protocol
-    )
+    result = evaluate_features(saved)
     untrained = {"joint": {"mAP": 0.125, "mINP": 0.1, "rank1": 0.2, "rank5": 0.3, "rank10": 0.4}}
     metrics = {
         "feature": result.metrics,
@@ -272,8 +271,8 @@ def test_figures_of_another_evaluation_are_said(run_dir):
 
 def test_an_unmatched_set_is_said(run_dir, side):
     alone = Labels(torch.arange(NUM_ITEMS), side.labels.camera, side.labels.scene, side.labels.item)
-    lonely = SavedSide(side.features, alone, side.records)
-    save_features(run_dir, SavedFeatures(lonely, lonely, Protocol("p")))
+    lonely = Side(side.features, alone, side.records)
+    save_features(run_dir, Ranking(lonely, lonely, Protocol("p")))
     assert "cannot be ranked" in read(write_report(run_dir)).text
 
 
@@ -293,8 +292,8 @@ def test_the_threshold_is_that_of_the_distances(run_dir, side):
 
 def test_a_gallery_of_one_identity_has_no_threshold_and_the_rest_is_drawn(run_dir, side):
     one = Labels(torch.zeros_like(side.labels.identity), side.labels.camera, side.labels.scene, side.labels.item)
-    alone = SavedSide(side.features, one, side.records)
-    save_features(run_dir, SavedFeatures(alone, alone, Protocol("p")))
+    alone = Side(side.features, one, side.records)
+    save_features(run_dir, Ranking(alone, alone, Protocol("p")))
     page = read(write_report(run_dir))
     assert re.search(r"No threshold: .* given \d+ and 0", page.text)
     assert len(page.drawings) == 6

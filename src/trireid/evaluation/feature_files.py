@@ -8,7 +8,7 @@ gallery). `records.json` holds the records of both sides, the protocol and how d
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
-from trireid.evaluation.evaluate import Rerank
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, joint_blocks
+from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.files import check_regular, replacing, write_text
 from trireid.typed_json import Count, Document, Share, Text, checked, read_object, shortened
 from trireid.types import NUM_MODALITIES, Blocks, Exclusion, Labels, Protocol
@@ -92,41 +92,15 @@ class _Description(Document):
 _DESCRIPTION = TypeAdapter(_Description)
 
 
-@dataclass(frozen=True)
-class SavedSide:
-    """One side of a ranking: features, labels and records, row for row."""
-
-    features: FeatureSet
-    labels: Labels
-    records: tuple[Record, ...]
-
-
-@dataclass(frozen=True)
-class SavedFeatures:
-    """All that a ranking needs. `gallery` is the same object as `query` where the queries are the gallery."""
-
-    query: SavedSide
-    gallery: SavedSide
-    protocol: Protocol
-    normalise: bool = True
-    rerank: Rerank | None = None
-
-    @property
-    def query_is_gallery(self) -> bool:
-        """True where one set is query and gallery at once."""
-        return self.query is self.gallery
-
-
-def save_features(directory: Path, saved: SavedFeatures) -> None:
+def save_features(directory: Path, ranking: Ranking) -> None:
     """Write `features.safetensors` and `records.json` into a run folder, each whole or not at all.
 
     Raises:
         InputError: features, labels and records do not have the same length.
         RunError: the files cannot be written.
     """
-    sides = {"query": saved.query} | ({} if saved.query_is_gallery else {"gallery": saved.gallery})
     tensors: dict[str, Tensor] = {}
-    for name, side in sides.items():
+    for name, side in ranking.sides.items():
         if not len(side.features) == len(side.labels) == len(side.records):
             raise InputError(
                 f"the {name} side has {len(side.features)} features, {len(side.labels)} labels and "
@@ -135,18 +109,18 @@ def save_features(directory: Path, saved: SavedFeatures) -> None:
         tensors |= _side_tensors(name, side)
     description = {
         "version": FORMAT_VERSION,
-        "protocol": asdict(saved.protocol),
-        "normalise": saved.normalise,
-        "rerank": None if saved.rerank is None else asdict(saved.rerank),
-        "query_is_gallery": saved.query_is_gallery,
-        "blocks": {name: saved.query.features.blocks.get(name) for name in SAVED_FEATURES},
-    } | {name: [_record_to_json(record) for record in side.records] for name, side in sides.items()}
+        "protocol": asdict(ranking.protocol),
+        "normalise": ranking.normalise,
+        "rerank": None if ranking.rerank is None else asdict(ranking.rerank),
+        "query_is_gallery": ranking.query_is_gallery,
+        "blocks": {name: ranking.query.features.blocks.get(name) for name in SAVED_FEATURES},
+    } | {name: [_record_to_json(record) for record in side.records] for name, side in ranking.sides.items()}
     with replacing(directory / FEATURES_FILE) as temporary:
         save_file(tensors, temporary)
     write_text(directory / RECORDS_FILE, json.dumps(description, indent=1))
 
 
-def load_features(directory: Path) -> SavedFeatures:
+def load_features(directory: Path) -> Ranking:
     """Read what `save_features` wrote.
 
     Raises:
@@ -171,7 +145,7 @@ def load_features(directory: Path) -> SavedFeatures:
         raise RunError(
             f"{features_path.name} or {records_path.name} in {directory} is damaged ({error}); evaluate the run again"
         ) from error
-    return SavedFeatures(
+    return Ranking(
         query=query,
         gallery=gallery,
         protocol=Protocol(description.protocol.name, description.protocol.exclude),
@@ -180,7 +154,7 @@ def load_features(directory: Path) -> SavedFeatures:
     )
 
 
-def _side_tensors(name: str, side: SavedSide) -> dict[str, Tensor]:
+def _side_tensors(name: str, side: Side) -> dict[str, Tensor]:
     """The tensors of one side under the names of the file."""
     features = {
         f"feature/{key}": side.features.features[key] for key in SAVED_FEATURES if key in side.features.features
@@ -191,7 +165,7 @@ def _side_tensors(name: str, side: SavedSide) -> dict[str, Tensor]:
     return {f"{name}/{key}": value.cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
 
 
-def _read_side(name: str, tensors: dict[str, Tensor], description: _Description) -> SavedSide:
+def _read_side(name: str, tensors: dict[str, Tensor], description: _Description) -> Side:
     """One side out of the tensors and the description.
 
     Raises:
@@ -224,7 +198,7 @@ def _read_side(name: str, tensors: dict[str, Tensor], description: _Description)
         raise ValueError(f"{name}/feature/global is missing")
     features = {key: tensor(f"feature/{key}", torch.float32, -1) for key in kept}
     features["joint"] = torch.cat(list(features.values()), dim=-1)
-    return SavedSide(
+    return Side(
         features=FeatureSet(
             features,
             tensor("present", torch.bool, NUM_MODALITIES),

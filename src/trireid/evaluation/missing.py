@@ -1,4 +1,4 @@
-"""Evaluation with modalities withheld: the six cases as data, and what withholding does to a batch."""
+"""Evaluation with modalities withheld: the cases, and what withholding does to a batch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ from typing import Literal
 from torch import Tensor
 
 from trireid.errors import InputError
-from trireid.types import MODALITIES, NUM_MODALITIES, Batch
+from trireid.types import MODALITIES, Batch
 
 MissingAs = Literal["absent", "zeros"]
 """A withheld modality is left out by the model (`absent`), or seen by it as a normalised image of zeros (`zeros`)."""
-
-MISSING_CASES: dict[str, tuple[str, ...]] = {
-    "".join(name[0] for name in withheld): withheld
-    for size in range(1, NUM_MODALITIES)
-    for withheld in combinations(MODALITIES, size)
-}
-"""The published six cases by name: r, n, t, rn, rt, nt, each with the modalities that are withheld."""
 
 
 def subset_cases(modalities: Sequence[str] = MODALITIES) -> dict[str, tuple[str, ...]]:

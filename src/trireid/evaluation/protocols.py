@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
-from trireid.errors import InputError
 from trireid.evaluation.nearest import row_slices
 from trireid.types import UNKNOWN, Labels, Protocol
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(name="cross-camera", exclude="camera"),  # RGBNT201, RGBNT100, WMVeID863
-        Protocol(name="cross-scene", exclude="scene"),  # MSVR310
-        Protocol(name="other-cameras", exclude="cross_camera"),  # no item of the query's own camera at all
-        Protocol(name="all", exclude="none"),  # only the item itself is left out
-    )
-}
-"""The named protocols. A data set's reader says which one its publication uses."""
-
 ROWS = 1024
 """Queries that are looked up at a time."""
-
-
-def named_protocol(name: str) -> Protocol:
-    """The protocol of that name.
-
-    Raises:
-        InputError: there is none.
-    """
-    if name not in PROTOCOLS:
-        nearest = get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise InputError(f"unknown protocol {name!r}; allowed are {', '.join(PROTOCOLS)}{hint}")
-    return PROTOCOLS[name]
 
 
 def equal_known(query: Tensor, gallery: Tensor) -> Tensor:

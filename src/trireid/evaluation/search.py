@@ -15,11 +15,14 @@ from trireid.evaluation.distance import centre_of, centred, check_features, eucl
 from trireid.evaluation.metrics import RankedList
 from trireid.evaluation.nearest import LAST, key_distance, key_position, merge_nearest, row_slices, rows_at_a_time
 from trireid.evaluation.presence import Presence, shared_distance
-from trireid.evaluation.protocols import PROTOCOLS, equal_known, labels_to, ranking_masks, take, unknown_labels
+from trireid.evaluation.protocols import equal_known, labels_to, ranking_masks, take, unknown_labels
 from trireid.types import Labels, Protocol
 
 Features = Tensor | NDArray[Any]
 """`(n, D)` floats; a `numpy.memmap` or a tensor of `torch.from_file` stays on the disk."""
+
+ALL_BUT_ITSELF = Protocol("all", exclude="none")
+"""Queries see every gallery item but themselves."""
 
 
 def search(
@@ -27,7 +30,7 @@ def search(
     gallery: Features,
     query_labels: Labels | None = None,
     gallery_labels: Labels | None = None,
-    protocol: Protocol = PROTOCOLS["all"],
+    protocol: Protocol = ALL_BUT_ITSELF,
     *,
     top: int = 10,
     normalise: bool = True,

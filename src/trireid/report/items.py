@@ -19,8 +19,8 @@ from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.records import Record
 from trireid.data.transforms import EvaluationTransform
 from trireid.errors import InputError
-from trireid.evaluation.feature_files import SavedFeatures
 from trireid.evaluation.protocols import ranking_masks, take
+from trireid.evaluation.ranking import Ranking
 from trireid.models.reid import ReIDModel
 from trireid.report.run_folder import RunFolder
 from trireid.train.checkpoint import build_for, load_checkpoint
@@ -164,7 +164,7 @@ def joined(selections: Sequence[Selection]) -> Selection:
     )
 
 
-def matching_feature(saved: SavedFeatures, record: Record) -> Tensor | None:
+def matching_feature(saved: Ranking, record: Record) -> Tensor | None:
     """Mean of the unit joint features that are right for a query, `(F,)`; None where it has no match or is unknown."""
     rows = [row for row, other in enumerate(saved.query.records) if other.name == record.name]
     if not rows:

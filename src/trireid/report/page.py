@@ -9,7 +9,6 @@ from typing import Any
 from trireid.data.records import Record
 from trireid.errors import TrireidError
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
-from trireid.evaluation.feature_files import SavedFeatures
 from trireid.evaluation.verification import EqualError, equal_error, pair_distances, share_named
 from trireid.files import write_text
 from trireid.report.items import open_model, prepare, select_items, spread_records
@@ -98,7 +97,7 @@ def _rank(run: RunFolder, notes: list[str]) -> tuple[EvaluationResult | None, Ra
     if run.saved is None:
         return None, None
     try:
-        result, ranked = _evaluate(run.saved), rank_saved(run.saved)
+        result, ranked = evaluate_features(run.saved), rank_saved(run.saved)
     except TrireidError as error:
         notes.append(f"the saved features cannot be ranked: {error}")
         return None, None
@@ -111,18 +110,6 @@ def _rank(run: RunFolder, notes: list[str]) -> tuple[EvaluationResult | None, Ra
                 f"{percent(values['mAP'])} %: they are of different evaluations"
             )
     return result, ranked
-
-
-def _evaluate(saved: SavedFeatures) -> EvaluationResult:
-    return evaluate_features(
-        saved.query.features,
-        None if saved.query_is_gallery else saved.gallery.features,
-        query_labels=saved.query.labels,
-        gallery_labels=None if saved.query_is_gallery else saved.gallery.labels,
-        protocol=saved.protocol,
-        normalise=saved.normalise,
-        rerank=saved.rerank,
-    )
 
 
 def _curves(history: Sequence[EpochEntry]) -> list[Plot]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from trireid.data.records import Record
 from trireid.errors import InputError
 from trireid.evaluation.evaluate import feature_distance
-from trireid.evaluation.feature_files import SavedFeatures, SavedSide
 from trireid.evaluation.metrics import RankMetrics, rank_metrics, ranked_list
 from trireid.evaluation.protocols import ranking_masks, take
+from trireid.evaluation.ranking import Ranking, Side
 from trireid.visualize.ranklist import RankEntry
 
 FEATURE = "joint"
@@ -52,7 +52,7 @@ class Ranked:
         ranking: its figures.
     """
 
-    saved: SavedFeatures
+    saved: Ranking
     distance: Tensor
     ranking: RankMetrics
 
@@ -73,7 +73,7 @@ class Ranked:
         return ShownQuery(saved.query.records[row], precision, int(matches.sum()), entries)
 
 
-def rank_saved(saved: SavedFeatures, *, feature: str = FEATURE) -> Ranked:
+def rank_saved(saved: Ranking, *, feature: str = FEATURE) -> Ranked:
     """Rank saved features.
 
     Raises:
@@ -81,12 +81,11 @@ def rank_saved(saved: SavedFeatures, *, feature: str = FEATURE) -> Ranked:
     """
     for side in (saved.query, saved.gallery):
         feature_of(side, feature)
-    gallery = None if saved.query_is_gallery else saved.gallery.features
-    distance = feature_distance(saved.query.features, gallery, feature, normalise=saved.normalise, rerank=saved.rerank)
+    distance = feature_distance(saved, feature)
     return Ranked(saved, distance, rank_metrics(distance, saved.query.labels, saved.gallery.labels, saved.protocol))
 
 
-def feature_of(side: SavedSide, feature: str) -> Tensor:
+def feature_of(side: Side, feature: str) -> Tensor:
     """One feature of a side, `(n, D)`.
 
     Raises:

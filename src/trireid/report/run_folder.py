@@ -14,7 +14,8 @@ from trireid.config.read import parse_yaml
 from trireid.config.schema import Config
 from trireid.data.records import Record
 from trireid.errors import ConfigError, RunError
-from trireid.evaluation.feature_files import FEATURES_FILE, RECORDS_FILE, SavedFeatures, SavedSide, load_features
+from trireid.evaluation.feature_files import FEATURES_FILE, RECORDS_FILE, load_features
+from trireid.evaluation.ranking import Ranking, Side
 from trireid.files import read_text, real_path
 from trireid.train.checkpoint import LAST_FILE, config_here, load_checkpoint
 from trireid.train.inputs import scan_index
@@ -64,7 +65,7 @@ class RunFolder:
     environment: Environment | None
     metrics: RunMetrics | None
     history: list[EpochEntry]
-    saved: SavedFeatures | None
+    saved: Ranking | None
     notes: tuple[str, ...]
     weights: str = "last"
     imported: ImportedFile | None = None
@@ -121,7 +122,7 @@ def evaluated_records(run: RunFolder) -> tuple[Record, ...]:
     return scan_index(_settings(run)).query
 
 
-def saved_features_of(run: RunFolder) -> SavedFeatures:
+def saved_features_of(run: RunFolder) -> Ranking:
     """The saved features of a run.
 
     Raises:
@@ -191,7 +192,7 @@ def parse_config(text: str | None, notes: list[str]) -> Config | None:
         return None
 
 
-def _with_images_of(saved: SavedFeatures, config: Config) -> SavedFeatures:
+def _with_images_of(saved: Ranking, config: Config) -> Ranking:
     """Saved features whose records read the images of a data set that was moved, by the names of the records.
 
     Raises:
@@ -199,7 +200,7 @@ def _with_images_of(saved: SavedFeatures, config: Config) -> SavedFeatures:
     """
     index = scan_index(config)
 
-    def moved(side: SavedSide, records: Sequence[Record]) -> SavedSide:
+    def moved(side: Side, records: Sequence[Record]) -> Side:
         images = {record.name: record.images for record in records}
         return replace(
             side,
@@ -257,7 +258,7 @@ def _read_history(path: Path, notes: list[str]) -> list[EpochEntry]:
     return entries
 
 
-def _read_features(path: Path, notes: list[str]) -> SavedFeatures | None:
+def _read_features(path: Path, notes: list[str]) -> Ranking | None:
     """The saved features, or None and a note."""
     if not (path / FEATURES_FILE).exists() and not (path / RECORDS_FILE).exists():
         notes.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trireid.data.records import ImageSource, Record
-from trireid.evaluation.feature_files import SavedFeatures
+from trireid.evaluation.ranking import Ranking
 from trireid.files import read_bytes
 from trireid.report.run_folder import RunFolder
 from trireid.report.tables import RULES
@@ -33,7 +33,7 @@ def differences(runs: Mapping[str, RunFolder]) -> list[str]:
     return found
 
 
-def _of_features(one: SavedFeatures, other: SavedFeatures) -> list[str]:
+def _of_features(one: Ranking, other: Ranking) -> list[str]:
     found = []
     pairs = {
         "queries": (one.query.records, other.query.records),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trireid.config.schema import Config
-from trireid.evaluation.feature_files import SavedFeatures
+from trireid.evaluation.ranking import Ranking
 from trireid.train.run_files import RunMetrics
 
 COLUMNS: dict[str, str] = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
@@ -87,7 +87,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None or value != value else f"{100 * value:.1f}"
 
 
-def counts(metrics: RunMetrics, saved: SavedFeatures | None, num_unmatched: int | None) -> dict[str, str]:
+def counts(metrics: RunMetrics, saved: Ranking | None, num_unmatched: int | None) -> dict[str, str]:
     """Items and queries by name, and what the protocol hides."""
     found = {
         "queries": metrics.get("num_queries") if saved is None else len(saved.query.records),

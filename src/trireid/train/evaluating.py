@@ -13,15 +13,14 @@ from torch.utils.data import DataLoader
 
 from trireid.config.schema import EvaluateConfig
 from trireid.data.records import Record
-from trireid.evaluation.evaluate import EvaluationResult, Rerank, evaluate_features
-from trireid.evaluation.feature_files import SavedFeatures, SavedSide
+from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.features import FeatureSet, extract_features
-from trireid.evaluation.protocols import take
+from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.train.checkpoint import Figures
 from trireid.train.gathering import gather_features
 from trireid.train.inputs import EvaluationSplit, count_items
 from trireid.train.progress import progress_bar
-from trireid.types import Batch, Labels
+from trireid.types import Batch
 
 SELECTION_FEATURES = ("joint", "global")
 """What `best` is chosen by: the mAP of the first of these that the model has."""
@@ -55,23 +54,12 @@ def evaluate_split(
         InputError: A feature is not finite, or withholding leaves no item of query or gallery.
         RunError: Another process met an error.
     """
-    extracted = extract_split(
+    ranking = extract_split(
         model, split, settings=settings, device=device, dtype=dtype, progress=progress, withheld=settings.missing
     )
-    if extracted is None:
+    if ranking is None:
         return None
-    query, gallery = extracted
-    result = evaluate_features(
-        query,
-        gallery,
-        query_labels=split.query_labels,
-        gallery_labels=split.gallery_labels,
-        protocol=split.protocol,
-        device=device,
-        normalise=settings.normalise,
-        missing=settings.missing,
-        missing_as=settings.missing_as,
-    )
+    result = evaluate_features(ranking, device=device, missing=settings.missing, missing_as=settings.missing_as)
     return replace(result, messages=(*split.messages, *result.messages))
 
 
@@ -84,8 +72,8 @@ def extract_split(
     dtype: torch.dtype | None,
     progress: bool,
     withheld: Sequence[str],
-) -> tuple[FeatureSet, FeatureSet | None] | None:
-    """Features of query and gallery (None where the queries are it) with some modalities withheld.
+) -> Ranking | None:
+    """Query and gallery with their features, some modalities withheld.
 
     Args: as `evaluate_split` and `extract_features`. Returns None on all processes but the main one.
     """
@@ -111,12 +99,19 @@ def extract_split(
     with progress_bar(title, enabled=progress, total=split.num_items, transient=True) as bar:
         query = extract(split.query_loader, split.query_records)
         gallery = None if split.gallery_loader is None else extract(split.gallery_loader, split.gallery_records)
-    return None if query is None else (query, gallery)
+    if query is None:
+        return None
+    query_side = gallery_side = Side.of_split(
+        query, split.query_labels, split.query_records, name="query", withheld=withheld
+    )
+    if gallery is not None and split.gallery_labels is not None:
+        gallery_side = Side.of_split(
+            gallery, split.gallery_labels, split.gallery_records, name="gallery", withheld=withheld
+        )
+    return Ranking(query_side, gallery_side, split.protocol, settings.normalise)
 
 
-def describe_reranked(
-    result: EvaluationResult, split: EvaluationSplit, *, settings: EvaluateConfig, device: torch.device
-) -> dict[str, Any]:
+def describe_reranked(result: EvaluationResult, *, settings: EvaluateConfig, device: torch.device) -> dict[str, Any]:
     """`{"reranked": ...}`: the figures of the same features after k-reciprocal re-ranking; empty where it is off.
 
     It takes far longer than the plain ranking and a table of all items by all, so that it is made once, of the final
@@ -125,17 +120,7 @@ def describe_reranked(
     if not settings.rerank:
         return {}
     rerank = Rerank(k1=settings.rerank_k1, k2=settings.rerank_k2, lambda_value=settings.rerank_lambda)
-    again = evaluate_features(
-        result.query,
-        None if split.gallery_labels is None else result.gallery,
-        query_labels=split.query_labels,
-        gallery_labels=split.gallery_labels,
-        protocol=split.protocol,
-        device=device,
-        normalise=settings.normalise,
-        rerank=rerank,
-        missing=settings.missing,
-    )
+    again = evaluate_features(replace(result.source, rerank=rerank), device=device, missing=settings.missing)
     return {"reranked": {**asdict(rerank), "feature": again.metrics}}
 
 
@@ -155,21 +140,14 @@ def describe_figures(figures: Figures) -> str:
     return ", ".join(parts)
 
 
-def saved_features(result: EvaluationResult, split: EvaluationSplit, settings: EvaluateConfig) -> SavedFeatures:
-    """What pages and pictures need of an evaluation, to be written beside its figures."""
-    query = _saved_side(result.query, split.query_labels, split.query_records)
-    gallery = query
-    if split.gallery_labels is not None:
-        gallery = _saved_side(result.gallery, split.gallery_labels, split.gallery_records)
-    return SavedFeatures(
-        query=query,
-        gallery=gallery,
-        protocol=split.protocol,
-        normalise=settings.normalise,
-    )
+def saved_features(result: EvaluationResult) -> Ranking:
+    """What pages and pictures need of an evaluation, to be written beside its metrics."""
+    query = gallery = _numbered(result.source.query)
+    if not result.source.query_is_gallery:
+        gallery = _numbered(result.source.gallery)
+    return replace(result.source, query=query, gallery=gallery)
 
 
-def _saved_side(features: FeatureSet, labels: Labels, records: Sequence[Record]) -> SavedSide:
-    """The items of a split that have features, numbered anew where withholding left some out."""
-    kept = tuple(records[item] for item in features.item.tolist())
-    return SavedSide(replace(features, item=torch.arange(len(features))), take(labels, features.item), kept)
+def _numbered(side: Side) -> Side:
+    """The same items numbered from 0, where withholding left some out."""
+    return replace(side, features=replace(side.features, item=torch.arange(len(side))), num_left_out=0)

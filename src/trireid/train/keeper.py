@@ -224,10 +224,10 @@ class RunKeeper:
         best = self._describe_best(result)
         if result is None or self.epochs is None:
             return {}
-        save_features(self.folder, saved_features(result, test, self.config.evaluate))
+        save_features(self.folder, saved_features(result))
         found: dict[str, Any] = {
             **describe_result(result),
-            **describe_reranked(result, test, settings=self.config.evaluate, device=self.device),
+            **describe_reranked(result, settings=self.config.evaluate, device=self.device),
             **describe_data(self.inputs.index),
             "epoch": epoch,
             "best": best,

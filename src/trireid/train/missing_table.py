@@ -11,12 +11,12 @@ from trireid.config.schema import Config
 from trireid.errors import ConfigError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.missing import subset_cases
+from trireid.evaluation.ranking import Ranking
 from trireid.evaluation.subsets import (
-    Sides,
     count_any_to_any,
     count_hidden,
     count_unmatched,
-    mean_figures,
+    mean_metrics,
     rank_any_to_any,
     rank_cases,
 )
@@ -57,11 +57,10 @@ def describe_cases(
         `rank_case` has none; empty on all processes but the main one.
     """
     cases = subset_cases(config.data.modalities)
-    features: dict[str, Sides] = {}
+    rankings: dict[str, Ranking] = {}
     for shown, withheld in cases.items():
         if not withheld:
-            gallery = None if result is None or split.gallery_labels is None else result.gallery
-            extracted = None if result is None else (result.query, gallery)
+            extracted = None if result is None else result.source
         else:
             extracted = extract_split(
                 model,
@@ -73,23 +72,17 @@ def describe_cases(
                 withheld=withheld,
             )
         if extracted is not None:
-            features[shown] = extracted
-    if not features:
+            rankings[shown] = extracted
+    if not rankings:
         return {}
-    labels = {
-        "query_labels": split.query_labels,
-        "gallery_labels": split.query_labels if split.gallery_labels is None else split.gallery_labels,
-        "protocol": split.protocol,
-    }
-    settings = {**labels, "device": device, "normalise": config.evaluate.normalise}
     how = {"missing_as": config.evaluate.missing_as}
     described: dict[str, Any] = {}
     if missing:
-        described["missing"] = how | _describe_missing(cases, features, labels, settings)
+        described["missing"] = how | _describe_missing(cases, rankings, device)
     if any_to_any:
-        counts = count_any_to_any(features, **labels)
-        table = rank_any_to_any(features, **settings)
-        described["any_to_any"] = {**how, "subsets": list(features), **counts, "feature": table}
+        counts = count_any_to_any(rankings)
+        table = rank_any_to_any(rankings, device=device)
+        described["any_to_any"] = {**how, "subsets": list(rankings), **counts, "feature": table}
     return described
 
 
@@ -103,23 +96,23 @@ def check_cases(config: Config) -> None:
 
 
 def _describe_missing(
-    cases: dict[str, tuple[str, ...]], features: dict[str, Sides], labels: dict[str, Any], settings: dict[str, Any]
+    cases: dict[str, tuple[str, ...]], rankings: dict[str, Ranking], device: torch.device
 ) -> dict[str, Any]:
     """The content of the `missing` entry, each case by the letters of what is withheld, `none` for nothing."""
-    ranked = rank_cases(features, **settings)
+    ranked = rank_cases(rankings, device=device)
     rows, rules = {}, {}
     for shown, withheld in cases.items():
-        query, gallery = features[shown]
-        num_unmatched = count_unmatched(query, gallery, **labels)
+        ranking = rankings[shown]
+        num_unmatched = count_unmatched(ranking)
         case = "".join(name[0] for name in withheld) or "none"
         rows[case] = {
-            "num_queries": len(query),
-            "num_gallery": len(query if gallery is None else gallery),
+            "num_queries": len(ranking.query),
+            "num_gallery": len(ranking.gallery),
             "num_unmatched": num_unmatched,
             "feature": ranked[shown],
         }
-        rules[case] = count_hidden(query, gallery, num_unmatched=num_unmatched, **labels)
+        rules[case] = count_hidden(ranking, num_unmatched=num_unmatched)
     smaller = {shown: ranked[shown] for shown, withheld in cases.items() if withheld}
     names = next(iter(ranked.values()))
     num_cases = {name: sum(each[name]["mAP"] is not None for each in smaller.values()) for name in names}
-    return {"cases": rows, "mean": mean_figures(smaller) if smaller else {}, "num_cases": num_cases, "rules": rules}
+    return {"cases": rows, "mean": mean_metrics(smaller) if smaller else {}, "num_cases": num_cases, "rules": rules}

@@ -13,7 +13,7 @@ from trireid.data.range_settings import filled_ranges, with_ranges
 from trireid.data.records import DatasetIndex
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
-from trireid.evaluation.feature_files import SavedFeatures
+from trireid.evaluation.ranking import Ranking
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
@@ -62,12 +62,12 @@ def evaluate_checkpoint(
         "note": tested.checkpoint.note,
         **describe_result(result),
         **tested.cases,
-        **describe_reranked(result, tested.split, settings=tested.config.evaluate, device=tested.device),
+        **describe_reranked(result, settings=tested.config.evaluate, device=tested.device),
         **describe_data(tested.index),
     }
 
 
-def checkpoint_features(path: Path, *, config: Config | None = None, progress: bool = True) -> SavedFeatures:
+def checkpoint_features(path: Path, *, config: Config | None = None, progress: bool = True) -> Ranking:
     """The features of a checkpoint on the test split with all that a ranking needs; arguments as `evaluate_checkpoint`.
 
     Raises:
@@ -76,7 +76,7 @@ def checkpoint_features(path: Path, *, config: Config | None = None, progress: b
     tested = _run_test(path, config, progress=progress)
     if tested.result is None:
         raise RunError("features are made by the main process alone: run this in one process")
-    return saved_features(tested.result, tested.split, tested.config.evaluate)
+    return saved_features(tested.result)
 
 
 @dataclass(frozen=True)
