@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Seconds an epoch of ViT-B/16 on an RGBNT201-shaped tree, evaluation after every epoch included; docs/performance.md.
-# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. OUT: folder of the runs. EPOCHS: of each run.
+# Seconds per epoch of a ViT-B/16 on a synthetic set with RGBNT201's file names, evaluation included:
+#   docs/performance.md.
+# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. OUT: folder of the runs. EPOCHS: per run. WAYS: plain,
+#   compiled, recorded.
 set -euo pipefail
 NAMES=${NAMES:?folder of RGBNT201_train.txt and RGBNT201_test.txt}
 OUT=${OUT:-runs/epochs}
@@ -22,7 +24,7 @@ import json, statistics, sys
 epochs = [json.loads(line) for line in open(sys.argv[1])][2:]
 of = lambda name: statistics.median(epoch[name] for epoch in epochs)
 rate = epochs[0]["num_triplets"] / of("step_seconds")
-print(f"{sys.argv[2]:32} {of('seconds'):6.2f} s an epoch, data {of('data_seconds'):5.2f} s, {rate:6.0f} triplets/s in training")
+print(f"{sys.argv[2]:32} {of('seconds'):6.2f} s per epoch, data {of('data_seconds'):5.2f} s, {rate:6.0f} triplets/s in training")
 PY
 }
 mkdir -p "$OUT"

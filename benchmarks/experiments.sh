@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The tables of heads and of slimming in docs/results.md; what is finished is not run again. Arguments: KEY=VALUE.
+# The tables of heads and of slimming in docs/results.md; finished runs are not repeated. Arguments: KEY=VALUE.
 # NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. LANDSAT: folder of landsat_places.
-# WEIGHTS: timm, or a file of vit_small_patch14_dinov2. OUT: folder of all runs. PARALLEL: runs at a time, over all GPUs.
-# GRIDS: some of the file names below. SEEDS: how many. LIMIT: seconds a grid, then it is interrupted.
+# WEIGHTS: timm, or a file of vit_small_patch14_dinov2. OUT: folder of all runs. PARALLEL: runs at once, over all GPUs.
+# GRIDS: some of the file names below. SEEDS: how many. LIMIT: seconds after which a grid is interrupted.
 set -euo pipefail
 NAMES=${NAMES:?folder of RGBNT201_train.txt and RGBNT201_test.txt}
 LANDSAT=${LANDSAT:-../shared/data/landsat_places}

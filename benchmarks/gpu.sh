@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The figures of one GPU in docs/performance.md, the most wanted first; about eight minutes, compilation included.
-# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. OUT: folder of the figures and the runs.
-# FLAGS, BATCH and REPEATS of `trireid bench`; a part that takes longer than its limit is left out, and the next begins.
+# Measures the tables of docs/performance.md on one GPU, the most important first; about eight minutes with compilation.
+# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. OUT: folder of the results and the runs.
+# FLAGS, BATCH, REPEATS: options of `trireid bench`. A part that takes longer than its limit is stopped, and the next
+#   begins.
 set -uo pipefail
 NAMES=${NAMES:?folder of RGBNT201_train.txt and RGBNT201_test.txt}
 OUT=${OUT:-runs/gpu}

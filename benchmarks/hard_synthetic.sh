@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Three modalities against the best single one, on the small synthetic hard set: docs/results.md. Resumable.
-# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. OUT: folder of all runs. PARALLEL: runs at a time.
+# Three modalities against each single one, on the small synthetic hard set: docs/results.md. Can be resumed.
+# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. OUT: folder of all runs. PARALLEL: runs at once.
 set -euo pipefail
 NAMES=${NAMES:?folder of RGBNT201_train.txt and RGBNT201_test.txt}
 DATA=${DATA:-data/synthetic_hard_small}

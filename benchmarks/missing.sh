@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Missing modalities with and without modality dropout: docs/results.md. What is finished is not run again.
+# Missing modalities with and without modality dropout: docs/results.md. Finished runs are not repeated.
 # Arguments: KEY=VALUE for every run. Variables:
-# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. DATA: the images (made where absent).
-# WEIGHTS: timm, or a file of vit_small_patch14_dinov2. OUT: folder of all runs. PARALLEL: processes, over all GPUs.
+# NAMES: folder with RGBNT201_train.txt and RGBNT201_test.txt. DATA: the images (written if they do not exist).
+# WEIGHTS: timm, or a file of vit_small_patch14_dinov2. OUT: folder of all runs. PARALLEL: runs at once, over all GPUs.
 # SEEDS: how many. CELLS: a file of cells. SMALL=1: 60 identities of 64 x 32 pixels and a tiny ViT, for a CPU; no NAMES.
 set -euo pipefail
 SMALL=${SMALL:-}
