@@ -162,6 +162,7 @@ def peak_memory(make: Callable[[], Step], *, device: torch.device) -> int | None
     """
     if device.type != "cuda":
         return None
+    _release()
     step = make()
     step()  # the optimiser's state is there, and a compiled model compiled, from the second step on
     _release()
@@ -274,5 +275,8 @@ def _wait(device: torch.device) -> None:
 
 
 def _release() -> None:
+    """Free what nothing holds any more, and the work space of cuBLAS, which would count for whoever comes after."""
     gc.collect()
+    if torch.cuda.is_available():
+        torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()

@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 where every outcome is right, else 1.
     """
     given = _parser().parse_args(arguments)
+    os.environ["CUDA_VISIBLE_DEVICES"] = (
+        ""  # a child of a fork may not use a GPU, whose driver outgrows the limit of memory
+    )
     kinds = [KINDS[name] for name in given.only or KINDS]
     scratch = Path(given.scratch or tempfile.mkdtemp(prefix="trireid-fuzz-")).resolve()
     started = time.monotonic()

@@ -8,8 +8,10 @@ import socket
 import warnings
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import safetensors
@@ -17,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from trireid.errors import CheckpointError
 from trireid.files import is_file, read_head
@@ -303,9 +305,9 @@ def _convert(
     vit: VisionTransformer, state: dict[str, Tensor], *, source: Path, interpolation: PositionInterpolation
 ) -> dict[str, Tensor]:
     """The tensors in timm's names, patch filters in the size of the model; the position table stays as it is."""
-    # Without a table of its own the model's double keeps timm from resizing that of the file by a guess at its grid.
+    # timm resizes the table by a guess at its grid, unless the model has none (or, in older versions, one as long).
     double = copy.copy(vit)
-    double._parameters = {**vit._parameters, "pos_embed": None}
+    double._parameters = {**vit._parameters, "pos_embed": None if _spares_tables() else _table_as_long(state)}
     try:
         converted = checkpoint_filter_fn(
             state, double, interpolation=interpolation, antialias=interpolation == "bicubic"
@@ -313,6 +315,25 @@ def _convert(
     except DAMAGE as error:
         raise CheckpointError(f"weight file {source} does not fit the backbone: {one_line(error)}") from error
     return dict(converted)
+
+
+@cache
+def _spares_tables() -> bool:
+    """Whether timm leaves the table of a file as it is where the model has none: its versions from 2026 on do."""
+    try:
+        without_table = cast(VisionTransformer, SimpleNamespace(pos_embed=None))
+        checkpoint_filter_fn({"pos_embed": torch.zeros(1, 2, 1)}, without_table)
+    except AttributeError:
+        return False
+    return True
+
+
+def _table_as_long(state: Mapping[str, Tensor]) -> nn.Parameter:
+    """A table without numbers that is as long as that of a file, under any of the names that timm knows."""
+    ends = ("visual.positional_embedding", "pos_embed", "positional_embedding")
+    tables = [value for end in ends for key, value in state.items() if key.endswith(end)]
+    length = tables[0].shape[-2] if tables and tables[0].dim() > 1 else 0
+    return nn.Parameter(torch.empty(1, length, 1, device="meta"))
 
 
 def _fit_positions(
