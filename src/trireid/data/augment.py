@@ -1,7 +1,7 @@
 """Training augmentation of a whole batch at once, on the device where its uint8 pixels are.
 
-Every draw is a function of the seed that travels with the item: neither batch, nor device, nor number of workers or
-processes changes what an item looks like. Shapes: B batch, M modality, H, W pixels.
+Every random draw depends only on the seed of the item, so neither the batch, the device nor the number of workers or
+processes changes the result. Shapes: B batch, M modality, H, W pixels.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ ERASING_AREA = (0.02, 0.33)
 ERASING_ASPECT = (0.3, 1 / 0.3)
 ERASING_ATTEMPTS = 10
 NOISE_STARTS = 2**20
-"""Places of the noise table at which the noise of an erased rectangle may start."""
+"""Positions of the noise table at which the noise of an erased rectangle may start."""
 
 _GEOMETRY, _JITTER, _ERASING = 4, 2, 4 + 2 * ERASING_ATTEMPTS
-NUM_DRAWS = _GEOMETRY + _JITTER + _ERASING  # a modality
+NUM_DRAWS = _GEOMETRY + _JITTER + _ERASING  # per modality
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Flips, padding with random crop, jitter, normalise, random erasing - in this order.
+    """Flips, padding with random crop, jitter, normalisation and random erasing, in this order.
 
     Source: the augmentation of DeMo (AAAI 2025) and its ancestors, https://github.com/924973292/DeMo.
-    Deviation: there each modality draws its own flip and crop, so that the patches of the three do not show the same
-        place; here they share them unless `shared_geometry` is False. Vertical flip, reflection and jitter are
+    Deviation: DeMo draws flip and crop per modality, so the patches of the three do not show the same place; here
+        they are shared unless `shared_geometry` is False. Vertical flip, reflection and jitter are
         additions.
 
     Attributes:
         mean, std: of each channel, in units of the pixel range [0, 1].
         flip, vertical_flip: probabilities.
         padding: pixels added on each side before the crop back to the size of the image.
-        padding_mode: what they show, `zeros` or the image reflected at its border (`reflect`).
-        erasing: probability that a modality loses a rectangle, drawn a modality.
-        jitter: gain and offset of a modality are drawn from +-jitter, in units of the pixel range.
-        shared_geometry: draw flips and crop once a triplet; False draws them once a modality.
+        padding_mode: content of the added pixels: `zeros`, or the image reflected at its border (`reflect`).
+        erasing: probability that a rectangle is erased, drawn independently per modality.
+        jitter: gain and offset are drawn per modality from [-jitter, jitter], in units of the pixel range.
+        shared_geometry: draw flips and crop once per triplet; False draws them once per modality.
     """
 
     mean: Channels = (0.5, 0.5, 0.5)
@@ -63,11 +63,11 @@ class TrainTransform:
 
         Args:
             pixels: `(B, M, 3, H, W)` uint8.
-            seed: `(B,)` int64, of each item's draws.
+            seed: `(B,)` int64, the seed of each item's draws.
             present: `(B, M)` bool.
 
         Returns:
-            `(B, M, 3, H, W)` float32, zeros where absent; an absent modality changes no other.
+            `(B, M, 3, H, W)` float32, zeros for absent modalities; an absent modality does not affect the others.
         """
         batch, modalities = pixels.shape[:2]
         draws = uniform_draws(seed, modalities * NUM_DRAWS).view(batch, modalities, NUM_DRAWS)
@@ -107,7 +107,7 @@ def move(pixels: Tensor, *, flip: Tensor, vertical_flip: Tensor, shift: Tensor, 
         mode: what lies beyond the border: `zeros`, or the image reflected at its first and last pixel.
 
     Returns:
-        `(B, M, 3, H, W)` in the type of `pixels`.
+        `(B, M, 3, H, W)` in the data type of `pixels`.
     """
     height, width = pixels.shape[-2:]
     rows, row_inside = _source(height, shift[..., 0], vertical_flip, mode)  # (B, M or 1, H)
@@ -122,7 +122,7 @@ def move(pixels: Tensor, *, flip: Tensor, vertical_flip: Tensor, shift: Tensor, 
 
 
 def _source(size: int, shift: Tensor, flipped: Tensor, mode: PaddingMode) -> tuple[Tensor, Tensor]:
-    """Which row (or column) each of the result shows, and whether it lies inside: `(B, M or 1, size)` each."""
+    """Source row (or column) of each row of the result, and whether it lies inside: `(B, M or 1, size)` each."""
     place = torch.arange(size, device=shift.device) + shift[..., None]
     inside = (place >= 0) & (place < size)
     if mode == "reflect":
@@ -133,7 +133,7 @@ def _source(size: int, shift: Tensor, flipped: Tensor, mode: PaddingMode) -> tup
 
 
 def erase(images: Tensor, draws: Tensor, probability: float) -> Tensor:
-    """Replace a random rectangle of normalised images by standard normal noise, a value a pixel and channel.
+    """Replace a random rectangle of each normalised image by standard normal noise, one value per pixel and channel.
 
     Its area is uniform in 2-33 % of the image and its aspect (height by width) log-uniform in 0.3-3.3; a rectangle
     that does not fit is drawn again, up to ten times, then the image stays as it is.
@@ -141,10 +141,10 @@ def erase(images: Tensor, draws: Tensor, probability: float) -> Tensor:
     Args:
         images: `(B, M, 3, H, W)`.
         draws: `(B, M, 24)` uniform in [0, 1).
-        probability: of an image to lose a rectangle.
+        probability: that an image loses a rectangle, in [0, 1].
 
     Source: Zhong et al., Random Erasing Data Augmentation, AAAI 2020. Deviation: the noise is read from a table of
-        fixed normal numbers at a drawn place, so that it depends on the item alone and is the same on every device.
+        fixed normal numbers at a drawn position, so it depends on the item alone and is the same on every device.
     """
     height, width = images.shape[-2:]
     chance, corner, start = draws[..., 0], draws[..., 1:3], draws[..., 3]
@@ -156,13 +156,13 @@ def erase(images: Tensor, draws: Tensor, probability: float) -> Tensor:
     fits = (rows < height) & (columns < width)
     first = fits.int().argmax(dim=-1, keepdim=True)  # the first that fits; 0 where none does
     rows, columns = rows.gather(-1, first)[..., 0], columns.gather(-1, first)[..., 0]  # (B, M)
-    struck = (chance < probability) & fits.any(dim=-1)
+    erased = (chance < probability) & fits.any(dim=-1)
     top, left = (corner[..., 0] * (height - rows + 1)).floor(), (corner[..., 1] * (width - columns + 1)).floor()
     down = torch.arange(height, device=images.device)
     across = torch.arange(width, device=images.device)
     in_rows = (down >= top[..., None]) & (down < (top + rows)[..., None])  # (B, M, H)
     in_columns = (across >= left[..., None]) & (across < (left + columns)[..., None])  # (B, M, W)
-    hidden = in_rows[..., :, None] & in_columns[..., None, :] & struck[..., None, None]  # (B, M, H, W)
+    hidden = in_rows[..., :, None] & in_columns[..., None, :] & erased[..., None, None]  # (B, M, H, W)
     table = noise_table(3 * height * width, images.device)
     noise = table.unfold(0, 3 * height * width, 1)[(start * NOISE_STARTS).long()].view_as(images)
     return torch.where(hidden[:, :, None], noise, images)

@@ -1,6 +1,6 @@
-"""A file of decoded pixels that runs share: one checksum a triplet, written whole or not at all.
+"""A file of decoded pixels that runs share, with one checksum per triplet. It is written completely or not at all.
 
-The pixels come first, then the checksums: a reader that finds another length or sum decodes the images anew.
+The pixels come first, then the checksums. If the length or a checksum is wrong, the images are decoded again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _CHECKSUM = np.dtype("<u4")
 
 
 def open_cache_file(path: Path, shape: Sequence[int], fill: Callable[[Tensor], None]) -> tuple[Tensor, bool]:
-    """The pixels of a cache file, filled now where there is none or it is damaged.
+    """Open a cache file, and fill it first if it is missing or damaged.
 
     Args:
-        path: of the file; its folder may hold others of the same suffix.
-        shape: of the pixels, the triplets first.
-        fill: writes all of them.
+        path: cache file; its folder may hold other cache files.
+        shape: of the pixels; the first axis is the triplets.
+        fill: called with the tensor that it must fill.
 
     Returns:
-        uint8 of this shape, mapped from the file, and whether an earlier run had filled it.
+        The pixels, uint8 of this shape, mapped from the file; and whether an earlier run had filled it.
 
     Raises:
         RunError: the folder cannot be written or the disk is full.
@@ -58,7 +58,7 @@ def open_cache_file(path: Path, shape: Sequence[int], fill: Callable[[Tensor], N
 
 
 def _is_whole(path: Path, shape: Sequence[int]) -> bool:
-    """Whether a file is there and holds what was written; says so where it does not."""
+    """Whether the file exists and is intact; damage is logged."""
     size = math.prod(shape)
     if not path.is_file() or path.stat().st_size != size + shape[0] * _CHECKSUM.itemsize:
         return False
@@ -74,17 +74,18 @@ def _is_whole(path: Path, shape: Sequence[int]) -> bool:
 def _checksums(pixels: Tensor) -> NDArray[np.uint32]:
     """CRC-32 of each triplet."""
     array = pixels.numpy().reshape(len(pixels), -1)
-    with ThreadPoolExecutor() as pool:  # zlib lets other threads run
+    with ThreadPoolExecutor() as pool:  # zlib releases the GIL
         return np.fromiter(pool.map(zlib.crc32, array), dtype=_CHECKSUM, count=len(array))
 
 
 @contextmanager
 def _filling(folder: Path) -> Iterator[None]:
-    """Keep others from taking the temporary file of this process for a leftover; remove the leftovers of killed ones.
+    """Remove the temporary files of killed processes, and protect the one of this process from removal.
 
-    All that fill hold a shared lock on the folder: who can have it alone knows that no temporary file is in use.
+    Every process that fills a cache holds a shared lock on the folder. A process that gets an exclusive lock knows
+    that no temporary file is in use.
     """
-    with suppress(OSError):  # `replacing` tells of a folder that cannot be made
+    with suppress(OSError):  # `replacing` reports a folder that cannot be created
         folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY) if folder.is_dir() else None
     try:
@@ -102,8 +103,9 @@ def _filling(folder: Path) -> Iterator[None]:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Give a file its size with space on the disk: a mapped file that only has the size kills the process (SIGBUS)
-    where the disk is full, instead of raising an error.
+    """Reserve disk space for a file.
+
+    Otherwise writing to the mapped file would kill the process (SIGBUS) on a full disk instead of raising an error.
     """
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, size)

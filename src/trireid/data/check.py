@@ -1,4 +1,4 @@
-"""Looks through a whole data set before a user spends hours on it: counts, availability, every fault."""
+"""Check a whole data set before a long training: counts, available modalities and every fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SplitReport:
         name: `train`, `query` or `gallery`.
         triplets, identities, cameras, scenes: how many (known cameras and scenes only).
         available: triplets that have each modality, in the order of `MODALITIES`.
-        published: published (triplets, identities), None where nothing is published.
+        published: published (triplets, identities); None if there are no published counts.
     """
 
     name: str
@@ -41,12 +41,12 @@ class CheckReport:
 
     Attributes:
         format, root, exclude: what was read, and the exclusion rule of its protocol.
-        splits: usable triplets, after the faulty ones are left out.
-        query_is_gallery: one set is both.
-        faults: everything wrong, pixels included.
+        splits: counts of the usable triplets; faulty ones are left out.
+        query_is_gallery: whether query and gallery are one set.
+        faults: every fault, those of the pixels included.
         images: formats, depths, ranges and orientations of each modality, one line each.
-        warnings: what is no fault and yet worth a look, one line each.
-        notes: what is no fault and changes what figures mean.
+        warnings: what is not a fault but may be a mistake, one line each.
+        notes: what affects the meaning of the metrics, one line each.
     """
 
     format: str
@@ -61,11 +61,11 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """True where nothing is wrong. Counts that differ from the published ones are not a fault."""
+        """True if there is no fault. Counts that differ from the published ones are not faults."""
         return not self.faults
 
     def lines(self, *, max_faults: int | None = None) -> list[str]:
-        """The report as text, one string a line; `max_faults` of each kind (None: all)."""
+        """The report as lines of text, with at most `max_faults` faults of each kind (None: all)."""
         shared = ", query and gallery are one set" if self.query_is_gallery else ""
         lines = [f"{self.format} data set {self.root} (a query excludes: {self.exclude}{shared})"]
         lines += _table([_HEADER, *(_row(split) for split in self.splits)])

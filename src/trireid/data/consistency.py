@@ -1,4 +1,4 @@
-"""What must hold between the splits of any data set: identities apart, nothing swapped, every query answerable."""
+"""Checks between the splits of a data set: identities do not overlap, no split is swapped, every query has a match."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ItemKey = tuple[str, str, str | None, str | None]
 
 
 def item_key(record: Record) -> ItemKey:
-    """What makes a triplet the same item in query and gallery.
+    """Key that is equal for the same item in query and gallery.
 
-    The name and its fields, not the path: RGBNT100 and MSVR310 keep their queries as copies in a folder of their own.
+    It holds the name and its fields, not the path: RGBNT100 and MSVR310 keep copies of the queries in another folder.
     """
     return (record.name, record.identity, record.camera, record.scene)
 
@@ -39,7 +39,7 @@ def count(records: Sequence[Record]) -> tuple[int, int]:
 
 
 def unmatched_queries(query: Sequence[Record], gallery: Sequence[Record], exclude: Exclusion) -> tuple[Record, ...]:
-    """The queries for which no gallery item of the same identity is left once the protocol's items are excluded."""
+    """The queries without a match: the exclusion rule leaves no gallery item of their identity."""
     total: Counter[str] = Counter(record.identity for record in gallery)
     excluded: dict[str, Counter[str]] = defaultdict(Counter)
     for record in gallery:
@@ -57,14 +57,14 @@ def unmatched_queries(query: Sequence[Record], gallery: Sequence[Record], exclud
 
 
 def exclusion_group(record: Record, exclude: Exclusion) -> str | None:
-    """The camera or scene that a query of this record must not see again; None where unknown or nothing is excluded."""
+    """The camera or scene that is hidden from a query of this record; None if it is unknown or the rule hides neither."""
     field = EXCLUSION_FIELD[exclude]
     value: str | None = None if field is None else getattr(record, field)
     return value
 
 
 def unknown_fields(query: Sequence[Record], gallery: Sequence[Record], exclude: Exclusion) -> list[str]:
-    """As `describe_unknown`, of the records of both sides (the same object where the queries are the gallery)."""
+    """`describe_unknown` for the records of both sides (the same object if the queries are the gallery)."""
     field = EXCLUSION_FIELD[exclude]
     if field is None:
         return []
@@ -75,11 +75,11 @@ def unknown_fields(query: Sequence[Record], gallery: Sequence[Record], exclude: 
 
 
 def describe_unknown(exclude: Exclusion, sides: Mapping[str, tuple[int, int]]) -> list[str]:
-    """Say of which items, on either side, the rule has nothing to compare; nothing where it can be applied to all.
+    """Describe the items to which the rule cannot be applied, because their field is unknown; empty if there are none.
 
     Args:
-        exclude: the rule.
-        sides: (items whose field is not known, all items) of each side by its name in words.
+        exclude: exclusion rule.
+        sides: name of a side (such as `queries`) -> (items whose field is not known, all items).
     """
     lacking = [f"{unknown} of {total} {name}" for name, (unknown, total) in sides.items() if unknown]
     if not lacking:
@@ -93,7 +93,7 @@ def describe_unknown(exclude: Exclusion, sides: Mapping[str, tuple[int, int]]) -
 
 
 def separate_identities(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]]:
-    """Leave out of training the identities that are also tested, with one fault each."""
+    """Remove identities of the test splits from training, with one fault each."""
     tested = {record.identity for record in (*splits.query, *splits.gallery)}
     overlap = Counter(record.identity for record in splits.train if record.identity in tested)
     if not overlap:
@@ -113,10 +113,10 @@ def separate_identities(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]
 
 
 def drop_unmatched(splits: SplitRecords, exclude: Exclusion) -> tuple[SplitRecords, list[Fault]]:
-    """Leave out the queries without any valid match, with one fault each.
+    """Remove the queries without a match, with one fault each.
 
-    Where one set is query and gallery at once they stay, because they are gallery items too; the ranking counts them
-    as unmatched and leaves them out of its means, which gives the same figures.
+    If query and gallery are one set they stay, because they are gallery items too; the ranking counts them as
+    unmatched and leaves them out of its means, which gives the same metrics.
     """
     unmatched = unmatched_queries(splits.query, splits.gallery, exclude)
     if not unmatched or not splits.gallery:
@@ -139,7 +139,7 @@ def drop_unmatched(splits: SplitRecords, exclude: Exclusion) -> tuple[SplitRecor
 
 
 def swapped_splits(splits: SplitRecords, published: Mapping[str, tuple[int, int]], root: Path) -> list[Fault]:
-    """A fault where two splits have exactly each other's published counts."""
+    """A fault for two splits that have exactly each other's published counts."""
     found = {"train": count(splits.train), "query": count(splits.query), "gallery": count(splits.gallery)}
     faults = []
     for one, other in SPLIT_PAIRS:
@@ -147,15 +147,15 @@ def swapped_splits(splits: SplitRecords, published: Mapping[str, tuple[int, int]
             continue
         if found[one] == published[other] and found[other] == published[one]:
             message = (
-                f"{root}: {one} has {found[one][0]} triplets and {other} {found[other][0]}, which is published the "
-                "other way round; the two folders were swapped, rename them"
+                f"{root}: {one} has {found[one][0]} triplets and {other} {found[other][0]}, but the published "
+                "counts are the other way round; the two folders were swapped: rename them"
             )
             faults.append(Fault(SWAPPED_SPLIT, root, message))
     return faults
 
 
 def empty_splits(splits: SplitRecords, faults: Sequence[Fault], root: Path) -> list[Fault]:
-    """A fault for each split without a usable triplet, unless a fault of the whole tree already says why."""
+    """A fault for each split without a usable triplet, unless a fault of the whole tree already explains it."""
     if any(fault.kind in TREE_FAULTS for fault in faults):
         return []
     named = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}

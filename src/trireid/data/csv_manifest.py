@@ -1,4 +1,4 @@
-"""Any other set: a CSV `rgb,nir,tir,id,camera,scene,split`, with empty cells where something is not known."""
+"""Any other data set: a CSV file `rgb,nir,tir,id,camera,scene,split`, with empty cells for what is not known."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ COLUMNS = (*MODALITIES, "id", "camera", "scene", "split")
 SPLITS = {"train": ("train",), "query": ("query",), "gallery": ("gallery",), "test": ("query", "gallery")}
 _VALIDATION = {"val", "valid", "validation", "dev"}
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
-"""Control characters, halves of characters, separators of lines."""
+"""Unicode categories: control characters, surrogates, line and paragraph separators."""
 
 
 def read(path: Path) -> SplitRecords:
-    """Read the table; image paths are relative to its folder, split `test` is query and gallery at once."""
+    """Read the table. Image paths are relative to its folder; the split `test` is both query and gallery."""
     try:
         table = read_table(path, COLUMNS)
     except TableError as error:
@@ -55,7 +55,7 @@ def read(path: Path) -> SplitRecords:
                 splits[split][record.name] = record
     notes = list(table.notes)
     if respelled:
-        notes.append(f"the splits {', '.join(sorted(respelled))} are read in small letters")
+        notes.append(f"the splits {', '.join(sorted(respelled))} are read in lower case")
     train, query, gallery = (_sorted(splits[name]) for name in ("train", "query", "gallery"))
     same = gallery if query == gallery else query
     return SplitRecords(train, same, gallery, tuple(faults), tuple(f"{path}: {note}" for note in notes))
@@ -82,7 +82,7 @@ def _check_row(path: Path, line: int, header: tuple[str, ...], cells: list[str],
 
 
 def _wrong_cell(row: dict[str, str]) -> str | None:
-    """What is wrong with the cells of a row, before any file is looked for; None where nothing is."""
+    """The first fault of the cells of a row, without looking for files; None if there is none."""
     for column, cell in row.items():
         if any(unicodedata.category(character) in _UNPRINTABLE for character in cell):
             return (
@@ -92,22 +92,22 @@ def _wrong_cell(row: dict[str, str]) -> str | None:
         return "the id is empty; every triplet needs one"
     if is_empty_word(row["id"]):
         return (
-            f"the id {row['id']!r} is what programs write for an empty cell; give the identity, or {JUNK_IDENTITY} "
-            "for a triplet of nobody, which is left out"
+            f"the id {row['id']!r} is a placeholder for an empty cell; give the identity, or {JUNK_IDENTITY} for a "
+            "triplet without one, which is then left out"
         )
     for column in ("camera", "scene"):
         if is_empty_word(row[column]) or label_key(row[column]) == "-1":
-            return f"the {column} {row[column]!r} is no name; leave the cell empty where the {column} is not known"
+            return f"the {column} {row[column]!r} is not a name; leave the cell empty if the {column} is not known"
     if row["split"].lower() not in SPLITS:
-        hint = "; data.val_ids holds identities out of train" if row["split"].lower() in _VALIDATION else ""
+        hint = "; to hold out training identities, set data.val_ids" if row["split"].lower() in _VALIDATION else ""
         return f"split '{printable(row['split'], limit=60)}' is none of {', '.join(SPLITS)}{hint}"
     return None
 
 
 def _no_file(folder: Path, cell: str) -> str:
-    """That an image is not there, and what may be the reason."""
+    """Message for an image file that does not exist, with the likely reason."""
     if "\\" in cell and os.sep == "/":
-        return f"no file {printable(cell, limit=200)}; it is written with \\ between folders, on this system write /"
+        return f"no file {printable(cell, limit=200)}; its folders are separated by \\; on this system write /"
     return f"no file {printable(str(folder / cell), limit=300)}; correct the path or empty the cell"
 
 

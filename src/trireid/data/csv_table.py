@@ -1,4 +1,4 @@
-"""A table in a text file: its encoding, what stands between its cells, and the names of its columns."""
+"""Read a table from a text file: its encoding, its separator and the names of its columns."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _NO_FILE: dict[type[Exception], str] = {FileNotFoundError: "no such file", IsADi
 
 
 class TableError(DataError):
-    """A file that is no table with the columns that are needed; the message does not name the file."""
+    """A file that is not a table with the required columns; the message does not name the file."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file under the names that were asked for.
+    """The header and rows of a file.
 
     Attributes:
-        header: the columns in the order of the file, by the names that were asked for.
-        rows: (number of the line, its cells without blanks around them); rows of empty cells alone are not there.
-        notes: what was read in another way than the plain one, one line each.
+        header: the column names in lower case, in the order of the file.
+        rows: (line number, cells without surrounding blanks); rows with only empty cells are left out.
+        notes: what was read in an unusual way, one line each.
     """
 
     header: tuple[str, ...]
@@ -37,9 +37,9 @@ class Table:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Table:
-    """Read a CSV file that has exactly some columns, in any order; their letters may be large or small.
+    """Read a CSV file that has exactly the given columns, in any order, in upper or lower case.
 
-    Cells are separated by commas, or by semicolons, tabs or bars where the header can be read in no other way.
+    The separator is a comma, or a semicolon, tab or vertical bar if only that fits the header.
 
     Raises:
         TableError: the file cannot be read, is not in UTF-8, or has other columns.
@@ -84,13 +84,13 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line, byte = data[: error.start].count(b"\n") + 1, data[error.start]
         raise TableError(
-            f"cannot be read as a CSV file in UTF-8: byte 0x{byte:02x} in line {line} is of another encoding "
-            f"(Latin-1, a code page); {_SAVE}"
+            f"cannot be read as a CSV file in UTF-8: byte 0x{byte:02x} in line {line} is not UTF-8 (the file may "
+            f"be in Latin-1 or a Windows code page); {_SAVE}"
         ) from error
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    """The cells of one line, none where it is not made so."""
+    """The cells of one line; empty if it is not valid CSV with this separator."""
     try:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True), [])]
     except csv.Error:
@@ -98,18 +98,18 @@ def _cells(line: str, separator: str) -> list[str]:
 
 
 def _fits(lines: Sequence[Sequence[str]], columns: Sequence[str], separator: str) -> bool:
-    """Whether the header has the columns; for another separator than a comma the first row must have as many cells."""
+    """Whether the header has the columns; for separators other than a comma, the first row must have as many cells."""
     if not lines or sorted(map(str.lower, lines[0])) != sorted(columns):
         return False
     return separator == "," or len(lines) == 1 or len(lines[1]) == len(columns)
 
 
 def _wrong_header(headers: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:
-    """What is not as it must be, by name: the reader of a long header should not have to look for it.
+    """Describe what is wrong with the header, and name the columns concerned.
 
     Args:
-        headers: the header as each separator parts it; the one that parts most of the columns is meant.
-        columns: what it should have.
+        headers: the header split by each separator; the split with the most required columns is taken as meant.
+        columns: the required columns.
     """
 
     def quality(separator: str) -> tuple[int, int]:
@@ -119,16 +119,16 @@ def _wrong_header(headers: Mapping[str, Sequence[str]], columns: Sequence[str]) 
     if not any(commas):
         return "the header is empty" if commas else "the file is empty"
     if any(sorted(map(str.lower, headers[each])) == sorted(columns) for each in headers if each != ","):
-        # The rows are parted in another way, so that neither can be believed.
+        # The rows have another separator than the header, so neither can be trusted.
         return f"the header has the columns {commas[0]}, without a comma between them"
     separator = max(headers, key=lambda each: (*quality(each), each == ","))
     header = headers[separator]
-    said = f"the header has the columns {','.join(header)}"
+    found = f"the header has the columns {','.join(header)}"
     if len(header) == 1:
-        return f"{said}, without a comma between them"
+        return f"{found}, without a comma between them"
     if separator != ",":
-        said += f" (a {SEPARATORS[separator]} between them)"
+        found += f" (a {SEPARATORS[separator]} between them)"
     lacking = [name for name in columns if name not in header]
     unknown = [name for name in header if name not in columns]
     parts = [f"{what} {', '.join(each)}" for what, each in (("without", lacking), ("unknown are", unknown)) if each]
-    return f"{said} ({'; '.join(parts)})" if parts else f"{said}, one of them twice"
+    return f"{found} ({'; '.join(parts)})" if parts else f"{found}, one of them twice"

@@ -1,4 +1,4 @@
-"""Records and pixels -> batches of uint8 pixels with numbers."""
+"""A torch data set that makes batches of uint8 pixels and labels from records and pixels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class TripletDataset(Dataset[Batch]):
     """The triplets of one split.
 
     Args:
-        records: what to read, in this order; `Batch.item` is the position.
-        pixels: of the same records.
-        label_map: numbers of the training identities and cameras.
+        records: the triplets; `Batch.item` is the position in this sequence.
+        pixels: pixels of the same records.
+        label_map: indices of the training identities and cameras.
     """
 
     def __init__(self, records: Sequence[Record], *, pixels: Pixels, label_map: LabelMap) -> None:
@@ -35,11 +35,11 @@ class TripletDataset(Dataset[Batch]):
 
     @property
     def complete(self) -> bool:
-        """True where every triplet has all modalities, so that no batch needs to say what is present."""
+        """True if every triplet has all modalities, so that no presence mask is needed."""
         return all(source is not None for record in self.records for source in record.images)
 
     def __getitem__(self, key: int | SampleKey) -> Batch:
-        """One item as a batch of one; a plain index stands for itself and is the seed of its augmentation too.
+        """One item as a batch of one; a plain index is also the seed of the augmentation.
 
         Raises:
             ImageError: an image cannot be read.
@@ -47,7 +47,7 @@ class TripletDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> Batch:
-        """A whole batch at once, as torch's loader asks for it."""
+        """A whole batch at once; torch's loader calls this in place of `__getitem__`."""
         pairs = [key if isinstance(key, tuple) else (key, key) for key in keys]
         positions = [position for position, _ in pairs]
         pixels, present = self.pixels.read(positions)
@@ -63,11 +63,11 @@ class TripletDataset(Dataset[Batch]):
 
 
 def restrict(records: Sequence[Record], modalities: Sequence[str]) -> tuple[Record, ...]:
-    """The records without the images of all other modalities, whose files are then never opened.
+    """Keep the images of the given modalities only; the files of the others are never opened.
 
     Raises:
-        ConfigError: an unknown modality, or none.
-        DataError: a triplet that has none of the modalities.
+        ConfigError: a modality is unknown, or the list is empty.
+        DataError: a triplet has none of the modalities.
     """
     unknown = sorted(set(modalities) - set(MODALITIES))
     if unknown or not modalities:

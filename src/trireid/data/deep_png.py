@@ -1,4 +1,4 @@
-"""PNG with 16 bits a channel in colour, all of them: Pillow keeps 8, and torchvision ends the process on damage."""
+"""16-bit colour PNG without loss: Pillow keeps 8 bits per channel, and torchvision ends the process on damage."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def deep_colour(data: bytes) -> NDArray[np.uint16]:
     """
     width, height, _, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if interlaced:
-        raise ValueError("16-bit colour that is interlaced: save it without interlacing")
+        raise ValueError("interlaced 16-bit colour: save it without interlacing")
     pixel_bytes = 2 * _CHANNELS[kind]
     size = height * (1 + width * pixel_bytes)
     inflate = zlib.decompressobj()
     packed = b"".join(content for name, content in _chunks(data) if name == b"IDAT")
     rows = inflate.decompress(packed, size)
     if len(rows) != size or not (inflate.eof or inflate.decompress(inflate.unconsumed_tail, 1) == b""):
-        raise ValueError("its data have another length than its size")
+        raise ValueError("the length of its data does not fit its size")
     filtered = np.frombuffer(rows, dtype=np.uint8).reshape(height, 1 + width * pixel_bytes)
     plain = unfilter(filtered[:, 0], filtered[:, 1:].reshape(height, width, pixel_bytes))
     return plain.view(">u2").astype(np.uint16)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(name, content) of every chunk up to the last; each has its right checksum."""
+    """(name, content) of every chunk up to the last; a wrong checksum is a ValueError."""
     place, name = 8, b""
     while name != b"IEND":
         (length,) = struct.unpack(">I", data[place : place + 4])
@@ -48,16 +48,16 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def unfilter(kinds: NDArray[np.uint8], filtered: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Undo the filters of PNG: each byte was stored as its difference from a guess by its neighbours.
+    """Undo the filters of PNG: each byte is stored as its difference from a prediction by its neighbours.
 
-    A pixel needs its left, upper and upper left neighbours, so that all pixels of an antidiagonal are undone at once.
+    A pixel needs its left, upper and upper left neighbours, so all pixels of an antidiagonal are decoded at once.
 
     Args:
-        kinds: `(h,)`, of each row: 0 none, 1 left, 2 up, 3 mean, 4 Paeth's predictor.
+        kinds: `(h,)`, filter of each row: 0 none, 1 left, 2 up, 3 mean, 4 Paeth's predictor.
         filtered: `(h, w, bytes of a pixel)`.
 
     Raises:
-        ValueError: another kind.
+        ValueError: a filter that does not exist.
 
     Source: ISO/IEC 15948 (PNG), section 9.
     """

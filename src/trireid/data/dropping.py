@@ -1,4 +1,4 @@
-"""Modality dropout: items of a training batch lose some of their modalities, so that a model learns to do without."""
+"""Modality dropout: training items lose some of their modalities, so that a model learns to work without them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from trireid.errors import InputError
 from trireid.types import modality_subsets
 
 _PURPOSE = 0x6D6F64616C697479
-"""Parts these draws from those of augmentation, which are of the same seed."""
+"""Separates these draws from those of the augmentation, which use the same seed."""
 
 
 def drop_modalities(present: Tensor, seed: Tensor, probability: float) -> Tensor:
-    """Presence after dropout, a function of each item's seed alone, as augmentation is.
+    """Presence after dropout; it depends on each item's seed alone, as augmentation does.
 
-    With the probability given, an item keeps a random proper and non-empty subset of the modalities that it has, each
+    With the given probability, an item keeps a random proper and non-empty subset of the modalities that it has, each
     equally likely. An item with one modality keeps it.
 
     Args:
         present: `(B, M)` bool.
-        seed: `(B,)` int64, of each item's draws.
-        probability: in [0, 1].
+        seed: `(B,)` int64, the seed of each item's draws.
+        probability: that an item loses some of its modalities, in [0, 1].
 
     Returns:
         `(B, M)` bool, on the device of `present`; what was absent stays absent.
@@ -30,7 +30,8 @@ def drop_modalities(present: Tensor, seed: Tensor, probability: float) -> Tensor
     Raises:
         InputError: the probability is out of range.
 
-    Source: the idea is that of Neverova et al., ModDrop, TPAMI 2016. Deviation: one draw an item, not one a modality.
+    Source: the idea is that of Neverova et al., ModDrop, TPAMI 2016.
+    Deviation: one draw per item, not one per modality.
     """
     if not 0.0 <= probability <= 1.0:
         raise InputError(f"modality dropout is {probability}; it must lie in [0, 1]")

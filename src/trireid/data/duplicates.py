@@ -15,15 +15,15 @@ from trireid.errors import printable
 from trireid.types import MODALITIES
 
 Content = Hashable
-"""What is equal for two images that are the same."""
+"""A key that is equal for identical images."""
 
 NUM_SHOWN = 3
 
 
 def shared_images(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]]:
-    """Leave out the triplets of files that are several spectra or several identities at once, with a fault a file.
+    """Remove triplets whose file stands for several spectra or several identities, with one fault per file.
 
-    Links count as the file they lead to. Nothing is read.
+    A link counts as the file it leads to. No file content is read.
     """
     records = tuple(dict.fromkeys((*splits.train, *splits.query, *splits.gallery)))
     uses: dict[Content, list[tuple[int, Record]]] = defaultdict(list)
@@ -43,13 +43,13 @@ def shared_images(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]]:
 
 
 def copied_triplets(splits: SplitRecords) -> tuple[SplitRecords, list[Fault], list[str]]:
-    """Leave out triplets of several identities whose images are the same bytes, and say of the others what is a copy.
+    """Remove triplets whose images are identical under several identities, and report other copies.
 
-    Every file whose size another one has is read.
+    Files are compared by their bytes; a file is read only if another one has the same size.
 
     Returns:
-        the splits, a fault for each group, and notes: copies within an identity, which rank as one item, and single
-        images that several identities have.
+        The splits; a fault for each group; and notes on copies within an identity, which rank as one item, and on
+        single images that several identities share.
     """
     records = tuple(dict.fromkeys((*splits.train, *splits.query, *splits.gallery)))
     contents = image_contents(source for record in records for source in record.images)
@@ -68,8 +68,8 @@ def copied_triplets(splits: SplitRecords) -> tuple[SplitRecords, list[Fault], li
             first = {record.identity: record for record in reversed(group)}
             paths = ", ".join(printable(str(record_path(first[name])), limit=200) for name in identities[:NUM_SHOWN])
             message = (
-                f"{paths}: the same bytes are {_several('identity', 'identities', identities)}; "
-                "keep one of the triplets, of the identity that it shows"
+                f"{paths}: the same bytes are used for {_several('identity', 'identities', identities)}; "
+                "keep only the triplet whose identity is right"
             )
             faults.append(Fault(COPIED_IMAGE, record_path(group[0]), message))
             bad |= set(group)
@@ -78,23 +78,23 @@ def copied_triplets(splits: SplitRecords) -> tuple[SplitRecords, list[Fault], li
     notes = []
     if num_copies:
         notes.append(
-            f"{num_copies} triplets hold the same bytes as another one of their identity under another name: in a "
-            "ranking they count as that item itself, in training they are seen more often"
+            f"{num_copies} triplets hold the same bytes as another triplet of their identity: a ranking treats them as "
+            "one item, and training sees them more often"
         )
     strange = sum(len(identities) > 1 for identities in single.values())
     if strange and not faults:
         notes.append(
-            f"{strange} images hold the same bytes under several identities (placeholders of an absent modality? "
-            "leave it out instead: an empty cell, no file)"
+            f"{strange} images hold the same bytes under several identities; if they are placeholders of an "
+            "absent modality, leave it out instead (an empty cell, no file)"
         )
     return _without(splits, bad), sorted(faults, key=lambda fault: fault.message), notes
 
 
 def same_items(records: Iterable[Record]) -> dict[ItemKey, ItemKey]:
-    """Which items are one and the same, by the first of them; items that are like no other stand for themselves.
+    """Map each item to the first item that is the same; an item without a copy maps to itself.
 
-    Two triplets of one identity are one item where they share an image, by its file or its bytes, and every spectrum
-    that both have is the same: a copy in another folder, or the same triplet with less in it.
+    Two triplets of one identity are the same item if they share an image (the same file or the same bytes) and agree
+    in every spectrum that both have: a copy in another folder, or the same triplet with fewer images.
     """
     groups: dict[str, dict[ItemKey, Record]] = defaultdict(dict)
     for record in records:
@@ -106,9 +106,9 @@ def same_items(records: Iterable[Record]) -> dict[ItemKey, ItemKey]:
 
 
 def _same_of_identity(group: dict[ItemKey, Record]) -> dict[ItemKey, ItemKey]:
-    """As `same_items`. Items join the first fuller one that they agree with, never each other through a third.
+    """`same_items` within one identity. An item joins the first fuller item that it agrees with; joins are not chained.
 
-    A chain would make one item of all that share an image with a triplet of a single spectrum.
+    With chains, a triplet of a single spectrum would merge all items that share its image.
     """
     contents = image_contents(source for record in group.values() for source in record.images)
     seen = {
@@ -133,7 +133,7 @@ def _agree(one: Sequence[Content], other: Sequence[Content]) -> bool:
 
 
 def image_contents(sources: Iterable[ImageSource | None]) -> dict[ImageSource, Content]:
-    """What is equal for images of one content; only files whose size another one has are read."""
+    """A key for each image, equal for equal content; a file is read only if another one has the same size."""
     identity = _FileKeys()
     known = {source: identity.of(source) for source in sources if source is not None}
     paths = {identity.file(source.path): source.path for source in known}
@@ -150,7 +150,7 @@ def image_contents(sources: Iterable[ImageSource | None]) -> dict[ImageSource, C
 
 
 class _FileKeys:
-    """Which file a path leads to, looked up once: device and number of its node, or the path where there is none."""
+    """The file behind a path, looked up once: its device and inode number, or the path if there is no file."""
 
     def __init__(self) -> None:
         self._found: dict[Path, tuple[Hashable, int]] = {}
@@ -160,7 +160,7 @@ class _FileKeys:
             try:
                 status = path.stat()
                 self._found[path] = (status.st_dev, status.st_ino), status.st_size
-            except (OSError, ValueError):  # decoding says what is wrong with it
+            except (OSError, ValueError):  # decoding reports the fault
                 self._found[path] = str(path), 0
         return self._found[path]
 
@@ -175,7 +175,7 @@ class _FileKeys:
 
 
 def _digest(path: Path) -> bytes | None:
-    """A hash of a file's bytes, None where it is no regular file or cannot be read."""
+    """A hash of a file's bytes, None if it is not a regular file or cannot be read."""
     if not is_file(path):
         return None
     try:
@@ -197,8 +197,8 @@ def _shared_fault(users: Sequence[tuple[int, Record]], modalities: Sequence[int]
     names = list(dict.fromkeys(printable(record.name, limit=60) for _, record in users))
     more = f" and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
     message = (
-        f"{path}: one file is {' and '.join(what)} (triplets {', '.join(names[:NUM_SHOWN])}{more}); "
-        "give each its own image, and leave a spectrum that was not recorded out"
+        f"{path}: one file is used for {' and '.join(what)} (triplets {', '.join(names[:NUM_SHOWN])}{more}); "
+        "give each its own image, and leave out a spectrum that was not recorded"
     )
     return Fault(SHARED_IMAGE, path, message)
 

@@ -1,7 +1,7 @@
-"""From the bytes of an image file to its values as they were measured, whatever the format.
+"""Decode the bytes of an image file to its values, in the bit depth of the file.
 
-The content says which format it is, not the name of the file. Every format is decoded strictly: what its decoder
-would repair with a warning, or grey pixels, is a `DecodeError` here.
+The content decides the format, not the file name. Decoding is strict: damage that a decoder would pass over with a
+warning, or fill with grey pixels, is a `DecodeError` here.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from trireid.data.deep_png import deep_colour
 from trireid.data.records import ImageFacts
 
 MAX_PIXELS = 2**26
-"""Of an image: a damaged header of a small file may say any number."""
+"""The most pixels of an image; the header of a damaged file may claim any number."""
 ORIENTATION_TAG = 274
 _TIFF_PLAIN, _TIFF_JPEG = (1, 8, 32773, 32946), (6, 7)
-"""Compressions: none, deflate and PackBits of tifffile itself; JPEG of two kinds."""
+"""TIFF compressions: none, deflate and PackBits, which tifffile decodes by itself; and the two kinds of JPEG."""
 _PNG_END = b"IEND\xaeB`\x82"
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
@@ -39,12 +39,12 @@ Values = NDArray[Any]
 
 
 class DecodeError(ValueError):
-    """What is wrong with the content of an image file, in some words."""
+    """The content of an image file cannot be decoded; the message says why."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An upright image: values `(h, w)` grey or `(h, w, 3)` colour, in the type of the file, and what is known."""
+    """An upright image: values `(h, w)` grey or `(h, w, 3)` colour, in the data type of the file, and its facts."""
 
     values: Values
     facts: ImageFacts
@@ -64,7 +64,7 @@ def decode(data: bytes) -> DecodedImage:
     except DecodeError:
         raise
     except _DAMAGE as error:
-        raise DecodeError(f"a truncated or corrupt {name}{_said(error)}") from error
+        raise DecodeError(f"a truncated or corrupt {name}{_reason(error)}") from error
     if values.ndim == 3 and values.shape[2] in (2, 4):
         values = values[:, :, : values.shape[2] - 1]  # without transparency
     if values.ndim == 3 and values.shape[2] == 1:
@@ -74,17 +74,17 @@ def decode(data: bytes) -> DecodedImage:
     values = _upright(values, orientation)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         wrong = int(values.size - np.isfinite(values).sum())
-        raise DecodeError(f"{wrong} of its {values.size} values are NaN or infinite: put a number there")
+        raise DecodeError(f"{wrong} of its {values.size} values are NaN or infinite: replace them by numbers")
     flat = bool((values == values[0, 0]).all())
     facts = ImageFacts(name, str(values.dtype), orientation, (values.shape[0], values.shape[1]), flat)
     return DecodedImage(values, facts)
 
 
 def is_deep(head: bytes, read_all: Callable[[], bytes]) -> bool:
-    """Whether the values of a file take more than 8 bits, without decoding it where its first 32 bytes say so.
+    """Whether a file has more than 8 bits per value; it is decoded only if its first 32 bytes do not tell.
 
     Raises:
-        DecodeError: it cannot be known because the file is damaged.
+        DecodeError: the file is damaged, so the depth cannot be read.
     """
     if head.startswith(b"\x89PNG"):
         return len(head) > 24 and head[24] == 16
@@ -95,9 +95,9 @@ def is_deep(head: bytes, read_all: Callable[[], bytes]) -> bool:
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Keep remarks of Pillow on the metadata of a file from the terminal; damaged pixels are errors without them.
+    """Keep Pillow's warnings about metadata off the terminal; damaged pixels are errors in any case.
 
-    Enter it before threads start: the filters of warnings are one for the whole process.
+    Enter it before threads start, because warning filters are global to the process.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -117,7 +117,7 @@ def _format_of(data: bytes) -> tuple[str, Callable[[bytes], tuple[Values, int]]]
         return "WebP", lambda data: _pillow(data, "WEBP")
     if data.startswith(b"\x93NUMPY"):
         return "NPY", _npy
-    raise DecodeError("neither a JPEG nor a PNG, TIFF, BMP, WebP or NPY image")
+    raise DecodeError("not a JPEG, PNG, TIFF, BMP, WebP or NPY image")
 
 
 def _jpeg(data: bytes) -> tuple[Values, int]:
@@ -126,8 +126,8 @@ def _jpeg(data: bytes) -> tuple[Values, int]:
     except ValueError as error:
         if "subsampling" not in str(error):
             raise
-        # TurboJPEG knows the usual ratios of brightness to colour alone; Pillow knows all, and the same pixels, but
-        # passes over damage within.
+        # TurboJPEG supports the usual chroma subsamplings only. Pillow supports all and gives the same pixels, but
+        # does not report damage inside the data.
         return _pillow(data, "JPEG")
     _check_size(height, width)
     orientation = 1
@@ -153,10 +153,10 @@ def _png(data: bytes) -> tuple[Values, int]:
 def _pillow(data: bytes, format: str) -> tuple[Values, int]:
     with Image.open(io.BytesIO(data), formats=("JPEG", "MPO") if format == "JPEG" else (format,)) as image:
         _check_size(image.height, image.width)
-        if format != "JPEG":  # which may hold a preview after the picture
+        if format != "JPEG":  # which may hold a preview after the image
             _check_single(getattr(image, "n_frames", 1))
         orientation = _orientation(image)
-        if image.mode.startswith("I"):  # older Pillow gives 32-bit values of a 16-bit PNG
+        if image.mode.startswith("I"):  # older Pillow gives 32-bit values for a 16-bit PNG
             return np.asarray(image).astype(np.uint16), orientation
         return np.array(image.convert("RGB")), orientation
 
@@ -166,7 +166,7 @@ def _tiff(data: bytes) -> tuple[Values, int]:
 
     logger = logging.getLogger("tifffile")
     if not logger.handlers:
-        logger.addHandler(logging.NullHandler())  # its words are in the error
+        logger.addHandler(logging.NullHandler())  # its message is part of the error
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         _check_single(len(file.pages))
         page = file.pages[0]
@@ -186,7 +186,7 @@ def _tiff(data: bytes) -> tuple[Values, int]:
         if deep and (page.samplesperpixel != 1 or dtype not in (np.uint16, np.int16, np.int32, np.float32)):
             name = getattr(page.compression, "name", page.compression)
             raise DecodeError(
-                f"a TIFF of {dtype} values, {page.samplesperpixel} a pixel, compressed by {name}: save it without "
+                f"a TIFF of {dtype} values, {page.samplesperpixel} per pixel, compressed by {name}: save it without "
                 "compression or with deflate, without a float predictor"
             )
     return _pillow_tiff(data, deep=deep)
@@ -195,7 +195,7 @@ def _tiff(data: bytes) -> tuple[Values, int]:
 def _tiff_values(page: Any) -> tuple[Values, int]:
     """Values of a page of tifffile."""
     if page.axes not in ("YX", "YXS", "SYX"):
-        raise DecodeError(f"a TIFF with the axes {page.axes}: give one picture, grey or colour")
+        raise DecodeError(f"a TIFF with the axes {page.axes}: save a single grey or colour image")
     values = page.asarray()
     values = np.moveaxis(values, 0, 2) if page.axes == "SYX" else values
     tag = page.tags.get(ORIENTATION_TAG)
@@ -203,11 +203,11 @@ def _tiff_values(page: Any) -> tuple[Values, int]:
 
 
 def _pillow_tiff(data: bytes, *, deep: bool) -> tuple[Values, int]:
-    """What libtiff alone decompresses, and the palettes and negatives of 8 bits."""
+    """Decode a compression that needs libtiff, or an 8-bit palette or negative."""
     with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
         tag = _known_orientation(image.tag_v2.get(ORIENTATION_TAG))  # type: ignore[attr-defined]
         values = _native(np.array(image if deep else image.convert("RGB")))
-        # Pillow turns a TIFF when it loads it, and takes the tag away: turned back, because all are turned later.
+        # Pillow rotates a TIFF when it loads it and removes the tag. Undo it, because `decode` rotates every format.
         turned = _orientation(image) == 1
     return _upright(values, {6: 8, 8: 6}.get(tag, tag)) if turned else values, tag
 
@@ -239,7 +239,7 @@ def _npy(data: bytes) -> tuple[Values, int]:
 
 
 def _checked(values: Values, format: str) -> Values:
-    """Numbers that a range can be laid on, with 1 to 4 channels."""
+    """Refuse values that are not numbers or have more than 4 channels; float16 becomes float32."""
     if values.dtype.kind not in "iuf" or (values.ndim == 3 and values.shape[2] > 4):
         raise DecodeError(f"a {format} of {values.dtype} values of shape {values.shape}, not grey or colour")
     return values.astype(np.float32) if values.dtype == np.float16 else values
@@ -247,14 +247,14 @@ def _checked(values: Values, format: str) -> Values:
 
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise DecodeError(f"its header says {height} x {width} pixels, {MAX_PIXELS} in all are read at most")
+        raise DecodeError(f"its header says {height} x {width} pixels; at most {MAX_PIXELS} are read")
 
 
 def _check_single(count: int) -> None:
     if count == 0:
         raise DecodeError("a truncated TIFF")
     if count != 1:
-        raise DecodeError(f"it holds {count} pictures: save the one that is meant by itself")
+        raise DecodeError(f"it holds {count} images: save the one you need in a file of its own")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -262,14 +262,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _known_orientation(tag: Any) -> int:
-    """The tag, or 1 where there is none or one without a meaning, which every viewer passes over."""
+    """The tag, or 1 if it is missing or invalid (image viewers ignore such tags)."""
     return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
 
 
 def _upright(values: Values, orientation: int) -> Values:
-    """Turn values `(h, w, ...)` as an EXIF orientation says."""
+    """Rotate or mirror values `(h, w, ...)` by an EXIF orientation."""
     if orientation in (5, 6, 7, 8):
-        values = values.swapaxes(0, 1)  # rows and columns change places
+        values = values.swapaxes(0, 1)  # swap rows and columns
     if orientation in (3, 4, 7, 8):
         values = values[::-1]
     if orientation in (2, 3, 6, 7):
@@ -277,8 +277,8 @@ def _upright(values: Values, orientation: int) -> Values:
     return np.ascontiguousarray(values)
 
 
-def _said(error: Exception) -> str:
-    """The decoder's own words, in brackets, on one line of printable characters."""
+def _reason(error: Exception) -> str:
+    """The decoder's own message in brackets, on one printable line; empty if it says nothing useful."""
     words = "".join(letter if letter.isprintable() else " " for letter in str(error))[:120].strip()
     known = isinstance(error, (ValueError, OSError, Image.DecompressionBombError)) and "BytesIO" not in words
     return f" ({words})" if words and known else ""

@@ -1,4 +1,4 @@
-"""What `trireid check-data` says of the pixels: formats, depths, ranges and orientations, and images worth a look."""
+"""What `trireid check-data` reports of the pixels: formats, depths, ranges, orientations and suspicious images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trireid.data.records import ImageFacts, ImageSource, Record
 from trireid.types import MODALITIES
 
 SMALLEST = 8
-"""Pixels of a side under which an image is called tiny."""
+"""An image with a side of fewer pixels is reported as tiny."""
 
 Facts = Mapping[Path, ImageFacts]
 
@@ -20,12 +20,12 @@ Facts = Mapping[Path, ImageFacts]
 def describe_images(
     train: Sequence[Record], others: Sequence[Record], facts: Facts, *, workers: int = 4
 ) -> tuple[list[str], list[str]]:
-    """A line for each modality that has images, and warnings.
+    """Lines that describe the images of each modality, and warnings.
 
     Args:
-        train: training records, on which the range of values is measured.
+        train: training records; the value range is measured on them.
         others: all other records.
-        facts: of every file of them.
+        facts: facts of every file of these records.
         workers: threads that decode.
     """
     lines: list[str] = []
@@ -45,7 +45,7 @@ def describe_images(
             value: ValueRange = measure(trained, workers=workers) if trained else "auto"
             lines.append(f"  {describe_range(name, value, num_deep=len(deep), measured=True)}")
         warnings += mixed_depths(name, "auto", num_deep=len(deep), num_files=len(sources))
-        warnings += _odd(name, known, "have one value everywhere", lambda fact: fact.flat)
+        warnings += _odd(name, known, "have the same value everywhere", lambda fact: fact.flat)
         warnings += _odd(name, known, f"are smaller than {SMALLEST} x {SMALLEST} pixels", _tiny)
     return lines, warnings
 
@@ -56,7 +56,7 @@ def _counted(known: Sequence[tuple[ImageSource, ImageFacts]]) -> str:
     parts = [", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))]
     if tags:
         each = ", ".join(f"tag {tag}: {number}" for tag, number in sorted(tags.items()))
-        parts.append(f"{tags.total()} turned upright as their orientation says ({each})")
+        parts.append(f"{tags.total()} rotated upright by their orientation ({each})")
     return "; ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Decoding, strictly: a damaged file is an error that names it, never grey pixels and never a retry."""
+"""Strict decoding: a damaged file is an error that names it; it is never read as grey pixels or tried again."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from trireid.files import read_bytes, read_head
 from trireid.types import MODALITIES
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) now and then during long work."""
+"""Called with (done, total) during long work."""
 Seen = Callable[[Path, ImageFacts], None]
-"""Called with every file that was decoded; threads may call it at once."""
+"""Called with path and facts of every decoded file; threads may call it at the same time."""
 
 REPAIR = "replace the file, or leave its triplet out with --skip-bad"
 
 
 class ImageError(DataError):
-    """An image that cannot be read; its message stays one line on its way out of a loader worker.
+    """An image that cannot be read; its message is one line, also when it comes from a worker of a loader.
 
-    A worker's error is made anew in the main process from its class and a text that holds the worker's whole
-    traceback. The last line of that text is the message that was raised, and all that a user needs.
+    torch raises the error of a worker again in the main process, with the worker's whole traceback as its message.
+    The last line of that text is the original message, which is all that a user needs.
     """
 
     def __init__(self, message: str) -> None:
@@ -44,7 +44,7 @@ def read_image(path: Path) -> DecodedImage:
     """Decode a file (JPEG, PNG, TIFF, BMP, WebP, NPY; grey or colour) to its own values, upright.
 
     Raises:
-        ImageError: it is missing, no regular file, empty, truncated, corrupt, too large or of another format.
+        ImageError: it is missing, not a regular file, empty, truncated, corrupt, too large or of another format.
     """
     try:
         return decode(_content(path))
@@ -68,19 +68,19 @@ def decode_image(path: Path, value_range: ValueRange = "file") -> Tensor:
     """Decode a single file to uint8 RGB `(3, h, w)`.
 
     Args:
-        path: of the file, see `read_image`.
+        path: image file, see `read_image`.
         value_range: which values become 0 and 255 where the file has more than 8 bits, see `trireid.data.ranges`. A
             model needs the range that it was trained with, see `load_images`.
 
     Raises:
-        ImageError: as `read_image`, and where more than 8 bits have no range.
+        ImageError: as `read_image`, or the file has more than 8 bits and there is no range.
     """
     image = read_image(path)
     return _to_tensor(path, image.values, value_range)
 
 
 def is_deep_file(path: Path) -> bool:
-    """Whether a file has more than 8 bits a value; of most formats its head alone is read.
+    """Whether a file has more than 8 bits per value; for most formats only its first bytes are read.
 
     Raises:
         ImageError: it cannot be read.
@@ -102,8 +102,8 @@ def _to_tensor(path: Path, values: Values, value_range: ValueRange, modality: st
     if values.dtype != np.uint8 and value_range is None:
         setting = f"data.range.{modality or 'tir'}"
         raise ImageError(
-            f"{path}: {values.dtype} values, and which of them are black and white is not known (the training images "
-            f"have 8 bits, or none are there): set {setting}=[LOW,HIGH], or {setting}=file for the range of each file"
+            f"{path}: {values.dtype} values, and no range is known that maps them to 8 bits (the training images have "
+            f"8 bits, or there are none): set {setting}=[LOW,HIGH], or {setting}=file for the range of each file"
         )
     pixels = torch.from_numpy(to_8_bits(values, value_range))
     if pixels.ndim == 2:
@@ -112,13 +112,13 @@ def _to_tensor(path: Path, values: Values, value_range: ValueRange, modality: st
 
 
 def load_images(record: Record, ranges: Ranges = NO_RANGES) -> list[Tensor | None]:
-    """The pixels of a record, turned to its orientation, one uint8 `(3, h, w)` a modality, None where absent.
+    """Decode the images of a record: one uint8 `(3, h, w)` per modality, None where absent.
 
-    Each file is decoded once.
+    Each file is decoded once. The images are rotated to the orientation of the record.
 
     Args:
-        record: what to read.
-        ranges: of the values of images of more than 8 bits, one a modality; not needed for 8-bit images.
+        record: the triplet.
+        ranges: value range per modality for images of more than 8 bits; not needed for 8-bit images.
 
     Raises:
         ImageError: an image cannot be read, a strip has the wrong width, or a range is missing.
@@ -127,7 +127,7 @@ def load_images(record: Record, ranges: Ranges = NO_RANGES) -> list[Tensor | Non
 
 
 def decode_sources(record: Record, ranges: Ranges = NO_RANGES, seen: Seen | None = None) -> list[Tensor | None]:
-    """As `load_images`, as the files show it.
+    """As `load_images`, without the orientation of the record.
 
     Raises:
         ImageError: as `load_images`.
@@ -146,17 +146,17 @@ def decode_sources(record: Record, ranges: Ranges = NO_RANGES, seen: Seen | None
 
 
 def columns_of(source: ImageSource, values: Values) -> Values:
-    """The part of a file's values `(h, w, ...)` that one modality has."""
+    """The columns of a file's values `(h, w, ...)` that belong to one modality."""
     return values if source.columns is None else values[:, source.columns[0] : source.columns[1]]
 
 
 def orient_sources(images: Iterable[Tensor | None], orientation: int) -> list[Tensor | None]:
-    """Every image turned, see `trireid.data.orientations.orient`."""
+    """Rotate or mirror every image, see `trireid.data.orientations.orient`."""
     return [None if image is None else orient(image, orientation) for image in images]
 
 
 def read_strip(path: Path, width: int | None) -> DecodedImage:
-    """Decode a file and check its width where the format says one (None: any)."""
+    """Decode a file and check its width (None: any width)."""
     image = read_image(path)
     if width is not None and image.values.shape[1] != width:
         raise ImageError(f"{path}: a strip must be {width} pixels wide, this one has {image.values.shape[1]}; {REPAIR}")
@@ -176,7 +176,7 @@ def _strip_widths(records: Iterable[Record]) -> dict[Path, int | None]:
 
 @dataclass(frozen=True)
 class Verified:
-    """What came of decoding every file: a fault for each that cannot be read, the facts of all others by path."""
+    """Result of decoding every file: a fault for each unreadable one, and the facts of all others by path."""
 
     faults: list[Fault]
     facts: dict[Path, ImageFacts]

@@ -1,4 +1,4 @@
-"""Names to numbers: class and camera indices of the training set, and the codes that the ranking compares."""
+"""Map names to numbers: class and camera indices of the training set, and the codes that the ranking compares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LabelMap:
 
     Attributes:
         identities: sorted names; class index = position.
-        cameras: sorted names of the known cameras; empty where no training triplet has one.
+        cameras: sorted names of the known cameras; empty if no training triplet has one.
     """
 
     identities: tuple[str, ...]
@@ -34,7 +34,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         for field, names in (("identities", self.identities), ("cameras", self.cameras)):
             if any(first >= second for first, second in pairwise(names)):
-                raise InputError(f"label map: {field} must be sorted and without repetition, given {names[:5]} ...")
+                raise InputError(f"label map: {field} must be sorted, without repetition, given {names[:5]} ...")
 
     @classmethod
     def from_records(cls, records: Iterable[Record]) -> LabelMap:
@@ -59,11 +59,11 @@ class LabelMap:
         return {"identities": list(self.identities), "cameras": list(self.cameras)}
 
     def identity_index(self, identity: str) -> int:
-        """Class index, `UNKNOWN` outside the training identities; `1.0` finds `1` where that is the only spelling."""
+        """Class index, `UNKNOWN` outside the training identities; `1.0` finds `1` if that is the only spelling."""
         return _find(self._identity_indices, identity)
 
     def camera_index(self, camera: str | None) -> int:
-        """Index among the training cameras, `UNKNOWN` where the camera is none of them or not known."""
+        """Index among the training cameras, `UNKNOWN` if the camera is not one of them or not known."""
         return UNKNOWN if camera is None else _find(self._camera_indices, camera)
 
     @cached_property
@@ -76,11 +76,11 @@ class LabelMap:
 
 
 def rank_labels(query: Sequence[Record], gallery: Sequence[Record]) -> tuple[Labels, Labels]:
-    """Codes of query and gallery that mean the same in both.
+    """Labels of query and gallery as numbers, with the same codes in both.
 
     The same triplet has the same item number in both: the same name, identity, camera and scene, or the same images
-    (`duplicates.same_items`), also where the query is a copy in another folder. Where query is gallery, both are the
-    same object.
+    (`duplicates.same_items`), also if the query is a copy in another folder. If query is gallery, both are the same
+    object.
     """
     records = [*query, *gallery]
     identities = _codes(record.identity for record in records)
@@ -110,12 +110,12 @@ def copied_queries(
     names: dict[int, set[ItemKey]] = {}
     for record, item in zip(gallery, gallery_labels.item.tolist(), strict=True):
         names.setdefault(item, set()).add(item_key(record))
-    asked = zip(query, query_labels.item.tolist(), strict=True)
-    return sum(bool(names.get(item, set()) - {item_key(record)}) for record, item in asked)
+    queries = zip(query, query_labels.item.tolist(), strict=True)
+    return sum(bool(names.get(item, set()) - {item_key(record)}) for record, item in queries)
 
 
 def _positions(names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Positions by name, and by `spelling.label_key` where one name alone has it."""
+    """Positions by name, and by `spelling.label_key` if only one name has that key."""
     keys = Counter(map(label_key, names))
     unique = {label_key(name): index for index, name in enumerate(names) if keys[label_key(name)] == 1}
     return {name: index for index, name in enumerate(names)}, unique

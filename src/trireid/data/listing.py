@@ -24,12 +24,12 @@ MIXED_SPELLING, SHARED_IMAGE, COPIED_IMAGE = "mixed_spelling", "shared_image", "
 TREE_FAULTS = frozenset(
     {MISSING_SPLIT, MISSING_FOLDER, EMPTY_SPLIT, SWAPPED_SPLIT, BAD_TABLE, BAD_PROTOCOL, MIXED_SPELLING}
 )
-"""Kinds that concern the whole tree: leaving out single triplets does not cure them."""
+"""Kinds that concern the whole data set: leaving out single triplets does not repair them."""
 
 
 @dataclass(frozen=True)
 class NameFields:
-    """What a file name says of its triplet; camera and scene None where it does not say."""
+    """Fields of a file name; camera and scene are None if the name does not hold them."""
 
     identity: str
     camera: str | None = None
@@ -38,9 +38,9 @@ class NameFields:
 
 @dataclass(frozen=True)
 class SplitRecords:
-    """What one reader found: sorted records by split, what was wrong on the way, and what was read in a way to know of.
+    """What a reader found: sorted records by split, faults, and notes on what was read in an unusual way.
 
-    Where one set is query and gallery at once, both are the same tuple object.
+    If one set is both query and gallery, both are the same tuple object.
     """
 
     train: tuple[Record, ...]
@@ -55,7 +55,7 @@ SplitRead = tuple[tuple[Record, ...], list[Fault]]
 
 
 def join_splits(train: SplitRead, query: SplitRead, gallery: SplitRead) -> SplitRecords:
-    """Put the three splits of a reader together."""
+    """Join the three splits of a reader."""
     return SplitRecords(train[0], query[0], gallery[0], (*train[1], *query[1], *gallery[1]))
 
 
@@ -65,8 +65,8 @@ class DatasetFormat:
 
     Attributes:
         name: as in `data.format`.
-        exclude: the published exclusion rule; None where the format has none of its own (CSV).
-        published: (triplets, identities) by split; empty where nothing is published.
+        exclude: the published exclusion rule; None if the format has none of its own (CSV).
+        published: (triplets, identities) by split; empty if there are no published counts.
         read: lists the files under the root; opens no image.
     """
 
@@ -77,7 +77,7 @@ class DatasetFormat:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is a regular file; False also where the name is none that a file can have."""
+    """Whether a path is a regular file; False also for a name that no file can have."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a NUL in it
@@ -85,7 +85,7 @@ def is_file(path: Path) -> bool:
 
 
 def list_images(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
-    """The images of a folder by stem, sorted by name; hidden files and files that are no images are passed over."""
+    """The images of a folder by stem, sorted by name; hidden files and files that are not images are ignored."""
     images: dict[str, Path] = {}
     faults: list[Fault] = []
     for path in sorted(folder.iterdir()):
@@ -104,11 +104,11 @@ def list_images(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
 
 
 def list_identity_folders(folder: Path) -> tuple[list[Path], list[Fault]]:
-    """The folders of a split that has one folder an identity, sorted; their names must be digits."""
+    """The folders of a split that has one folder per identity, sorted; their names must be digits."""
     entries = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     good = [entry for entry in entries if re.fullmatch(r"[0-9]+", entry.name)]
     faults = [
-        Fault(BAD_NAME, entry, f"{entry}: an identity folder must be named by digits; rename it or move it away")
+        Fault(BAD_NAME, entry, f"{entry}: the name of an identity folder must be digits; rename it or move it away")
         for entry in entries
         if entry not in good
     ]

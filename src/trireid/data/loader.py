@@ -20,7 +20,7 @@ from trireid.errors import ConfigError, DataError
 from trireid.types import UNKNOWN, Batch
 
 FILES_PER_WORKER, SPARE_FILES = 5, 24
-"""Of this process: the ends of pipes and batches on their way, and what a run opens besides."""
+"""Open files of this process for each worker (pipes, batches in transit), and those that a run opens otherwise."""
 
 
 def train_loader(
@@ -37,14 +37,22 @@ def train_loader(
 ) -> DataLoader[Batch]:
     """Full training batches of uint8 pixels; call `set_epoch` before each epoch.
 
+    Args:
+        records, pixels, label_map: see `TripletDataset`.
+        batch_size: triplets per batch.
+        num_instances: triplets of one identity in a batch; `random` does not use it.
+        sampler: see `trireid.data.sampler`.
+        seed: seed of batches and augmentation.
+        workers, pin_memory: see `torch.utils.data.DataLoader`.
+
     Raises:
-        ConfigError, DataError: the batch cannot be made of these records, see the samplers.
+        ConfigError, DataError: these records do not allow such batches, see the samplers.
     """
-    strangers = [record.name for record in records if label_map.identity_index(record.identity) == UNKNOWN]
-    if strangers:
+    unknown = [record.name for record in records if label_map.identity_index(record.identity) == UNKNOWN]
+    if unknown:
         raise DataError(
-            f"{len(strangers)} training triplets have an identity that is not in the label map, the first is "
-            f"{strangers[0]}; use the label map of these records"
+            f"{len(unknown)} training triplets have an identity that is not in the label map, the first is "
+            f"{unknown[0]}; use the label map of these records"
         )
     dataset = TripletDataset(records, pixels=pixels, label_map=label_map)
     identities = [record.identity for record in records]
@@ -56,7 +64,7 @@ def train_loader(
         batches = RandomBatchSampler(len(identities), batch_size=batch_size, seed=seed)
     else:
         raise ConfigError(
-            f"data.sampler {sampler!r} is unknown; use identity or random, or uniform_identity as upstream"
+            f"data.sampler {sampler!r} is unknown; use identity, random or uniform_identity (as upstream)"
         )
     return _loader(dataset, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
 
@@ -71,14 +79,14 @@ def evaluation_loader(
     pin_memory: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Batch]:
-    """All records in their order as uint8 pixels; the last batch may be smaller.
+    """Batches of uint8 pixels of all records, in their order; the last batch may be smaller.
 
     Args:
         records, pixels, label_map: see `TripletDataset`.
-        batch_size: triplets in a batch.
-        workers, pin_memory: see torch's loader.
-        share: (number of this process, number of processes). Whole batches are dealt out in turn, so that each is the
-            batch that one process alone would see; there may be none for the last processes.
+        batch_size: triplets per batch.
+        workers, pin_memory: see `torch.utils.data.DataLoader`.
+        share: (index of this process, number of processes). Whole batches are distributed in turn, so each batch is
+            the same as with a single process; the last processes may get none.
     """
     dataset = TripletDataset(records, pixels=pixels, label_map=label_map)
     batches = torch.arange(len(dataset)).split(batch_size) if len(dataset) else ()
@@ -90,21 +98,21 @@ def set_epoch(loader: Any, epoch: int) -> None:
     """Set the epoch of a loader of `train_loader`, also after accelerate has wrapped it.
 
     Raises:
-        ConfigError: no sampler of the loader knows epochs.
+        ConfigError: the loader has no sampler with epochs.
     """
-    # accelerate's loaders keep a count of their own and pass it on at each iteration: it must agree.
+    # accelerate's loaders keep an epoch count of their own and pass it on at each iteration, so both must agree.
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
     sampler = getattr(loader, "batch_sampler", None)
     while sampler is not None and not isinstance(sampler, IdentitySampler | RandomBatchSampler):
         sampler = getattr(sampler, "batch_sampler", None)
     if sampler is None:
-        raise ConfigError("set_epoch: this loader has no sampler of trireid.data.sampler; make it with train_loader")
+        raise ConfigError("set_epoch: this loader has no sampler of trireid.data.sampler; create it with train_loader")
     sampler.set_epoch(epoch)
 
 
 def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batches: Any) -> DataLoader[Batch]:
-    # A filled cache is faster than any worker could hand its batches over.
+    # Reading a filled cache is faster than passing batches between processes.
     num_workers = workers if isinstance(dataset.pixels, FilePixels) else 0
     _check_open_files(num_workers)
     return DataLoader(
@@ -113,14 +121,14 @@ def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batche
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
-        # torch draws a seed for its workers: from here, so that the global generator does not move.
+        # torch draws a seed for its workers from this generator, so the global one stays unchanged.
         generator=seeded_generator(0, "workers"),
         **batches,
     )
 
 
 def _check_open_files(num_workers: int) -> None:
-    """Refuse more workers than this process has room to talk to: torch waits for them without end, or fails half-way.
+    """Refuse more workers than the limit of open files allows: torch would wait for them forever, or fail later.
 
     Raises:
         ConfigError: the limit of open files is too low.
@@ -135,5 +143,5 @@ def _check_open_files(num_workers: int) -> None:
 
 
 def _as_it_is(batch: Any) -> Any:
-    """The data set makes whole batches itself."""
+    """Return the batch unchanged: the data set makes whole batches itself."""
     return batch

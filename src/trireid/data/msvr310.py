@@ -19,7 +19,7 @@ def parse_name(stem: str) -> NameFields | None:
 
 
 def read(root: Path) -> SplitRecords:
-    """List the triplets of the three splits; a query must not see its own scene."""
+    """List the triplets of the three splits; its own scene is hidden from a query."""
     read_split = partial(
         read_identity_split,
         root,

@@ -1,4 +1,4 @@
-"""Overhead images: the eight turns and mirror images of a place are places of their own to train on."""
+"""Overhead images: each of the eight rotations and mirror images of a place is trained as a place of its own."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ NUM_ORIENTATIONS = 8
 
 
 def orient(image: Tensor, orientation: int) -> Tensor:
-    """Turn `(..., h, w)` by `orientation % 4` quarter turns anticlockwise, from 4 on after mirroring left and right.
+    """Rotate `(..., h, w)` anticlockwise by `orientation % 4` quarter turns; 4 to 7 mirror left and right first.
 
-    These are all symmetries of the square: every one of the eight gives other pixels, and 0 gives the image itself.
+    These are the eight symmetries of the square; orientation 0 returns the image unchanged.
     """
     mirrored = image.flip(-1) if orientation >= NUM_ORIENTATIONS // 2 else image
     return torch.rot90(mirrored, orientation % 4, dims=(-2, -1))
 
 
 def expand_orientations(records: Sequence[Record]) -> tuple[Record, ...]:
-    """Every record in all eight orientations, each orientation of an identity an identity of its own: `000123/o3`.
+    """Repeat every record in all eight orientations, each with an identity of its own such as `000123/o3`.
 
-    Seen from above nothing says which way is up, so a turned place is as plausible as the place itself, and yet
-    another one: eight times the identities, where flips as augmentation would teach that turns do not matter.
-    Orientation 0 keeps name and identity.
+    An overhead image has no upright direction, so a rotated place is as plausible as the place itself, but a
+    different place: training gets eight times the identities. (Flips as augmentation would teach the model to ignore
+    rotations.) Orientation 0 keeps name and identity.
     """
-    turned = (
+    rotated = (
         replace(
             record,
             name=f"{record.name}/o{orientation}",
@@ -39,4 +39,4 @@ def expand_orientations(records: Sequence[Record]) -> tuple[Record, ...]:
         for orientation in range(1, NUM_ORIENTATIONS)
         for record in records
     )
-    return (*records, *turned)
+    return (*records, *rotated)

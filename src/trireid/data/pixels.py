@@ -1,6 +1,6 @@
-"""Where the pixels of a set come from, item by item: from their files each time, or from a cache that was filled once.
+"""The pixels of a data set: decoded from the files at each access, or read from a cache that is filled once.
 
-The cache holds what comes before any draw: decoded, oriented, resized, uint8 `(n, M, 3, H, W)`.
+The cache holds the pixels before any random augmentation: decoded, oriented, resized, uint8 `(n, M, 3, H, W)`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trireid.data.cache_file import SUFFIX, open_cache_file
 from trireid.data.formats import quiet_decoders
-from trireid.data.images import decode_sources, load_images, orient_sources
+from trireid.data.images import Progress, decode_sources, load_images, orient_sources
 from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.records import ImageFacts, ImageSource, Record
 from trireid.data.transforms import Interpolation, resize_triplet
@@ -31,15 +31,13 @@ from trireid.types import NUM_MODALITIES
 _log = logging.getLogger(__name__)
 
 CacheName = Literal["auto", "none", "memory", "device", "disk"]
-Report = Callable[[int, int], None]
-"""Called with (done, all) triplets while a cache is filled."""
 
 MEMORY_SHARE = 0.5
-"""Of the free memory of the host, what `auto` may fill."""
+"""Share of the host's free memory that `auto` may fill."""
 DEVICE_SHARE = 0.25
-"""Of the free memory of a CUDA device: the model and its activations need the most of it."""
+"""Share of the free memory of a CUDA device; the model and its activations need most of it."""
 DISK_SHARE = 0.5
-_VERSION = 2  # of what is in a cache file
+_VERSION = 2  # of the content of a cache file
 
 
 class Pixels(Protocol):
@@ -51,13 +49,13 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True)
 class FilePixels:
-    """Decodes the files anew at each call.
+    """Decodes the files at each call.
 
     Attributes:
-        records: the set.
+        records: the triplets of the set.
         image_size: (height, width).
         interpolation: `bilinear` or `bicubic`.
-        ranges: of the values of images of more than 8 bits, one a modality.
+        ranges: value range per modality for images of more than 8 bits.
     """
 
     records: Sequence[Record]
@@ -82,7 +80,7 @@ class FilePixels:
 
 @dataclass(frozen=True)
 class CachedPixels:
-    """Reads a tensor that holds the whole set.
+    """Reads from a tensor that holds the whole set.
 
     Attributes:
         pixels: `(n, M, 3, H, W)` uint8, in memory, on a device, or mapped from a file.
@@ -93,7 +91,7 @@ class CachedPixels:
     present: Tensor
 
     def read(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See `Pixels`; the pixels lie where the cache does."""
+        """See `Pixels`; the pixels are on the device of the cache."""
         index = torch.tensor(positions)
         present = self.present[index]
         if self.pixels.device.type == "cuda":
@@ -102,27 +100,27 @@ class CachedPixels:
 
 
 def cache_size(num_records: int, image_size: tuple[int, int]) -> int:
-    """Bytes of a filled cache."""
+    """Size of a filled cache in bytes."""
     return num_records * NUM_MODALITIES * 3 * image_size[0] * image_size[1]
 
 
 def choose_cache(
     name: CacheName, *, size: int, device: torch.device, folder: Path, num_processes: int = 1
 ) -> CacheName:
-    """What `auto` means here; any other name is kept.
+    """Resolve `auto`; any other name is returned unchanged.
 
-    `device` where the set fits a quarter of the free memory of a CUDA device, else `memory` where it fits half of the
-    host's, else `disk` where it fits half of what is free there, else `none`.
+    `auto` becomes `device` if the set fits a quarter of the free memory of a CUDA device, else `memory` if it fits half
+    of the host's free memory, else `disk` if it fits half of the free disk space, else `none`.
 
     Args:
         name: the setting `data.cache`.
         size: bytes of the filled cache.
         device: where training runs.
         folder: where `disk` would write.
-        num_processes: that fill a cache of their own on this host.
+        num_processes: processes on this host that each fill a cache.
 
     Raises:
-        ConfigError: `device` without a CUDA device, or more than is free there; `memory` with less than that free.
+        ConfigError: `device` without a CUDA device, or the set does not fit the free memory of `device` or `memory`.
     """
     if name == "device" and device.type != "cuda":
         raise ConfigError("data.cache=device needs a CUDA device: use auto, memory, disk or none")
@@ -144,7 +142,7 @@ def choose_cache(
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: what is free on the host or, if less, in its control group."""
+    """Free memory for this process in bytes: that of the host or, if less, that of its control group."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
@@ -170,26 +168,26 @@ def open_pixels(
     workers: int = 0,
     num_processes: int = 1,
     ranges: Ranges = NO_RANGES,
-    report: Report | None = None,
+    report: Progress | None = None,
     name: str = "",
 ) -> FilePixels | CachedPixels:
-    """The pixels of a set, decoded now where they are cached.
+    """Open the pixels of a set; a cache is filled by this call.
 
     Args:
-        records: the set.
-        image_size, interpolation: of the resizing.
+        records: the triplets of the set.
+        image_size, interpolation: (height, width) and method of the resizing.
         cache: `auto` (see `choose_cache`), `none`, `memory`, `device` or `disk` (a file mapped into memory, which
             other runs on the same images share).
         device: where training runs.
-        folder: of `disk`; None takes the user's cache folder.
+        folder: of `disk`; None: the user's cache folder.
         workers: threads that decode.
-        num_processes: that fill a cache of their own on this host.
-        ranges: of the values of images of more than 8 bits, one a modality, see `trireid.data.ranges`.
-        report: told of the progress.
-        name: of the set, for the log.
+        num_processes: processes on this host that each fill a cache.
+        ranges: value range per modality for images of more than 8 bits, see `trireid.data.ranges`.
+        report: called with (done, total) triplets while a cache is filled.
+        name: name of the set in the log.
 
     Raises:
-        ConfigError: the cache cannot be had here.
+        ConfigError: the cache does not fit, or needs a CUDA device.
         ImageError: an image cannot be read.
         RunError: the cache file cannot be written.
     """
@@ -197,7 +195,9 @@ def open_pixels(
     size = cache_size(len(records), image_size)
     chosen = choose_cache(cache, size=size, device=device, folder=folder, num_processes=num_processes)
     if chosen == "none":
-        _log.info("%s%d triplets decoded from their files each time, no cache", name and f"{name}: ", len(records))
+        _log.info(
+            "%s%d triplets, decoded from their files at each access (no cache)", name and f"{name}: ", len(records)
+        )
         return FilePixels(records, image_size, interpolation, ranges)
     shape = (len(records), NUM_MODALITIES, 3, *image_size)
     present = torch.tensor([[source is not None for source in record.images] for record in records])
@@ -226,9 +226,9 @@ def _decode_all(
     interpolation: Interpolation,
     ranges: Ranges,
     workers: int,
-    report: Report | None,
+    report: Progress | None,
 ) -> None:
-    """Fill `pixels`; records that show the same files in several orientations are decoded once."""
+    """Fill `pixels`; files that several records show in different orientations are decoded once."""
     files: dict[Path, ImageFacts] = {}
     groups: dict[tuple[ImageSource | None, ...], list[int]] = {}
     for position, record in enumerate(records):
@@ -251,19 +251,19 @@ def _decode_all(
                 if report is not None:
                     report(done, len(records))
         finally:
-            pool.shutdown(cancel_futures=True)  # the first damaged image ends it all
+            pool.shutdown(cancel_futures=True)  # the first damaged image stops the rest
     turned = sum(facts.orientation != 1 for facts in files.values())
     if turned:
-        _log.info("%d of %d image files turned upright, as their EXIF orientation says", turned, len(files))
+        _log.info("%d of %d image files rotated upright by their EXIF orientation", turned, len(files))
 
 
 def _fingerprint(
     records: Sequence[Record], image_size: tuple[int, int], interpolation: Interpolation, ranges: Ranges
 ) -> str:
-    """Changes where a file, the order, the resizing or the range of values does.
+    """Key of a cache file: it changes with the files, their order, the resizing and the value ranges.
 
-    The time of the last change of a file's entry (ctime) is in it, because no program can set that one back: a file of
-    the same size and date with other pixels is another file.
+    It includes the ctime of each file, which no program can set back: a file that is replaced by another one of the
+    same size and date is noticed.
     """
     digest = hashlib.sha256(f"{_VERSION} {image_size} {interpolation} {ranges}".encode())
     for record in records:

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for and on nothing else: generators by purpose, draws by item."""
+"""Random numbers that depend only on a seed and a purpose: generators by purpose, draws by item."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 def seeded_generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator for one purpose, for example `seeded_generator(1111, "sampler", epoch)`."""
     key = "\x1f".join([str(seed), *map(str, purpose)]).encode()
-    number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1  # torch takes 63 bits without a sign
+    number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1  # torch takes 63 unsigned bits
     return torch.Generator().manual_seed(number)
 
 
@@ -27,12 +27,12 @@ def uniform_draws(seed: Tensor, count: int) -> Tensor:
 
     Args:
         seed: `(B,)` int64.
-        count: draws an item.
+        count: draws per item.
 
     Returns:
         `(B, count)` float32 in [0, 1), multiples of 2 ** -24.
 
-    Source: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), here of a counter, in 64-bit arithmetic.
+    Source: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), applied to a counter, in 64-bit arithmetic.
     """
     counter = torch.arange(1, count + 1, device=seed.device) * _signed(0x9E3779B97F4A7C15)
     bits = _mix(_mix(seed)[:, None] + counter)
@@ -46,7 +46,7 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def _shift_right(bits: Tensor, places: int) -> Tensor:
-    """Shift to the right with zeros coming in (torch's own brings in the sign)."""
+    """Logical shift to the right (that of torch is arithmetic)."""
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 

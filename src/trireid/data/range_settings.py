@@ -1,4 +1,4 @@
-"""The range of values of each modality: as the settings say, as a checkpoint has it, or measured on training images."""
+"""The value range of each modality: from the settings, from a checkpoint, or measured on the training images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def known_ranges(settings: RangeConfig) -> Ranges:
-    """One range a modality, None where it is still to be measured."""
+    """One range per modality; None if it is not measured yet."""
     return tuple(None if value == "auto" else value for value in (settings.rgb, settings.nir, settings.tir))
 
 
@@ -29,15 +29,15 @@ def with_ranges(config: Config, settings: RangeConfig) -> Config:
 
 
 def filled_ranges(settings: RangeConfig, measured: RangeConfig) -> RangeConfig:
-    """Settings whose `auto` is what a checkpoint measured on its training images."""
+    """Replace each `auto` of the settings by the range that a checkpoint measured on its training images."""
     pairs = ((name, getattr(settings, name), getattr(measured, name)) for name in MODALITIES)
     return RangeConfig(**{name: other if value == "auto" else value for name, value, other in pairs})
 
 
 def resolve_ranges(settings: RangeConfig, records: Sequence[Record], *, workers: int = 0) -> RangeConfig:
-    """Measure every `auto` on the training images of more than 8 bits; where there are none it stays.
+    """Measure every `auto` on the training images of more than 8 bits; it stays `auto` if there are none.
 
-    The log says which ranges are used, and warns of a modality that has 8-bit images and deeper ones.
+    The log reports the ranges, and warns of a modality that has both 8-bit and deeper images.
 
     Raises:
         ImageError: an image cannot be read.
@@ -61,9 +61,9 @@ def resolve_ranges(settings: RangeConfig, records: Sequence[Record], *, workers:
 
 
 def measure(sources: Sequence[ImageSource], *, workers: int = 0) -> tuple[float, float]:
-    """The percentiles `PERCENTILES` of the values of some images, of a sample where there are many.
+    """The `PERCENTILES` of the values of some images.
 
-    At most `MAX_FILES` images and 10,000 values of each are looked at, evenly spaced in the order given: the same
+    At most `MAX_FILES` images and `MAX_SAMPLES` values of each are used, evenly spaced in the given order: the same
     images give the same numbers.
 
     Raises:
@@ -79,17 +79,17 @@ def describe_range(name: str, value: ValueRange, *, num_deep: int, measured: boo
     """Which range is used for the deep images of a modality, in one line."""
     low, high = PERCENTILES
     if value == "file":
-        how = f"each file's own {low:g} and {high:g} percentiles"
+        how = f"of each file ({low:g} and {high:g} percentiles)"
     elif value == "auto":
-        how = "a range that is not known yet"
+        how = "(not known yet)"
     else:
         of = f" ({low:g} and {high:g} percentiles of the training images)" if measured else ""
         how = f"{value[0]:.7g} to {value[1]:.7g}{of}"
-    return f"{name}: {num_deep} images of more than 8 bits, black to white is {how}, in 256 levels"
+    return f"{name}: {num_deep} images of more than 8 bits, mapped to 256 levels from the range {how}"
 
 
 def mixed_depths(name: str, value: ValueRange, *, num_deep: int, num_files: int) -> list[str]:
-    """What to warn of where some images of a modality have 8 bits, which no range changes, and others have more."""
+    """Warnings for a modality with 8-bit images, which no range changes, beside deeper ones or under a range."""
     shallow = num_files - num_deep
     if num_deep and shallow:
         return [
@@ -104,7 +104,7 @@ def mixed_depths(name: str, value: ValueRange, *, num_deep: int, num_files: int)
 
 
 def depth_messages(settings: RangeConfig, records: Sequence[Record], *, workers: int = 0) -> tuple[str, ...]:
-    """What a reader of figures must know: 8-bit images under a range that a model was trained with.
+    """Warnings about 8-bit images for a model that was trained with a range for deeper ones.
 
     Raises:
         ImageError: an image cannot be read.
@@ -117,10 +117,10 @@ def depth_messages(settings: RangeConfig, records: Sequence[Record], *, workers:
         sources = list({source: None for record in records if (source := record.images[index]) is not None})
         shallow = len(sources) - len(_deep(sources, workers))
         if shallow:
-            said = value if isinstance(value, str) else [float(f"{number:.7g}") for number in value]
+            shown = value if isinstance(value, str) else [float(f"{number:.7g}") for number in value]
             messages.append(
                 f"{shallow} of {len(sources)} {name} images have 8 bits and are used as they are, though "
-                f"data.range.{name}={said} is for deeper ones: their contrast is another than in training"
+                f"data.range.{name}={shown} is for deeper ones: their contrast differs from the training images"
             )
     return tuple(messages)
 

@@ -1,7 +1,7 @@
-"""From values of any depth to 8 bits: which values become black and white.
+"""Map values of any bit depth to 8 bits.
 
-Images of 8 bits are used as they are. What has more (16-bit thermal, centikelvin, float degrees) is laid from a range
-of values onto 0 to 255, linearly and clipped, and rounded to 256 levels: the model takes 8-bit pixels.
+8-bit images are used as they are. Deeper values (16-bit thermal, centikelvin, degrees as floats) are mapped linearly
+from a range onto 0 to 255, clipped, and rounded to 256 levels, because the model takes 8-bit pixels.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 ValueRange = tuple[float, float] | Literal["file"] | None
-"""(value of black, value of white), or each file's own percentiles, or not known."""
+"""(value of black, value of white); `file` for the percentiles of each file; or None if not known."""
 Ranges = tuple[ValueRange, ...]
-"""One a modality, in the order of `trireid.types.MODALITIES`."""
+"""One per modality, in the order of `trireid.types.MODALITIES`."""
 
 NO_RANGES: Ranges = (None, None, None)
 PERCENTILES = (0.1, 99.9)
-"""Of all values, which become black and white where a range is measured (linear interpolation between values)."""
+"""Percentiles of the values that become black and white in a measured range (linear interpolation)."""
 MAX_FILES = 1000
-"""Images that a range is measured on, evenly spaced in the sorted list."""
+"""A range is measured on at most so many images, evenly spaced in the sorted list."""
 MAX_SAMPLES = 10_000
-"""Values of each of them, evenly spaced."""
+"""At most so many values of each image are used, evenly spaced."""
 
 
 def to_8_bits(values: NDArray[Any], value_range: ValueRange) -> NDArray[np.uint8]:
-    """Values of any type as uint8; uint8 itself is given back unchanged.
+    """Map values of any type to uint8; uint8 values are returned unchanged.
 
     Raises:
         ValueError: the values are deeper than 8 bits and their range is not known.
@@ -50,11 +50,11 @@ def own_range(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def evenly_spaced(items: Sequence[Any] | NDArray[Any], most: int) -> list[int]:
-    """Positions of at most so many items, evenly spaced, the first and last among them."""
+    """At most `most` evenly spaced positions, the first and the last included."""
     return sorted(set(np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int).tolist()))
 
 
 def sample(values: NDArray[Any]) -> NDArray[np.float64]:
-    """At most `MAX_SAMPLES` of the values."""
+    """At most `MAX_SAMPLES` of the values, evenly spaced."""
     flat = values.reshape(-1)
     return flat[evenly_spaced(flat, MAX_SAMPLES)].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Reads a data set of any known format and refuses it, or leaves triplets out, where something is wrong."""
+"""Read a data set of any known format; a fault is an error, or its triplet is left out."""
 
 from __future__ import annotations
 
@@ -36,15 +36,14 @@ def scan(
     Args:
         format: `rgbnt201`, `rgbnt100`, `msvr310`, `wmveid863` or `csv`.
         root: folder of the data set, or the CSV file.
-        exclude: gallery items that a query must not see: `auto` is the format's published rule (CSV: `camera` where
-            any test triplet has one, otherwise `none`), or `camera`, `scene`, `cross_camera`,
-            `none`.
+        exclude: gallery items that a query must not see: `auto` is the published rule of the format (CSV: `camera` if
+            any test triplet has one, otherwise `none`); or `camera`, `scene`, `cross_camera`, `none`.
         skip_bad: leave faulty triplets out and list them in `index.faults`; decodes every image once.
-        workers: decoding threads of `skip_bad`.
+        workers: threads that decode images for `skip_bad`.
         progress: called with (done, total) while images are decoded.
 
     Raises:
-        DataError: unknown format or rule, a fault of the whole tree, or any fault without `skip_bad`.
+        DataError: unknown format or rule, a fault of the whole data set, or any fault without `skip_bad`.
     """
     index = read_index(format, Path(root), exclude=exclude, verify_pixels=skip_bad, workers=workers, progress=progress)
     tree = [fault for fault in index.faults if fault.kind in TREE_FAULTS]
@@ -76,7 +75,7 @@ def read_index(
     if format not in FORMATS:
         raise DataError(f"data format {format!r} is unknown; use one of {', '.join(FORMATS)}")
     if exclude != "auto":
-        _known_exclusion(exclude)  # said before all images are decoded
+        _known_exclusion(exclude)  # reported before all images are decoded
     dataset = FORMATS[format]
     splits = without_junk(dataset.read(root))
     faults = [*splits.faults, *mixed_spellings(splits, root), *swapped_splits(splits, dataset.published, root)]
@@ -91,10 +90,10 @@ def read_index(
     rule = _resolve_exclusion(dataset, exclude, (*splits.query, *splits.gallery))
     splits, found = separate_identities(splits)
     faults += found
-    if not any(fault.kind == MIXED_SPELLING for fault in faults):  # it would be the reason of most of these
+    if not any(fault.kind == MIXED_SPELLING for fault in faults):  # it would cause most of these
         splits, found = drop_unmatched(splits, rule)
         faults += found
-    if exclude != "auto":  # a table that leaves the cells of one side empty is ranked, and the output says so
+    if exclude != "auto":  # with auto, a side without cameras is still ranked, and a note says so
         faults += _unknown_protocol(splits, rule, root)
     faults += empty_splits(splits, faults, root)
     return DatasetIndex(
@@ -104,7 +103,7 @@ def read_index(
         query=splits.query,
         gallery=splits.gallery,
         protocol=Protocol(name=format, exclude=rule),
-        faults=tuple(dict.fromkeys(faults)),  # an absent root is met once a split
+        faults=tuple(dict.fromkeys(faults)),  # a missing root is found once per split
         notes=splits.notes,
         published=dataset.published,
         facts=facts,
@@ -127,7 +126,7 @@ def _known_exclusion(exclude: str) -> Exclusion:
 
 
 def _unknown_protocol(splits: SplitRecords, rule: Exclusion, root: Path) -> list[Fault]:
-    """A rule that was asked for and can exclude nothing, because no item of a side has the field, is a mistake."""
+    """A fault if the chosen rule cannot exclude anything, because no item of one side has the field."""
     field = EXCLUSION_FIELD[rule]
     if field is None:
         return []

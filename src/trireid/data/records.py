@@ -1,4 +1,4 @@
-"""What a reader returns: records of image triplets by split, and the faults it met. No pixels here."""
+"""What a reader returns: records of image triplets by split, and faults. It holds no pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_MESSAGE = 2000  # characters
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where the pixels of one modality lie: a file, or a range of columns of a file (RGBNT100 strips).
+    """Where the pixels of one modality are: a file, or a range of columns of a file (RGBNT100 strips).
 
     Attributes:
         path: image file.
@@ -27,13 +27,13 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class Record:
-    """One object seen once, by up to three spectra.
+    """One triplet: an object seen at one moment in up to three spectra.
 
     Attributes:
         name: short name for messages and rank lists, unique within its split.
-        images: one source a modality in the order of `trireid.types.MODALITIES`; None where it is absent.
-        identity, camera, scene: as written in the name or table (camera and scene None where not known).
-        orientation: how the pixels are turned after decoding, 0 to 7, see `trireid.data.orientations.orient`.
+        images: one source per modality in the order of `trireid.types.MODALITIES`; None where absent.
+        identity, camera, scene: as written in the name or table (camera and scene are None if not known).
+        orientation: how the pixels are rotated after decoding, 0 to 7, see `trireid.data.orientations.orient`.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Fault:
 
     Attributes:
         kind: short machine-readable name, for example "missing_modality", "bad_name", "unreadable_image".
-        path: the file or folder meant.
+        path: the file or folder concerned.
         message: what is wrong and what to do, one line.
     """
 
@@ -59,20 +59,20 @@ class Fault:
     message: str
 
     def __post_init__(self) -> None:
-        """Keep the message one line that a terminal can be given: it holds names of others."""
+        """Keep the message one printable line: it holds file names and cells of unknown origin."""
         object.__setattr__(self, "message", printable(self.message, limit=LONGEST_MESSAGE))
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of a decoded image file.
+    """Facts about a decoded image file.
 
     Attributes:
         format: such as `JPEG`.
-        dtype: of its values, such as `uint16`.
-        orientation: its EXIF or TIFF tag, 1 where it has none; it is applied already.
+        dtype: data type of its values, such as `uint16`.
+        orientation: its EXIF or TIFF tag, 1 if it has none; already applied.
         size: (height, width), upright.
-        flat: every pixel has the same value.
+        flat: whether every pixel has the same value.
     """
 
     format: str
@@ -83,22 +83,22 @@ class ImageFacts:
 
     @property
     def deep(self) -> bool:
-        """True where a value takes more than 8 bits, so that a range has to be known to show it."""
+        """True if its values have more than 8 bits, so that a range is needed to show it."""
         return self.dtype != "uint8"
 
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """A data set as read from disk: sorted records, the protocol, and every fault met.
+    """A data set as read from disk: sorted records, the protocol, and every fault.
 
     Attributes:
         format: reader name ("rgbnt201", ..., "csv").
-        train, query, gallery: sorted records. Where query and gallery are the same set they are the same tuple object.
+        train, query, gallery: sorted records. If query and gallery are one set, they are one tuple object.
         protocol: exclusion rule of the ranking.
-        faults: what was wrong; the triplets concerned are not among the records.
-        notes: what was read in a way that one should know of, one line each.
+        faults: what is wrong; the triplets concerned are not among the records.
+        notes: what was read in an unusual way, one line each.
         published: counts to print beside the found ones, {"train": (triplets, identities), ...}; empty if unknown.
-        facts: of every readable image file, where the pixels were looked at; otherwise empty.
+        facts: facts of every readable image file; empty if the images were not decoded.
     """
 
     format: str
@@ -114,5 +114,5 @@ class DatasetIndex:
 
     @property
     def query_is_gallery(self) -> bool:
-        """True where one set is query and gallery at once (RGBNT201): its features are computed once."""
+        """True if one set is both query and gallery (RGBNT201): its features are computed once."""
         return self.query is self.gallery

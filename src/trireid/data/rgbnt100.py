@@ -1,4 +1,4 @@
-"""RGBNT100 (vehicles): `rgbir/{bounding_box_train,query,bounding_box_test}/`, one strip RGB | NIR | TIR a file."""
+"""RGBNT100 (vehicles): `rgbir/{bounding_box_train,query,bounding_box_test}/`, one strip RGB | NIR | TIR per file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RGBNT201 (persons): `train_171/` or `train/`, and `test/`, each with `RGB/ NI/ TI/` and equal names in the three."""
+"""RGBNT201 (persons): `train_171/` or `train/`, and `test/`, each with `RGB/ NI/ TI/` and the same file names in all three."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def parse_name(stem: str) -> NameFields | None:
 
 
 def read(root: Path) -> SplitRecords:
-    """List the training and test triplets; the test set is query and gallery at once."""
-    # The public archive has train_171; where both exist that one is meant, as in published code.
+    """List the training and test triplets; the test set is both query and gallery."""
+    # The public archive has train_171; if both exist it is used, as in published code.
     train_name = "train_171" if (root / "train_171").is_dir() else "train"
     test = _read_split(root, "test")
     return join_splits(_read_split(root, train_name), (test[0], []), test)

@@ -1,4 +1,4 @@
-"""Which triplets make a batch, and the seed of each one's augmentation. No global randomness, exact lengths."""
+"""Choose the triplets of each batch, and the seed of each item's augmentation, without global random state."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trireid.data.randomness import seeded_generator
 from trireid.errors import ConfigError, DataError
 
 SampleKey = tuple[int, int]
-"""(position in the data set, seed of the item's augmentation). The seed travels with the item, so that neither the
-number of workers nor of processes changes what an item looks like."""
+"""(position in the data set, seed of the item's augmentation). The seed belongs to the item, so the number of
+workers or processes does not change its augmentation."""
 
 MAX_SEED = 2**62
 
@@ -22,11 +22,11 @@ MAX_SEED = 2**62
 class IdentitySampler(Sampler[list[SampleKey]]):
     """Batches of P identities x K images, P = `batch_size / num_instances`, K = `num_instances`.
 
-    An epoch: the images of each identity are shuffled and cut into groups of K; the images left over sit this epoch
-    out. An identity with fewer than K images gives one group: all of them, filled up by drawing again among them.
-    Batches are then drawn as P groups of different identities. Their number is the largest for which that is possible,
-    `max B: sum over identities of min(groups, B) >= B * P`; groups beyond B * P are left out at random. So the length
-    depends on the counts alone and is the same in every epoch.
+    In each epoch the images of each identity are shuffled and cut into groups of K; left-over images are not used in
+    that epoch. An identity with fewer than K images gives one group: all of them, filled up with repeated draws. Each
+    batch is then drawn as P groups of different identities. The number of batches is the largest for which that is
+    possible, `max B: sum over identities of min(groups, B) >= B * P`; groups beyond B * P are left out at random. The
+    length thus depends on the counts alone and is the same in every epoch.
 
     Args:
         identities: identity of each item of the data set, in its order.
@@ -43,10 +43,10 @@ class IdentitySampler(Sampler[list[SampleKey]]):
         if batch_size % num_instances != 0:
             raise ConfigError(
                 f"data.batch_size {batch_size} is not a multiple of data.num_instances {num_instances}; "
-                "a batch is made of whole groups of one identity"
+                "a batch consists of whole groups of one identity"
             )
         self.batch_size = batch_size
-        self.drop_last = True  # every batch is full; accelerate asks
+        self.drop_last = True  # every batch is full; accelerate reads this
         self.num_instances = num_instances
         self.num_identities = batch_size // num_instances
         self.seed = seed
@@ -55,7 +55,7 @@ class IdentitySampler(Sampler[list[SampleKey]]):
         if len(self._members) < self.num_identities:
             raise DataError(
                 f"data.batch_size {batch_size} with data.num_instances {num_instances} needs {self.num_identities} "
-                f"identities in a batch, but only {len(self._members)} are in the training set; "
+                f"identities in a batch, but the training set has only {len(self._members)}; "
                 "lower data.batch_size or raise data.num_instances"
             )
         self._num_groups = [max(1, len(members) // num_instances) for members in self._members]
@@ -93,7 +93,7 @@ class IdentitySampler(Sampler[list[SampleKey]]):
         return torch.cat([shuffled, members[again]])
 
     def _choose_groups(self, generator: Generator) -> Tensor:
-        """How many groups each identity gives in this epoch, `(identities,)`, B * P in all and at most B each."""
+        """Number of groups that each identity gives in this epoch, `(identities,)`: B * P in all, at most B each."""
         capped = torch.tensor(self._num_groups).clamp(max=self._num_batches)
         owners = torch.repeat_interleave(torch.arange(len(capped)), capped)
         wanted = self._num_batches * self.num_identities
@@ -102,12 +102,12 @@ class IdentitySampler(Sampler[list[SampleKey]]):
 
 
 class UniformIdentitySampler(IdentitySampler):
-    """As `IdentitySampler`, drawn as upstream does: every identity that is left is as likely as any other.
+    """As `IdentitySampler`, but drawn as upstream does: all remaining identities are equally likely.
 
-    The identities of a batch are drawn evenly among those that have a group left, until fewer than P have one. What is
-    left then sits the epoch out: at the end groups of the large identities, which `IdentitySampler` draws earlier. An
-    identity with fewer than K images gives K draws among them, so that some may be missing. The number of batches
-    differs by epoch; it is counted by drawing, and exact.
+    The identities of a batch are drawn evenly among those that have a group left, until fewer than P have one. The
+    remaining groups are not used in that epoch; they are mostly of large identities, which `IdentitySampler` draws
+    earlier. An identity with fewer than K images gives K draws among them, so some images may be missing. The number
+    of batches differs between epochs; `len` is exact, because it draws the epoch.
 
     Source: RandomIdentitySampler of DeMo (public code) and its ancestors.
     Deviation: own generator in place of the global ones of random and numpy; `len` is exact, not an estimate.
@@ -139,7 +139,7 @@ class UniformIdentitySampler(IdentitySampler):
 
 
 class RandomBatchSampler(Sampler[list[SampleKey]]):
-    """Shuffled full batches without regard to identity; the items of the last, incomplete batch sit the epoch out.
+    """Shuffled full batches without regard to identity; the items of an incomplete last batch are not used.
 
     Raises:
         ConfigError: fewer items than one batch.
@@ -173,7 +173,7 @@ class RandomBatchSampler(Sampler[list[SampleKey]]):
 def count_batches(num_groups: Sequence[int], num_identities: int) -> int:
     """The largest B with `sum(min(groups, B)) >= B * num_identities`.
 
-    That is just when B batches of different identities exist: no identity can give more than one group a batch.
+    Exactly then B batches of different identities exist, because an identity gives at most one group per batch.
     """
     histogram = Counter(num_groups)
     batches = 0
@@ -186,8 +186,8 @@ def draw_identities(remaining: Tensor, num_left: int, num_identities: int, gener
     """Draw the identities of the next batch, `(num_identities,)`, without repetition.
 
     `remaining` sums to `num_left * num_identities` with no entry above `num_left`. An identity with exactly
-    `num_left` groups must be in every batch that is left; the others are drawn in proportion to their groups. Then
-    the same holds for the next batch, so that the epoch always comes out even.
+    `num_left` groups must be in every batch that is left; the others are drawn in proportion to their groups. The
+    same then holds for the next batch, so no group is left over at the end.
     """
     forced = (remaining == num_left).nonzero().flatten()
     num_free = num_identities - len(forced)

@@ -1,4 +1,4 @@
-"""Labels as they are written: one spelling for one thing, and words that stand for nothing are no names."""
+"""Check how labels are written: one spelling for each label, and no placeholder words for empty cells."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trireid.data.records import Fault, Record
 from trireid.errors import printable
 
 JUNK_IDENTITY = "-1"
-"""Market-1501's mark of a detection that is nobody: it counts neither as right nor as wrong, and is not trained on."""
+"""Market-1501's mark of a detection without an identity: rankings ignore it, and it is not trained on."""
 
 EMPTY_WORDS = frozenset({"nan", "none", "null", "nil", "n/a", "na", "<na>", "#n/a", "nat", "undefined", "-", "?"})
-"""What programs and people write into a cell that holds nothing, in small letters."""
+"""Words that programs and people write into an empty cell, in lower case."""
 
 FIELDS = ("identity", "camera", "scene")
 COLUMN_NAMES = {"identity": "id", "camera": "camera", "scene": "scene"}
@@ -27,9 +27,9 @@ _WHOLE_NUMBER = re.compile(r"([+-]?)0*(\d+)(\.0*)?", re.ASCII)
 
 
 def label_key(label: str) -> str:
-    """What is equal for two spellings of one label: `1`, `01`, `1.0`, `+1`; composed and decomposed accents.
+    """A key that is equal for all spellings of one label: `1`, `01`, `1.0`, `+1`; composed and decomposed accents.
 
-    Numbers with a fraction, with an exponent or with other characters stay as they are written, because version-like
+    Numbers with a fraction, with an exponent or with other characters stay as they are, because version-like
     scenes (`1.1`, `1.10`) and hexadecimal names (`1e5`) are different things.
     """
     text = unicodedata.normalize("NFKC", label)
@@ -40,7 +40,7 @@ def label_key(label: str) -> str:
 
 
 def is_junk(identity: str) -> bool:
-    """Whether an identity is the mark of nobody, `-1`."""
+    """Whether an identity is `-1`, the mark of a detection without an identity."""
     return label_key(identity) == JUNK_IDENTITY
 
 
@@ -50,10 +50,10 @@ def is_empty_word(label: str) -> bool:
 
 
 def mixed_spellings(splits: SplitRecords, root: Path) -> list[Fault]:
-    """A fault for each field in which one thing is written in several ways, over all splits.
+    """A fault for each field in which one label is written in several ways, over all splits.
 
-    To the package they would be different identities or cameras: a rule that hides nothing, an identity that leaks
-    from training into the test.
+    The spellings would count as different identities or cameras: an exclusion rule would miss items, and an identity
+    could be in training and test.
     """
     named = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     if splits.query is splits.gallery:
@@ -71,7 +71,7 @@ def mixed_spellings(splits: SplitRecords, root: Path) -> list[Fault]:
 
 
 def _describe(column: str, mixed: Sequence[dict[str, Counter[str]]]) -> str:
-    def told(ways: dict[str, Counter[str]]) -> str:
+    def described(ways: dict[str, Counter[str]]) -> str:
         parts = []
         for label, counts in sorted(ways.items()):
             where = ", ".join(f"{number} in {split}" for split, number in counts.items())
@@ -80,14 +80,14 @@ def _describe(column: str, mixed: Sequence[dict[str, Counter[str]]]) -> str:
 
     more = f"; and {len(mixed) - NUM_SHOWN} more" if len(mixed) > NUM_SHOWN else ""
     return (
-        f"the same {column} is written in different ways: {'; '.join(map(told, mixed[:NUM_SHOWN]))}{more}; write each "
-        f"in one way everywhere, or give things that differ names that do (is an empty cell what made whole numbers "
-        "into 1.0?)"
+        f"the same {column} is written in different ways: {'; '.join(map(described, mixed[:NUM_SHOWN]))}{more}; use "
+        "one spelling for each, or different names for different things (an empty cell in a column of whole numbers can "
+        "turn 1 into 1.0)"
     )
 
 
 def without_junk(splits: SplitRecords) -> SplitRecords:
-    """Leave out the triplets of identity `-1` and say how many: neutral in a ranking, and nobody to train on."""
+    """Leave out the triplets of identity `-1` (junk), with a note that counts them."""
     found = {name: sum(is_junk(record.identity) for record in getattr(splits, name)) for name in _SPLITS}
     if not any(found.values()):
         return splits
@@ -100,7 +100,7 @@ def without_junk(splits: SplitRecords) -> SplitRecords:
     gallery = keep(splits.gallery)
     query = gallery if splits.query is splits.gallery else keep(splits.query)
     counts = ", ".join(f"{number} in {name}" for name, number in found.items() if number)
-    line = f"identity -1 is nobody (junk): its triplets are left out ({counts}) and count neither as right nor as wrong"
+    line = f"identity -1 marks junk: its triplets are left out ({counts}), and rankings ignore them"
     return replace(splits, train=keep(splits.train), query=query, gallery=gallery, notes=(*splits.notes, line))
 
 

@@ -1,4 +1,4 @@
-"""Identities held out of training to choose the best epoch by, so that nobody has to choose on the test set."""
+"""Hold out training identities for model selection, so that the epoch is not chosen on the test set."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def hold_out(
     Args:
         train: training records.
         num_identities: how many identities to hold out; 0 holds out none.
-        seed: of the choice.
-        exclude: rule of the protocol that the validation will be ranked with.
+        seed: seed of the choice of identities.
+        exclude: exclusion rule that the validation will be ranked with.
 
     Raises:
-        DataError: not enough identities that can be ranked, or too few left to train on.
+        DataError: too few identities can be ranked, or too few are left to train on.
     """
     if num_identities == 0:
         return train, ()
@@ -49,6 +49,6 @@ def hold_out(
 
 
 def rankable_identities(records: Sequence[Record], exclude: Exclusion) -> list[str]:
-    """The identities, sorted, whose every triplet as a query finds a match among the others."""
+    """The sorted identities of which every triplet, as a query, has a match among the others."""
     unmatched = {record.identity for record in unmatched_queries(records, records, exclude)}
     return sorted({record.identity for record in records} - unmatched)

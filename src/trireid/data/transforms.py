@@ -1,6 +1,6 @@
-"""From images of any size to uint8 pixels of one size, and from those, a batch at once, to normalised floats.
+"""Resize images to uint8 pixels of one size, and normalise batches of them.
 
-Resizing is done once, on the host; what depends on a draw is in `trireid.data.augment` and runs where the batch is.
+Resizing is done once, on the host. Random augmentation is in `trireid.data.augment` and runs on the batch's device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Images = Sequence[Tensor | None]
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize and normalise one triplet, as for embedding a few images without a loader.
+    """Resize and normalise one triplet, for example to embed a few images without a loader.
 
     Attributes:
         image_size: (height, width) of the result.
@@ -39,14 +39,14 @@ class EvaluationTransform:
     interpolation: Interpolation = "bilinear"
 
     def __call__(self, images: Images) -> Tensor:
-        """Images of one triplet, one uint8 `(3, h, w)` or None a modality -> `(M, 3, H, W)`, zeros where None."""
+        """Images of one triplet, uint8 `(3, h, w)` or None per modality -> `(M, 3, H, W)`, zeros where None."""
         pixels, present = resize_triplet(images, self.image_size, self.interpolation)
         return Normalise(self.mean, self.std)(pixels[None], present[None])[0]
 
 
 @dataclass(frozen=True)
 class Normalise:
-    """What evaluation does with a batch of uint8 pixels, on the device where they are.
+    """Normalise a batch of uint8 pixels for evaluation, on the device of the batch.
 
     Attributes:
         mean, std: of each channel, in units of the pixel range [0, 1].
@@ -61,15 +61,15 @@ class Normalise:
 
 
 def resize_triplet(images: Images, size: tuple[int, int], interpolation: Interpolation) -> tuple[Tensor, Tensor]:
-    """Pixels of one size, uint8 `(M, 3, H, W)` with zeros where None, and presence `(M,)` bool.
+    """Resize one triplet: uint8 pixels `(M, 3, H, W)`, zeros where None, and presence `(M,)` bool.
 
     Raises:
-        InputError: no image at all, or one that is not uint8 `(3, h, w)`.
+        InputError: there is no image, or one is not uint8 `(3, h, w)`.
     """
     present = torch.tensor([image is not None for image in images])
     shown = [image for image in images if image is not None]
     if not shown:
-        raise InputError("a triplet needs at least one image, all modalities given are None")
+        raise InputError("a triplet needs at least one image, but all modalities are None")
     for image in shown:
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
             raise InputError(f"images must be uint8 (3, h, w), given {image.dtype} {tuple(image.shape)}")
@@ -82,22 +82,22 @@ def resize_triplet(images: Images, size: tuple[int, int], interpolation: Interpo
 
 
 def resize(images: Sequence[Tensor], size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    """Resize P uint8 images `(3, h, w)` of any sizes to one uint8 `(P, 3, H, W)`."""
+    """Resize P uint8 images `(3, h, w)` of any sizes to uint8 `(P, 3, H, W)`."""
     mode = InterpolationMode(interpolation)
-    if len({image.shape for image in images}) == 1:  # one call where the sizes agree: it is most of the time spent
+    if len({image.shape for image in images}) == 1:  # a single call is faster
         stacked: Tensor = F.resize(torch.stack(list(images)), list(size), interpolation=mode, antialias=True)
         return stacked
     return torch.stack([F.resize(image, list(size), interpolation=mode, antialias=True) for image in images])
 
 
 def normalise(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    """`(..., 3, H, W)` in [0, 1] -> minus mean, by standard deviation, a channel."""
+    """Subtract the mean of each channel and divide by its standard deviation; `(..., 3, H, W)` in [0, 1]."""
     return (images - _per_channel(mean, images.device)) / _per_channel(std, images.device)
 
 
 @lru_cache(maxsize=16)
 def _per_channel(values: Channels, device: torch.device) -> Tensor:
-    """`(3, 1, 1)`, kept, because a copy to a device a batch would wait for it."""
+    """`(3, 1, 1)`; cached, because a copy to the device for each batch would make the host wait."""
     return torch.tensor(values, device=device)[:, None, None]
 
 

@@ -1,4 +1,4 @@
-"""Triplets put together by file name, from parallel folders: `<split>/{RGB,NI,TI}/` or `<split>/<id>/{vis,ni,th}/`."""
+"""Match images of parallel folders by file name: `<split>/{RGB,NI,TI}/` or `<split>/<id>/{vis,ni,th}/`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ IDENTITY_SUBFOLDERS = ("vis", "ni", "th")
 
 
 def missing_split(root: Path, name: str) -> Fault:
-    """The fault of a split folder that is not there, with a hint where a folder below the root has it."""
+    """The fault of a missing split folder, with a hint if a subfolder of the root holds it."""
     folder = root / name
     if not root.is_dir():
         advice = "set data.root to the folder of the data set"
         return Fault(MISSING_SPLIT, root, f"{root}: no such folder; {advice}")
     children = sorted(child for child in root.iterdir() if child.is_dir() and (child / name).is_dir())
-    hint = f"; {children[0]} has it: set data.root to that" if children else "; check data.root and data.format"
+    hint = (
+        f"; {children[0]} holds it: set data.root to that folder" if children else "; check data.root and data.format"
+    )
     return Fault(MISSING_SPLIT, folder, f"{folder}: the split folder is missing{hint}")
 
 
@@ -41,15 +43,15 @@ def read_identity_split(
     strict: bool,
     prefixed: bool,
 ) -> SplitRead:
-    """Read a split that has one folder an identity, each with `vis`, `ni` and `th`.
+    """Read a split that has one folder per identity, each with `vis`, `ni` and `th`.
 
     Args:
         root: folder of the data set.
         name: the split's folder below the root.
-        parse: (identity folder, stem) -> fields, None where it does not parse.
-        pattern: an example of a good name, for messages.
+        parse: (identity folder, stem) -> fields; None if the name is not valid.
+        pattern: an example of a valid name, for messages.
         strict: a missing file is a fault; otherwise the modality is None.
-        prefixed: put the identity before each record's name, where file names alone are not unique.
+        prefixed: put the identity before each record's name, because file names alone are not unique.
     """
     if not (root / name).is_dir():
         return (), [missing_split(root, name)]
@@ -82,11 +84,11 @@ def read_triplets(
     """Records of the images that have the same stem in three parallel folders, in the order of `MODALITIES`.
 
     Args:
-        folders: one folder a modality; those that do not exist count as empty.
-        parse: stem -> fields, None where it does not parse.
-        pattern: an example of a good name, for messages.
+        folders: one folder per modality; a missing folder counts as empty.
+        parse: stem -> fields; None if the name is not valid.
+        pattern: an example of a valid name, for messages.
         strict: a missing file is a fault; otherwise the modality is None.
-        prefix: put before each stem to make the record's name unique in its split.
+        prefix: text before each stem that makes the record's name unique in its split.
     """
     listings: list[dict[str, Path]] = []
     faults: list[Fault] = []
@@ -114,4 +116,4 @@ def read_triplets(
 
 
 def _missing_modality(path: Path, present: Path) -> Fault:
-    return Fault(MISSING_MODALITY, path, f"{path}: missing, though {present} is there; restore the file")
+    return Fault(MISSING_MODALITY, path, f"{path}: missing, although {present} exists; restore the file")

@@ -1,4 +1,4 @@
-"""WMVeID863 (vehicles): `{train,query,test}/<id>/{vis,ni,th}/`; a triplet may lack one or two of its files."""
+"""WMVeID863 (vehicles): `{train,query,test}/<id>/{vis,ni,th}/`; one or two files of a triplet may be missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCENE = re.compile(r"(?<!\d)(\d{3})(?!\d)", re.ASCII)
 
 
 def parse_name(stem: str) -> tuple[str, str, bool] | None:
-    """Camera, scene and night flag of a name like `v1_n0_s012_0003`, None where a field is missing.
+    """Camera, scene and night flag of a name like `v1_n0_s012_0003`, None if a field is missing.
 
     Accepted: any name that has a `v` and one digit (camera), an `n` and one digit (night where it is not 0) and a
     field of exactly three digits, the first of which is the scene. Order and separators are free, because the

@@ -1,4 +1,4 @@
-"""Synthetic tri-modal sets, where only the spectra together identify (see identities.py)."""
+"""Synthetic tri-modal data sets, in which only several spectra together tell identities apart (see identities.py)."""
 
 from trireid.data.synthetic.writer import SplitCount, SyntheticSummary, write_synthetic
 

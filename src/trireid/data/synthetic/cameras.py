@@ -1,4 +1,4 @@
-"""What a camera does to all its pictures: where it stands (view) and how it sees colour, light and heat (light)."""
+"""Effects of a camera on all its images: its viewpoint (view), and its colours, brightness and temperatures (light)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trireid.data.synthetic.difficulty import Difficulty
 Floats = NDArray[np.float32]
 Affine = NDArray[np.float64]
 GOLDEN = 0.6180339887498949
-"""Steps of this share of a circle keep the casts of the first cameras far apart."""
+"""Hue step from camera to camera, as a share of the circle: it keeps the casts of the first cameras far apart."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _affine(scale: tuple[float, float], shear: float, shift: tuple[float, float]
 
 
 def camera_view(number: int, *, difficulty: Difficulty, seed: int) -> Affine:
-    """View of one camera. Neighbouring numbers see mirrored sides, and lean to opposite sides."""
+    """View of one camera. Cameras of neighbouring numbers see mirrored sides and lean to opposite sides."""
     random = numpy_generator(seed, "view", number)
     sign = 1.0 if number % 2 else -1.0
     size, narrow, lean, right, down = random.uniform(0.5, 1.0, size=5) * sign

@@ -10,7 +10,7 @@ DifficultyName = Literal["easy", "hard"]
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Strengths of everything that hides an identity. Lengths are shares of the picture, values shares of [0, 1].
+    """Strengths of everything that hides an identity. Lengths are shares of the image, values lie in [0, 1].
 
     Attributes:
         shared_pairs: whether identities share their look also in pairs of spectra (see identities.look_codes).
@@ -19,12 +19,12 @@ class Difficulty:
         thermal_offset: shift of a camera's thermal reading.
         view_scale, view_shear, view_shift: how far a camera's view differs.
         jitter_scale, jitter_shift: the same, from image to image of one camera.
-        clutter: fewest and most distractor parts behind the object.
+        clutter: smallest and largest number of distractor parts behind the object.
         tint: how far the mean background of a camera differs from grey.
         background: contrast of the background.
         texture: standard deviation of the sensor noise that every image has.
-        nuisance_probability: share of the images that have one modality struck.
-        nuisance_strength: fewest and most of its full strength.
+        nuisance_probability: share of the triplets in which one modality is degraded.
+        nuisance_strength: smallest and largest strength, in [0, 1].
     """
 
     name: DifficultyName

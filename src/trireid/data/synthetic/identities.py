@@ -5,13 +5,13 @@ reflectance or the temperature of each part, from small palettes that training a
 three looks are drawn independently of each other, but handed out by a code (`look_codes`) that makes every single
 spectrum ambiguous:
 
-- `easy`: a look is shared by two identities, by other two in each spectrum; any two spectra tell all apart.
-- `hard`: n identities of one build share L = ceil(sqrt(n / 2)) looks a spectrum, up to 2 L identities a look, and any
-  two spectra still leave pairs of identities: only all three together identify. (An orthogonal array of strength 2:
+- `easy`: two identities share each look, different ones in each spectrum; any two spectra tell all identities apart.
+- `hard`: n identities of one build share L = ceil(sqrt(n / 2)) looks per spectrum, up to 2 L identities per look, and
+  any two spectra leave pairs of identities that look alike: only all three tell them apart. (An orthogonal array of strength 2:
   rows (x, y, x + y) and (x, y, x + y + 1) modulo L; where n < 2 L * L a part of it, with fewer ambiguous pairs.)
 
-Oracle mAP (`oracle_map`: the looks are read without a fault, ties are broken at random), 24 test identities, 2
-cameras, 4 images a camera: easy 0.46 in any single spectrum and 1.00 in any two; hard 0.24 in one, 0.46 to 0.73 in
+Oracle mAP (`oracle_map`: the looks are known exactly, ties are broken at random), 24 test identities, 2 cameras,
+4 images per camera: easy 0.46 in any single spectrum and 1.00 in any two; hard 0.24 in one, 0.46 to 0.73 in
 two, 1.00 in all three.
 """
 
@@ -46,20 +46,20 @@ TIR_PALETTE = np.array([0.18, 0.40, 0.62, 0.84], dtype=np.float32)
 PALETTES: tuple[NDArray[np.float32], ...] = (RGB_PALETTE, NIR_PALETTE[:, None], TIR_PALETTE[:, None])
 
 IDENTITIES_PER_BUILD = 12
-"""A split with fewer than twice as many identities has one build only."""
+"""A split with fewer than twice as many identities has a single build."""
 CANDIDATES = 16
 MAX_LOOKS = 1000
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What one identity is.
+    """The appearance of one identity.
 
     Attributes:
         build: arrangement of the parts, 0 to 2. All identities that share a look share the build, so that the shape,
             which every spectrum shows, gives nothing away.
         looks: number of the look in rgb, nir and tir, within the split.
-        parts: palette index of each part, one row a spectrum.
+        parts: palette index of each part, one row per spectrum.
     """
 
     build: int
@@ -129,8 +129,8 @@ def draw_identities(
     num_looks = codes.max(axis=0) + 1
     if num_looks.max() > MAX_LOOKS:
         raise InputError(
-            f"{len(names)} identities need {num_looks.max()} looks a spectrum, at most {MAX_LOOKS} can be told apart; "
-            "ask for fewer identities"
+            f"{len(names)} identities need {num_looks.max()} looks per spectrum, and at most {MAX_LOOKS} can be told "
+            "apart; use fewer identities"
         )
     looks = [_spread_looks(int(count), kind=kind, spectrum=i, random=random) for i, count in enumerate(num_looks)]
     order = random.permutation(len(names))
@@ -155,7 +155,7 @@ def expected_average_precision(num_positive: int, num_total: int) -> float:
 
 
 def oracle_map(codes: Codes, spectra: Sequence[int], *, counts: Codes | None = None) -> float:
-    """The mAP of one who reads the looks of `spectra` without a fault and ranks ties at random.
+    """The mAP of an ideal ranking that knows the looks of `spectra` exactly and breaks ties at random.
 
     Items of the query's identity and camera are excluded, those of other identities are not.
 

@@ -26,7 +26,7 @@ class Item:
     Attributes:
         split: `train` or `test`.
         is_query: whether it is a query (where query and gallery are one set, every test item is).
-        targets: one tuple a folder it belongs to (gallery, and query): three paths, or one for a strip.
+        targets: one tuple per folder it belongs to (gallery, and query): three paths, or one for a strip.
     """
 
     shot: Shot
@@ -42,8 +42,8 @@ class Layout:
     Attributes:
         size: (height, width) of one image.
         strip: whether the three images lie side by side in one file, whose columns are fixed.
-        identity_digits, max_cameras: what the names can hold.
-        parse: the shot that a line of a name list describes, None where it does not parse.
+        identity_digits, max_cameras: the most that the names can hold.
+        parse: the shot that a line of a name list describes, None if it is not valid.
         number: (identity, camera, place, index) -> name of the `index`-th image of an identity, which is the
             `place`-th at that camera.
         queries: numbers of the test shots that are queries, None where query and gallery are one set.
@@ -214,7 +214,7 @@ def parse_names(layout: Layout, names: Sequence[str], *, source: str) -> list[Sh
     """Shots of a list of names.
 
     Raises:
-        DataError: a name that does not parse, is there twice, or no name at all.
+        DataError: a name is not valid or occurs twice, or there is no name.
     """
     example = layout.number("1".zfill(layout.identity_digits), 1, 0, 0)
     shots = []
@@ -223,21 +223,21 @@ def parse_names(layout: Layout, names: Sequence[str], *, source: str) -> list[Sh
         shot = layout.parse(name) if _is_plain(name, depth=example.count("/")) else None
         if shot is None:
             raise DataError(
-                f"{source}, line {line}: '{printable(name, limit=60)}' is no name of layout {layout.name}; "
+                f"{source}, line {line}: '{printable(name, limit=60)}' is not a name of layout {layout.name}; "
                 f"it must be like {example}"
             )
-        stem = name.rpartition(".")[0].lower()  # what a reader knows it by, on a disk that knows no large letters
+        stem = name.rpartition(".")[0].lower()  # readers identify it by this, on a disk that ignores case
         if stem in seen:
             raise DataError(f"{source}: {name} is listed twice; remove one")
         seen.add(stem)
         shots.append(shot)
     if not shots:
-        raise DataError(f"{source}: no names in it; give a list with one file name a line")
+        raise DataError(f"{source}: it holds no names; give a list with one file name per line")
     return shots
 
 
 def _is_plain(name: str, *, depth: int) -> bool:
-    """Whether a name of a list is that of an image, and stays in the folder that it is given to."""
+    """Whether a listed name is that of an image and stays inside its folder."""
     try:
         inside(Path(), name)
     except InputError:
@@ -266,7 +266,7 @@ def plan_items(layout: Layout, *, train: Sequence[Shot], test: Sequence[Shot]) -
 
 
 def _with_train_folder(layout: Layout, train: Sequence[Shot]) -> Layout:
-    """RGBNT201's training folder has its count of identities in its name; it is used where it is true."""
+    """RGBNT201's training folder has the number of identities in its name; that name is used only if it is true."""
     if layout.name != "rgbnt201" or len({shot.identity for shot in train}) != TRAIN_IDENTITIES_RGBNT201:
         return layout
     return replace(layout, folders=("train_171", *layout.folders[1:]))

@@ -1,7 +1,7 @@
-"""What strikes one modality of a triplet at a time: darkness, glare, thermal crossover, noise, occlusion.
+"""Degradations of one modality of a triplet: darkness, glare, thermal crossover, noise, occlusion.
 
 Every function takes the signal of one modality, `(h, w, c)` float32 in [0, 1] (c = 3 for RGB, 1 for NIR and for
-temperature before its pseudo-colours), and returns the struck one. Strength lies in [0, 1].
+temperature before its pseudo-colours), and returns the degraded one. Strength lies in [0, 1].
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ RGB, NIR, TIR = range(3)
 
 
 def darkness(signal: Signal, strength: float, random: np.random.Generator) -> Signal:
-    """Little light: the signal sinks, and with it its distance from the noise."""
+    """Little light: the signal falls, and with it its ratio to the noise."""
     grain = random.standard_normal(signal.shape, dtype=np.float32)
-    struck: Signal = signal * np.float32(1.0 - 0.9 * strength) + grain * np.float32(0.03 * strength)
-    return struck
+    degraded: Signal = signal * np.float32(1.0 - 0.9 * strength) + grain * np.float32(0.03 * strength)
+    return degraded
 
 
 def glare(signal: Signal, strength: float, random: np.random.Generator) -> Signal:
-    """A lamp or the sun in the picture: a bright blob about its centre, and a veil over everything."""
+    """A lamp or the sun in the image: a bright blob, and a veil over everything."""
     centre = random.uniform(0.1, 0.9, size=2)
     width = random.uniform(0.2, 0.35, size=2)
     sides = [(np.arange(side) + 0.5) / side for side in signal.shape[:2]]
@@ -48,7 +48,7 @@ def noise(signal: Signal, strength: float, random: np.random.Generator) -> Signa
 
 
 def occlusion(signal: Signal, strength: float, random: np.random.Generator) -> Signal:
-    """Something opaque in this spectrum alone (smoke for the eye, glass for heat) hides a part of the picture."""
+    """Something opaque in this spectrum alone (smoke for the eye, glass for heat) hides a part of the image."""
     height, width = signal.shape[:2]
     share = np.sqrt(0.1 + 0.3 * strength)
     top, left = random.uniform(0.0, 1.0 - share, size=2)
@@ -71,24 +71,24 @@ STRIKES: tuple[tuple[Strike, int], ...] = (
     (occlusion, NIR),
     (occlusion, TIR),
 )
-"""What can strike, and in which modality; each is as likely as the other."""
+"""The degradations and their modalities, all equally likely."""
 
 
 @dataclass(frozen=True)
 class Nuisance:
-    """One strike on one modality (an index of `trireid.types.MODALITIES`)."""
+    """One degradation of one modality (an index of `trireid.types.MODALITIES`)."""
 
     strike: Strike
     modality: int
     strength: float
 
     def __call__(self, signal: Signal, random: np.random.Generator) -> Signal:
-        """The struck signal."""
+        """The degraded signal."""
         return self.strike(signal, self.strength, random)
 
 
 def draw_nuisance(difficulty: Difficulty, random: np.random.Generator) -> Nuisance | None:
-    """The nuisance of one image, or None where it is spared."""
+    """The nuisance of one triplet, or None."""
     if random.random() >= difficulty.nuisance_probability:
         return None
     strike, modality = STRIKES[random.integers(len(STRIKES))]

@@ -1,4 +1,4 @@
-"""From the arguments of `write_synthetic` to the list of triplets: names read or made, faults said before any work."""
+"""Turn the arguments of `write_synthetic` into the list of triplets; mistakes are reported before any work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What all triplets of a tree have in common; `strip` puts the three images into one file."""
+    """Settings that all triplets of a tree share; `strip` puts the three images into one file."""
 
     kind: Kind
     strip: bool
@@ -34,7 +34,7 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be written.
+    """Everything that is to be written.
 
     Attributes:
         appearances: by split, then by identity.
@@ -60,8 +60,8 @@ def make_plan(
     """Plan a tree; arguments as `write_synthetic`.
 
     Raises:
-        InputError: a value that is not allowed.
-        DataError: a name list that cannot be read as the layout says.
+        InputError: a value is not allowed.
+        DataError: a name list does not fit the layout.
     """
     form = find_layout(layout)
     if difficulty not in DIFFICULTIES:
@@ -71,7 +71,7 @@ def make_plan(
     if names is not None:
         if any(value is not None for value in given):
             raise InputError(
-                "names and numbers were given; use a name list, or identities, cameras and images a camera"
+                "name lists and numbers cannot be combined; give a list, or the numbers of identities, cameras, images"
             )
         shots = read_names(form, names)
     else:
@@ -116,14 +116,14 @@ def _numbered_shots(
     images = PER_CAMERA if per_camera is None else per_camera
     most_ids = (10**layout.identity_digits - 1) // 2
     if not 2 <= ids <= most_ids:
-        raise InputError(f"{ids} identities: give 2 to {most_ids} (a split; as many again are made for the test)")
+        raise InputError(f"{ids} identities: give 2 to {most_ids} (per split; the test split gets as many)")
     if not 2 <= cameras <= layout.max_cameras:
         raise InputError(
             f"{cameras} cameras: give 2 to {layout.max_cameras} with layout {layout.name}; "
-            "with a single one no query has a valid match"
+            "with a single camera no query has a match"
         )
     if images < 1:
-        raise InputError(f"{images} images a camera: give at least 1")
+        raise InputError(f"{images} images per camera: give at least 1")
     if 2 * ids * cameras * images > MOST_TRIPLETS:
         raise InputError(
             f"2 x {ids} identities, {cameras} cameras and {images} images each are more than {MOST_TRIPLETS} triplets:"
@@ -140,7 +140,7 @@ def read_names(layout: Layout, names: Sequence[Path]) -> dict[str, list[Shot]]:
     """Shots of each split from name lists; see `write_synthetic`.
 
     Raises:
-        DataError: a list that is not there, of no known split, twice of one split, or with a name that does not parse.
+        DataError: a list is missing, of no known split, the second of one split, or holds a name that is not valid.
     """
     shots: dict[str, list[Shot]] = {split: [] for split in SPLITS}
     for path in _list_files(layout, names):
@@ -154,7 +154,7 @@ def read_names(layout: Layout, names: Sequence[Path]) -> dict[str, list[Shot]]:
 
 
 def _list_files(layout: Layout, names: Sequence[Path]) -> list[Path]:
-    """The lists meant: a file itself, of a folder `<SET>_train.txt` and `<SET>_test.txt`, both needed."""
+    """The list files: each given file, and `<SET>_train.txt` and `<SET>_test.txt` of each given folder."""
     files = []
     for path in names:
         if path.is_dir():
@@ -163,7 +163,7 @@ def _list_files(layout: Layout, names: Sequence[Path]) -> list[Path]:
             files.append(path)
     for path in files:
         if not is_file(path):
-            raise DataError(f"{path}: there is no such name list; give a text file with one name a line")
+            raise DataError(f"{path}: there is no such name list; give a text file with one name per line")
     if not files:
         raise InputError("no name list was given; give at least one file or folder")
     return files
@@ -174,5 +174,5 @@ def _read_lines(path: Path) -> list[str]:
         text = read_text(path, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the name list cannot be read ({error}); give a UTF-8 text file") from error
-    # Not splitlines: what it takes for the end of a line besides these is a character of a name here.
+    # Not splitlines, which also splits at characters that a name may hold.
     return [line.strip(" \t\r") for line in text.split("\n") if line.strip(" \t\r")]

@@ -1,4 +1,4 @@
-"""Draws one triplet: the same scene in the three spectra, registered to the pixel."""
+"""Render one triplet: the same scene in the three spectra, aligned to the pixel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trireid.data.synthetic.shapes import COLD, Kind, Points, Shape, object_shap
 Labels = NDArray[np.uint8]
 Pixels = NDArray[np.uint8]
 
-# What all objects share: skin, lamps / glass, tyres, in rgb, nir and tir.
+# Values that all objects share: skin or lamps, glass or tyres, in rgb, nir and tir.
 _SHARED_RGB = {
     "person": ((0.80, 0.60, 0.48), (0.2, 0.2, 0.2)),
     "vehicle": ((0.95, 0.85, 0.55), (0.13, 0.16, 0.20)),
@@ -45,17 +45,17 @@ HEAT_TABLE: Pixels = np.stack(
 """`(256, 3)` colour of each thermal reading."""
 
 NIGHT_STRENGTH = 0.6
-"""Darkness of the RGB image where the name says that it was taken at night."""
+"""Darkness of the RGB image if the name marks it as taken at night."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One press of the three shutters.
+    """One capture by the three sensors.
 
     Attributes:
         name: file name; with seed, identity and camera it decides everything random about the triplet.
         identity: as written in the name.
-        view, light: number of the camera's place, and of its light (the scene, where a layout knows scenes).
+        view, light: number of the camera's place, and of its light (the scene, if the layout has scenes).
         night: whether RGB has little light (WMVeID863's flag).
     """
 
@@ -67,7 +67,7 @@ class Shot:
 
 
 def _clutter(number: int, random: np.random.Generator) -> list[Points]:
-    """Distractor parts: turned blocks anywhere in the picture, each `(4, 2)` in the unit square."""
+    """Distractor parts: rotated blocks anywhere in the image, each `(4, 2)` in the unit square."""
     centre = random.uniform(0.0, 1.0, size=(number, 1, 2))
     half = random.uniform(0.04, 0.2, size=(number, 1, 2))
     angle = random.uniform(-0.5, 0.5, size=(number, 1))
@@ -115,7 +115,7 @@ def _value_tables(
 
 
 def _shading(size: tuple[int, int], random: np.random.Generator) -> Signal:
-    """Light that falls off across the picture, `(h, w, 1)` about 1."""
+    """Light that falls off across the image, `(h, w, 1)` about 1."""
     down, across = random.uniform(-0.15, 0.15, size=2)
     rows = np.linspace(-down, down, size[0], dtype=np.float32)[:, None]
     columns = np.linspace(-across, across, size[1], dtype=np.float32)[None]
@@ -125,7 +125,7 @@ def _shading(size: tuple[int, int], random: np.random.Generator) -> Signal:
 def _scene(
     appearance: Appearance, shot: Shot, kind: Kind, size: tuple[int, int], difficulty: Difficulty, seed: int
 ) -> tuple[Labels, int, np.random.Generator]:
-    """Label map of one shot, the number of its distractors and the generator to go on with."""
+    """Label map of one shot, the number of its distractors and the generator for further draws."""
     random = numpy_generator(seed, "shot", shot.identity, shot.view, shot.light, shot.name)
     num_distractors = int(random.integers(difficulty.clutter[0], difficulty.clutter[1] + 1))
     clutter = [(COLD + 1 + i, points) for i, points in enumerate(_clutter(num_distractors, random))]
@@ -141,7 +141,7 @@ def _signals(
     difficulty: Difficulty,
     random: np.random.Generator,
 ) -> list[Signal]:
-    """Clean signals of the three spectra under one camera's light: rgb `(h, w, 3)`, nir and tir `(h, w, 1)`."""
+    """Signals of the three spectra under one camera's light, without nuisances: rgb `(h, w, 3)`, nir and tir `(h, w, 1)`."""
     size = (labels.shape[0], labels.shape[1])
     empty = labels == 0
     gains = (light.rgb_gain, np.float32(light.nir_gain), np.float32(1.0))
@@ -177,10 +177,10 @@ def render_triplet(
     """The three images of one shot.
 
     Args:
-        appearance: what is seen.
-        shot: who, where and which; equal arguments give equal pixels.
+        appearance: appearance of the identity.
+        shot: identity, view, light and name; equal arguments give equal pixels.
         size: (height, width) in pixels.
-        nuisances: False leaves out what would strike one modality, and changes nothing else.
+        nuisances: False leaves out the degradation of one modality and changes nothing else.
 
     Returns:
         `(3, h, w, 3)` uint8 in the order rgb, nir, tir.
@@ -201,12 +201,12 @@ def render_triplet(
 def object_mask(
     appearance: Appearance, shot: Shot, *, kind: Kind, size: tuple[int, int], difficulty: Difficulty, seed: int
 ) -> NDArray[np.bool_]:
-    """Where `render_triplet` shows the object itself, neither background nor distractors: `(h, w)`."""
+    """Mask `(h, w)` of the pixels where `render_triplet` shows the object, without background and distractors."""
     labels, _, _ = _scene(appearance, shot, kind, size, difficulty, seed)
     mask: NDArray[np.bool_] = (labels > 0) & (labels <= COLD)
     return mask
 
 
 def shot_nuisance(shot: Shot, *, difficulty: Difficulty, seed: int) -> Nuisance | None:
-    """What strikes one shot, or None where it is spared."""
+    """The nuisance of one shot, or None."""
     return draw_nuisance(difficulty, numpy_generator(seed, "nuisance", shot.identity, shot.view, shot.light, shot.name))

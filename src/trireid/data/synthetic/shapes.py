@@ -1,4 +1,4 @@
-"""The parts that persons and vehicles are built of, as polygons in the unit square (x right, y down)."""
+"""The parts that persons and vehicles consist of, as polygons in the unit square (x right, y down)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shape = tuple[int, Points]
 """Label of the part and its corners `(corners, 2)`; drawn in order, later ones cover earlier ones."""
 
 NUM_PARTS = 6
-"""Parts whose colour, reflectance and temperature make the identity: labels 1 to 6."""
+"""Number of parts whose colour, reflectance and temperature define the identity: labels 1 to 6."""
 WARM, COLD = NUM_PARTS + 1, NUM_PARTS + 2
 """Labels of what all objects share: skin and lamps, glass and tyres."""
 
@@ -26,7 +26,7 @@ PART_AREAS: dict[Kind, tuple[float, ...]] = {
     "person": (0.08, 0.36, 0.14, 0.28, 0.05, 0.09),
     "vehicle": (0.18, 0.24, 0.24, 0.18, 0.06, 0.10),
 }
-"""Rough share of the visible object, so that two looks differ where it can be seen."""
+"""Rough share of each part in the visible object, so that two looks differ visibly."""
 
 
 def _box(left: float, top: float, right: float, bottom: float) -> Points:
