@@ -70,14 +70,14 @@ def test_depths_ranges_and_orientations_are_reported(tmp_path: Path) -> None:
     report = check_dataset("csv", write_csv(tmp_path, rows))
     low, high = np.percentile(np.stack([values, values + 1]), (0.1, 99.9))
     assert report.images == (
-        "rgb: 5 images: 5 JPEG uint8; 2 turned upright as their orientation says (tag 8: 2)",
+        "rgb: 5 images: 5 JPEG uint8; 2 rotated upright by their orientation (tag 8: 2)",
         "tir: 5 images: 3 PNG uint16, 1 PNG uint8, 1 TIFF uint16",
-        f"  tir: 4 images of more than 8 bits, black to white is {low:.7g} to {high:.7g} (0.1 and 99.9 percentiles of "
-        "the training images), in 256 levels",
+        f"  tir: 4 images of more than 8 bits, mapped to 256 levels from the range {low:.7g} to {high:.7g} "
+        "(0.1 and 99.9 percentiles of the training images)",
     )
     assert [line.split(" images ")[0] for line in report.warnings] == ["tir: 1 of 5", "tir: 1 of 5", "tir: 1 of 5"]
     assert "have 8 bits and are used as they are" in report.warnings[0]
-    assert report.warnings[1].endswith(f"have one value everywhere, the first is {tmp_path / 't2.png'}")
+    assert report.warnings[1].endswith(f"have the same value everywhere, the first is {tmp_path / 't2.png'}")
     assert report.warnings[2].endswith(f"are smaller than 8 x 8 pixels, the first is {tmp_path / 't2.png'}")
     assert f"warning: {report.warnings[0]}" in report.lines()
     assert report.ok

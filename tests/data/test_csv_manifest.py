@@ -119,7 +119,7 @@ def test_no_file_a_folder_an_empty_file_and_no_text(tmp_path: Path) -> None:
         (lambda text: text.replace(",", ";"), "its cells are separated by a semicolon"),
         (lambda text: text.replace(",", "\t"), "its cells are separated by a tab"),
         (lambda text: text.replace("rgb,nir", "RGB,Nir"), "the columns RGB, Nir are read as rgb, nir"),
-        (lambda text: text.replace(",train", ",Train"), "the splits Train are read in small letters"),
+        (lambda text: text.replace(",train", ",Train"), "the splits Train are read in lower case"),
         (lambda text: "\ufeff" + text.replace("\n", "\r\n"), None),
     ],
 )
@@ -138,7 +138,7 @@ def test_other_ways_of_writing_are_read_and_said(
     ("content", "said"),
     [
         ("rgb,nir".encode("utf-16"), "it is written in UTF-16; save it as UTF-8"),
-        ("rgb,nir\ncaf\xe9".encode("latin-1"), "byte 0xe9 in line 2 is of another encoding .*; save it as UTF-8"),
+        ("rgb,nir\ncaf\xe9".encode("latin-1"), "byte 0xe9 in line 2 is not UTF-8 .*; save it as UTF-8"),
         (b"rgb,nir\n\0", "line 2 holds a NUL byte"),
         (b"rgb;nir;id", r"columns rgb,nir,id \(a semicolon between them\) \(without tir, camera, scene, split\)"),
         (b'rgb,nir,tir,id,camera,scene,split\na,b,"c', "line 2: unexpected end of data"),
@@ -155,11 +155,11 @@ def test_files_that_are_no_such_table(tmp_path: Path, content: bytes, said: str)
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (r"a\r3.png,,,z,c1,,train", r"no file a\r3.png; it is written with \ between folders, on this system write /"),
+        (r"a\r3.png,,,z,c1,,train", r"no file a\r3.png; its folders are separated by \; on this system write /"),
         ("a/r4.png,,,z,c\x1b[31m,,train", r"the camera 'c\x1b[31m' holds a character that cannot be printed"),
         ("a\x07/r4.png,,,z,c1,,train", r"the rgb 'a\x07/r4.png' holds a character that cannot be printed"),
         (f"{'x' * 5000}.png,,,z,c1,,train", "no file"),
-        ("a/r4.png,,,z,c1,,val", "none of train, query, gallery, test; data.val_ids holds identities out of train"),
+        ("a/r4.png,,,z,c1,,val", "of train, query, gallery, test; to hold out training identities, set data.val_ids"),
     ],
 )
 def test_what_a_cell_must_not_hold_is_named(tmp_path: Path, row: str, said: str) -> None:

@@ -34,11 +34,11 @@ def write_rows(folder: Path, *more: str) -> Path:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("c,i,,4,,,gallery", "c.png: one file is identities 3, 4 (triplets c.png); give each its own image"),
-        ("a,,,3,,,gallery", "a.png: one file is identities 1, 3 (triplets a.png)"),  # from training into the test
-        ("i,i,,4,,,gallery", "i.png: one file is rgb and nir (triplets i.png)"),
-        (",c,,3,,,gallery", "c.png: one file is rgb and nir (triplets c.png)"),
-        ("link,i,,4,,,gallery", "one file is identities 3, 4"),
+        ("c,i,,4,,,gallery", "c.png: one file is used for identities 3, 4 (triplets c.png); give each its own image"),
+        ("a,,,3,,,gallery", "a.png: one file is used for identities 1, 3 (triplets a.png)"),  # train and test
+        ("i,i,,4,,,gallery", "i.png: one file is used for rgb and nir (triplets i.png)"),
+        (",c,,3,,,gallery", "c.png: one file is used for rgb and nir (triplets c.png)"),
+        ("link,i,,4,,,gallery", "one file is used for identities 3, 4"),
     ],
 )
 def test_one_file_of_several_meanings(tmp_path: Path, row: str, said: str) -> None:
@@ -66,14 +66,14 @@ def test_equal_bytes_of_two_identities_are_a_fault_and_of_one_a_note(tmp_path: P
     report = check_dataset("csv", table)
     assert report.ok
     assert report.notes == (
-        "1 triplets hold the same bytes as another one of their identity under another name: in a ranking they count "
-        "as that item itself, in training they are seen more often",
+        "1 triplets hold the same bytes as another triplet of their identity: a ranking treats them as one item, and "
+        "training sees them more often",
     )
     for name, source in {"other1": "g", "other2": "h"}.items():
         shutil.copy(tmp_path / f"{source}.png", tmp_path / f"{name}.png")
     [fault] = check_dataset("csv", table).faults
     assert fault.kind == "copied_image"
-    assert "the same bytes are identities 4, 5; keep one of the triplets" in fault.message
+    assert "the same bytes are used for identities 4, 5; keep only the triplet" in fault.message
     assert {record.identity for record in scan("csv", table, skip_bad=True).gallery} == {"3"}
 
 
@@ -83,7 +83,7 @@ def test_a_placeholder_of_several_identities_is_a_note(tmp_path: Path) -> None:
         write_image(tmp_path / f"{name}.png", value=0)
     report = check_dataset("csv", table)
     assert report.ok
-    assert "1 images hold the same bytes under several identities (placeholders" in report.notes[0]
+    assert "1 images hold the same bytes under several identities; if they are placeholders" in report.notes[0]
 
 
 def record(name: str, identity: str, *paths: Path | None) -> Record:

@@ -74,7 +74,7 @@ def test_damaged_jpeg_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "an empty file"), (b"hello", "neither a JPEG nor a PNG"), (None, "cannot be read")]
+    ("content", "message"), [(b"", "an empty file"), (b"hello", "not a JPEG, PNG"), (None, "cannot be read")]
 )
 def test_no_image_at_all(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "file.jpg"

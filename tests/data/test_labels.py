@@ -26,7 +26,7 @@ def test_label_map_is_sorted_and_knows_strangers() -> None:
 
 
 def test_label_map_refuses_other_content() -> None:
-    with pytest.raises(InputError, match="sorted and without repetition"):
+    with pytest.raises(InputError, match="sorted, without repetition"):
         LabelMap(("b", "a"), ())
     with pytest.raises(InputError, match="the keys must be identities and cameras"):
         LabelMap.from_dict({"identities": []})

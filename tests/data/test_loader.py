@@ -188,7 +188,7 @@ def test_set_epoch_reaches_through_accelerate(records: tuple[Record, ...]) -> No
         set_epoch(plain, epoch)
         set_epoch(wrapped, epoch)
         assert all(equal(*pair) for pair in zip(plain, wrapped, strict=True))  # type: ignore[call-overload]
-    with pytest.raises(ConfigError, match="make it with train_loader"):
+    with pytest.raises(ConfigError, match="create it with train_loader"):
         set_epoch(torch.utils.data.DataLoader([1, 2]), 0)  # type: ignore[arg-type]
 
 
@@ -196,7 +196,7 @@ def test_random_sampler_and_errors(records: tuple[Record, ...]) -> None:
     loader = make_train(records, sampler="random", batch_size=5)
     items = torch.cat([batch.item for batch in loader])  # type: ignore[attr-defined]
     assert len(items) == len(items.unique()) == 15
-    with pytest.raises(ConfigError, match="use identity or random"):
+    with pytest.raises(ConfigError, match="use identity, random or uniform_identity"):
         make_train(records, sampler="sorted")
     with pytest.raises(DataError, match="4 training triplets have an identity that is not in the label map"):
         make_train(records, label_map=LabelMap.from_records(records[4:]))

@@ -166,7 +166,7 @@ def test_the_log_counts_the_images_that_were_turned(tmp_path: Path, caplog: pyte
     sources = ImageSource(tmp_path / "turned.png"), ImageSource(tmp_path / "plain.png")
     with caplog.at_level(logging.INFO):
         open_cache([Record("one", (*sources, sources[1]), "1")], "memory")
-    assert "1 of 2 image files turned upright, as their EXIF orientation says" in caplog.text
+    assert "1 of 2 image files rotated upright by their EXIF orientation" in caplog.text
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
@@ -199,7 +199,7 @@ def test_the_log_says_where_the_pixels_come_from(
         for cache in ("none", "disk", "disk"):
             open_cache(records, cache, folder=tmp_path / "cache")
     none, first, second = (record.getMessage() for record in caplog.records)
-    assert none == f"{len(records)} triplets decoded from their files each time, no cache"
+    assert none == f"{len(records)} triplets, decoded from their files at each access (no cache)"
     assert first.startswith(f"{len(records)} triplets decoded once, ")
     assert second.startswith(f"{len(records)} triplets decoded by an earlier run, ")
     assert second.endswith(f"MB of pixels kept in a file of {tmp_path / 'cache'}")

@@ -87,7 +87,8 @@ def test_auto_is_measured_on_deep_training_images_of_each_modality(
     assert (resolved.rgb, resolved.nir) == ("auto", "auto")
     expected = np.percentile(np.concatenate([np.load(tmp_path / f"{n}.npy") for n in range(3)]), (0.1, 99.9))
     np.testing.assert_allclose(resolved.tir, expected)
-    line = f"tir: 3 images of more than 8 bits, black to white is {expected[0]:.7g} to {expected[1]:.7g} (0.1 and 99.9"
+    line = f"tir: 3 images of more than 8 bits, mapped to 256 levels from the range {expected[0]:.7g} to"
+    line += f" {expected[1]:.7g} (0.1 and 99.9"
     assert caplog.messages[0].startswith(line)
     given = RangeConfig(tir=(1, 2), nir="file")
     assert resolve_ranges(given, records).tir == (1, 2)

@@ -79,10 +79,10 @@ def test_minus_one_is_nobody_and_zero_is_somebody(tmp_path: Path) -> None:
     junk = [("-1", "c", "train"), ("-1.0", "c", "gallery"), ("-1", "d", "query"), ("0", "d", "gallery")]
     index = scan("csv", write_cells(tmp_path, [*CELLS, *junk[:1], *junk[2:]]))
     assert {record.identity for record in (*index.train, *index.query, *index.gallery)} == {"0", "1", "2", "3", "4"}
-    assert "identity -1 is nobody (junk): its triplets are left out (1 in train, 1 in query)" in index.notes[0]
+    assert "identity -1 marks junk: its triplets are left out (1 in train, 1 in query)" in index.notes[0]
     report = check_dataset("csv", index.root)
     assert report.ok
-    assert any(line.startswith("note: identity -1 is nobody") for line in report.lines())
+    assert any(line.startswith("note: identity -1 marks junk") for line in report.lines())
 
 
 @pytest.mark.parametrize("word", ["nan", "None", "NULL", "n/a", "<NA>", "-"])
@@ -90,6 +90,6 @@ def test_words_for_nothing_are_no_names(tmp_path: Path, word: str) -> None:
     table = write_cells(tmp_path, [*CELLS, (word, "c", "gallery"), ("9", word, "gallery"), ("9", "-1", "gallery")])
     messages = [fault.message for fault in read_index("csv", table).faults]
     assert len(messages) == 3
-    assert f"the id {word!r} is what programs write for an empty cell; give the identity, or -1" in messages[0]
-    assert f"the camera {word!r} is no name; leave the cell empty where the camera is not known" in messages[1]
-    assert "the camera '-1' is no name" in messages[2]
+    assert f"the id {word!r} is a placeholder for an empty cell; give the identity, or -1" in messages[0]
+    assert f"the camera {word!r} is not a name; leave the cell empty if the camera is not known" in messages[1]
+    assert "the camera '-1' is not a name" in messages[2]

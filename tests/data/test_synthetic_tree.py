@@ -158,12 +158,12 @@ def test_msvr310_light_is_the_scene_and_view_is_the_camera(tmp_path):
         ({"num_ids": 1}, "1 identities: give 2 to"),
         ({"num_cameras": 0}, "0 cameras: give 2 to 9"),
         ({"num_cameras": 10}, "10 cameras: give 2 to 9"),
-        ({"per_camera": 0}, "0 images a camera"),
+        ({"per_camera": 0}, "0 images per camera"),
         ({"workers": -1}, "-1 workers"),
         ({"image_size": (8, 4)}, "too small"),
         ({"image_size": (32, 99999)}, "both sides must be at most 4096 pixels"),
         ({"layout": "rgbnt100", "image_size": (64, 128)}, "leave the size out"),
-        ({"names": [Path("x_train.txt")], "num_ids": 3}, "names and numbers were given"),
+        ({"names": [Path("x_train.txt")], "num_ids": 3}, "name lists and numbers cannot be combined"),
         ({"names": []}, "no name list was given"),
     ],
 )
@@ -178,15 +178,15 @@ def test_wrong_arguments_are_input_errors(options, message, tmp_path):
     [
         (
             {"a_train.txt": "000028_cam1_0_02.jpg\n0002_s013_v4_003.jpg\n"},
-            "line 2: '0002_s013_v4_003.jpg' is no name of",
+            "line 2: '0002_s013_v4_003.jpg' is not a name of",
         ),
-        ({"a_train.txt": "\n"}, "no names in it"),
+        ({"a_train.txt": "\n"}, "holds no names"),
         ({"a_train.txt": "000028_cam1_0_02.jpg\n" * 2}, "listed twice"),
         ({"a_train.txt": "000028_cam1_0_02.jpg", "b_train.txt": "000029_cam1_0_02.jpg"}, "a second list"),
         ({"a_train.txt": "000028_cam1_0_02.jpg", "a_test.txt": "000028_cam2_0_02.jpg"}, "disjoint"),
         ({"names.txt": "000028_cam1_0_02.jpg"}, "the split is not known"),
         ({"a_train.txt": "000028_cam1_0_02.jpg\n000028_cam1_0_02.PNG\n"}, "PNG is listed twice"),
-        ({"a_train.txt": "000028_cam1_0_02.exe"}, "'000028_cam1_0_02.exe' is no name of"),
+        ({"a_train.txt": "000028_cam1_0_02.exe"}, "'000028_cam1_0_02.exe' is not a name of"),
     ],
 )
 def test_wrong_lists_are_data_errors(files, message, tmp_path):
@@ -213,7 +213,7 @@ def test_a_name_that_leads_outside_is_refused_and_nothing_is_written(layout, bef
     for written in (before.format(outside=victim) + name, f"{before.format(outside=victim)}{ONE_NAME[layout]}"):
         line = f"{folder}/{written}" if folder and "/" not in written.removesuffix(name).strip("/") else written
         (tmp_path / "a_train.txt").write_text(f"{ONE_NAME[layout]}.jpg\n{line}.jpg\n")
-        with pytest.raises(DataError, match="line 2: .* is no name of layout") as caught:
+        with pytest.raises(DataError, match="line 2: .* is not a name of layout") as caught:
             write_synthetic(tmp_path / "made" / "set", layout=layout, names=[tmp_path / "a_train.txt"])
         assert len(str(caught.value)) < 400 + len(str(tmp_path))
     assert not list(victim.iterdir())

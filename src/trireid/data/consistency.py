@@ -57,7 +57,7 @@ def unmatched_queries(query: Sequence[Record], gallery: Sequence[Record], exclud
 
 
 def exclusion_group(record: Record, exclude: Exclusion) -> str | None:
-    """The camera or scene that is hidden from a query of this record; None if it is unknown or the rule hides neither."""
+    """The camera or scene that is hidden from a query of this record; None if unknown or not used by the rule."""
     field = EXCLUSION_FIELD[exclude]
     value: str | None = None if field is None else getattr(record, field)
     return value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from trireid.data.consistency import ItemKey, item_key, record_path
@@ -39,7 +38,7 @@ def shared_images(splits: SplitRecords) -> tuple[SplitRecords, list[Fault]]:
         if len(modalities) > 1 or len(identities) > 1:
             faults.append(_shared_fault(users, modalities, identities))
             bad |= {record for _, record in users}
-    return _without(splits, bad), sorted(faults, key=lambda fault: fault.message)
+    return splits.filtered(lambda record: record not in bad), sorted(faults, key=lambda fault: fault.message)
 
 
 def copied_triplets(splits: SplitRecords) -> tuple[SplitRecords, list[Fault], list[str]]:
@@ -87,7 +86,7 @@ def copied_triplets(splits: SplitRecords) -> tuple[SplitRecords, list[Fault], li
             f"{strange} images hold the same bytes under several identities; if they are placeholders of an "
             "absent modality, leave it out instead (an empty cell, no file)"
         )
-    return _without(splits, bad), sorted(faults, key=lambda fault: fault.message), notes
+    return splits.filtered(lambda record: record not in bad), sorted(faults, key=lambda fault: fault.message), notes
 
 
 def same_items(records: Iterable[Record]) -> dict[ItemKey, ItemKey]:
@@ -208,16 +207,3 @@ def _several(one: str, many: str, names: Sequence[str]) -> str:
     return (
         f"{many if len(names) > 1 else one} {', '.join(printable(name, limit=60) for name in names[:NUM_SHOWN])}{more}"
     )
-
-
-def _without(splits: SplitRecords, bad: set[Record]) -> SplitRecords:
-    """The splits without some records; one set that is query and gallery at once stays one."""
-    if not bad:
-        return splits
-
-    def keep(records: tuple[Record, ...]) -> tuple[Record, ...]:
-        return tuple(record for record in records if record not in bad)
-
-    gallery = keep(splits.gallery)
-    query = gallery if splits.query is splits.gallery else keep(splits.query)
-    return replace(splits, train=keep(splits.train), query=query, gallery=gallery)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trireid.data.records import Fault, Record
@@ -48,6 +48,12 @@ class SplitRecords:
     gallery: tuple[Record, ...]
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def filtered(self, keep: Callable[[Record], bool]) -> SplitRecords:
+        """The splits with the records for which `keep` is true; one set that is both query and gallery stays one."""
+        gallery = tuple(filter(keep, self.gallery))
+        query = gallery if self.query is self.gallery else tuple(filter(keep, self.query))
+        return replace(self, train=tuple(filter(keep, self.train)), query=query, gallery=gallery)
 
 
 SplitRead = tuple[tuple[Record, ...], list[Fault]]

@@ -109,8 +109,8 @@ def choose_cache(
 ) -> CacheName:
     """Resolve `auto`; any other name is returned unchanged.
 
-    `auto` becomes `device` if the set fits a quarter of the free memory of a CUDA device, else `memory` if it fits half
-    of the host's free memory, else `disk` if it fits half of the free disk space, else `none`.
+    `auto` becomes `device` if the set fits a quarter of the free memory of a CUDA device, else `memory` if it fits
+    half of the host's free memory, else `disk` if it fits half of the free disk space, else `none`.
 
     Args:
         name: the setting `data.cache`.
@@ -120,7 +120,7 @@ def choose_cache(
         num_processes: processes on this host that each fill a cache.
 
     Raises:
-        ConfigError: `device` without a CUDA device, or the set does not fit the free memory of `device` or `memory`.
+        ConfigError: `device` without a CUDA device, or the set does not fit the free memory.
     """
     if name == "device" and device.type != "cuda":
         raise ConfigError("data.cache=device needs a CUDA device: use auto, memory, disk or none")

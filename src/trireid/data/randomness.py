@@ -32,7 +32,7 @@ def uniform_draws(seed: Tensor, count: int) -> Tensor:
     Returns:
         `(B, count)` float32 in [0, 1), multiples of 2 ** -24.
 
-    Source: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), applied to a counter, in 64-bit arithmetic.
+    Source: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), applied to a counter.
     """
     counter = torch.arange(1, count + 1, device=seed.device) * _signed(0x9E3779B97F4A7C15)
     bits = _mix(_mix(seed)[:, None] + counter)

@@ -147,18 +147,10 @@ def _drop_unreadable(splits: SplitRecords, *, workers: int, progress: Progress |
     verified = verify_images(records, workers=workers, progress=progress)
     bad = {fault.path for fault in verified.faults}
 
-    def keep(records: tuple[Record, ...]) -> tuple[Record, ...]:
-        if not bad:
-            return records
-        return tuple(
-            record
-            for record in records
-            if not any(source is not None and source.path in bad for source in record.images)
-        )
+    def is_readable(record: Record) -> bool:
+        return not any(source is not None and source.path in bad for source in record.images)
 
-    gallery = keep(splits.gallery)
-    query = gallery if splits.query is splits.gallery else keep(splits.query)
-    return replace(splits, train=keep(splits.train), query=query, gallery=gallery), verified
+    return splits.filtered(is_readable), verified
 
 
 def _summary(index: DatasetIndex, faults: list[Fault] | tuple[Fault, ...], *, advice: str) -> str:

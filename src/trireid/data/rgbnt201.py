@@ -1,4 +1,4 @@
-"""RGBNT201 (persons): `train_171/` or `train/`, and `test/`, each with `RGB/ NI/ TI/` and the same file names in all three."""
+"""RGBNT201 (persons): `{train_171 or train,test}/`, each with the same file names in `RGB/`, `NI/`, `TI/`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trireid.data.listing import MIXED_SPELLING, SplitRecords
-from trireid.data.records import Fault, Record
+from trireid.data.records import Fault
 from trireid.errors import printable
 
 JUNK_IDENTITY = "-1"
@@ -81,8 +81,8 @@ def _describe(column: str, mixed: Sequence[dict[str, Counter[str]]]) -> str:
     more = f"; and {len(mixed) - NUM_SHOWN} more" if len(mixed) > NUM_SHOWN else ""
     return (
         f"the same {column} is written in different ways: {'; '.join(map(described, mixed[:NUM_SHOWN]))}{more}; use "
-        "one spelling for each, or different names for different things (an empty cell in a column of whole numbers can "
-        "turn 1 into 1.0)"
+        "one spelling for each, or different names for different things (an empty cell in a column of "
+        "whole numbers can turn 1 into 1.0)"
     )
 
 
@@ -94,14 +94,10 @@ def without_junk(splits: SplitRecords) -> SplitRecords:
     if splits.query is splits.gallery:
         del found["query"]
 
-    def keep(records: tuple[Record, ...]) -> tuple[Record, ...]:
-        return tuple(record for record in records if not is_junk(record.identity))
-
-    gallery = keep(splits.gallery)
-    query = gallery if splits.query is splits.gallery else keep(splits.query)
     counts = ", ".join(f"{number} in {name}" for name, number in found.items() if number)
     line = f"identity -1 marks junk: its triplets are left out ({counts}), and rankings ignore them"
-    return replace(splits, train=keep(splits.train), query=query, gallery=gallery, notes=(*splits.notes, line))
+    kept = splits.filtered(lambda record: not is_junk(record.identity))
+    return replace(kept, notes=(*splits.notes, line))
 
 
 _SPLITS = ("train", "query", "gallery")

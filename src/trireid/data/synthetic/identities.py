@@ -7,8 +7,9 @@ spectrum ambiguous:
 
 - `easy`: two identities share each look, different ones in each spectrum; any two spectra tell all identities apart.
 - `hard`: n identities of one build share L = ceil(sqrt(n / 2)) looks per spectrum, up to 2 L identities per look, and
-  any two spectra leave pairs of identities that look alike: only all three tell them apart. (An orthogonal array of strength 2:
-  rows (x, y, x + y) and (x, y, x + y + 1) modulo L; where n < 2 L * L a part of it, with fewer ambiguous pairs.)
+  any two spectra leave pairs of identities that look alike: only all three tell them apart. (The codes are an
+  orthogonal array of strength 2: rows (x, y, x + y) and (x, y, x + y + 1) modulo L; for n < 2 L * L they are a part of
+  it, with fewer ambiguous pairs.)
 
 Oracle mAP (`oracle_map`: the looks are known exactly, ties are broken at random), 24 test identities, 2 cameras,
 4 images per camera: easy 0.46 in any single spectrum and 1.00 in any two; hard 0.24 in one, 0.46 to 0.73 in

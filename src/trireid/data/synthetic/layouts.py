@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from trireid.data import msvr310, rgbnt100, rgbnt201, wmveid863
-from trireid.data.listing import IMAGE_SUFFIXES
+from trireid.data.listing import IMAGE_SUFFIXES, NameFields
 from trireid.data.synthetic.render import Shot
 from trireid.data.synthetic.shapes import Kind
 from trireid.errors import DataError, InputError, printable
@@ -64,16 +65,9 @@ class Layout:
     folders: tuple[str, str, str]
 
 
-def _parse_rgbnt201(line: str) -> Shot | None:
-    fields = rgbnt201.parse_name(PurePosixPath(line).stem)
-    if fields is None or fields.camera is None:
-        return None
-    camera = int(fields.camera)
-    return Shot(name=line, identity=fields.identity, view=camera, light=camera)
-
-
-def _parse_rgbnt100(line: str) -> Shot | None:
-    fields = rgbnt100.parse_name(PurePosixPath(line).stem)
+def _parse_by_camera(parse_name: Callable[[str], NameFields | None], line: str) -> Shot | None:
+    """The shot of a name whose camera is both view and light."""
+    fields = parse_name(PurePosixPath(line).stem)
     if fields is None or fields.camera is None:
         return None
     camera = int(fields.camera)
@@ -142,7 +136,7 @@ LAYOUTS: dict[str, Layout] = {
         strip=False,
         identity_digits=6,
         max_cameras=9,
-        parse=_parse_rgbnt201,
+        parse=partial(_parse_by_camera, rgbnt201.parse_name),
         number=lambda identity, camera, place, _: f"{identity}_cam{camera}_0_{place:02d}.jpg",
         queries=None,
         paths=_paths_by_modality,
@@ -155,7 +149,7 @@ LAYOUTS: dict[str, Layout] = {
         strip=True,
         identity_digits=4,
         max_cameras=9999,
-        parse=_parse_rgbnt100,
+        parse=partial(_parse_by_camera, rgbnt100.parse_name),
         number=lambda identity, camera, place, _: f"{identity}_c{camera:04d}_{place:03d}.jpg",
         queries=_every_fifth,
         paths=_path_of_strip,

@@ -141,7 +141,7 @@ def _signals(
     difficulty: Difficulty,
     random: np.random.Generator,
 ) -> list[Signal]:
-    """Signals of the three spectra under one camera's light, without nuisances: rgb `(h, w, 3)`, nir and tir `(h, w, 1)`."""
+    """Signals without nuisances under one camera's light: rgb `(h, w, 3)`, nir and tir `(h, w, 1)`."""
     size = (labels.shape[0], labels.shape[1])
     empty = labels == 0
     gains = (light.rgb_gain, np.float32(light.nir_gain), np.float32(1.0))

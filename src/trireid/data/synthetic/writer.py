@@ -206,7 +206,7 @@ def write_synthetic(
     Args:
         out: folder to make; it must not exist or be empty.
         layout: `rgbnt201` (persons), `rgbnt100`, `msvr310` or `wmveid863` (vehicles).
-        names: name lists, files `..._train.txt` and / or `..._test.txt` with a file name a line (WMVeID863:
+        names: name lists, files `..._train.txt` and / or `..._test.txt` with one file name per line (WMVeID863:
             `<id>/<name>`), or a folder with `<LAYOUT>_train.txt` and `<LAYOUT>_test.txt`. The tree has exactly these
             names; a split without a list is empty. Not together with the next three.
         num_ids: training identities, numbered from 1; as many test identities follow (24).
