@@ -199,7 +199,7 @@ def test_swapped_splits_are_known_by_the_published_counts(tree, monkeypatch):
     (tree / "train_171").rename(tree / "other")
     (tree / "test").rename(tree / "train_171")
     (tree / "other").rename(tree / "test")
-    refused(train(tree), "published the other way round", "swapped")
+    refused(train(tree), "published counts are the other way round", "swapped")
     refused(train(tree, "--skip-bad"), "swapped")
 
 
@@ -242,7 +242,7 @@ def test_another_format_than_the_tree_has(tree):
 
 
 def test_a_batch_larger_than_the_data(tree):
-    refused(train(tree, "data.batch_size=64"), "needs 32 identities in a batch, but only 4 are in the training set")
+    refused(train(tree, "data.batch_size=64"), "needs 32 identities in a batch, but the training set has only 4")
     refused(train(tree, "data.batch_size=64", "data.sampler=random"), "64", "16")
 
 

@@ -2,10 +2,14 @@
 
 import errno
 import re
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -236,7 +240,7 @@ def test_a_target_that_is_not_empty_is_refused_and_left_alone(tmp_path):
     (tmp_path / "set").mkdir()
     write(tmp_path / "set")  # an empty folder is fine
     before = content(tmp_path / "set")
-    with pytest.raises(DataError, match="is no empty folder"):
+    with pytest.raises(DataError, match="is not an empty folder"):
         write(tmp_path / "set", seed=1)
     assert content(tmp_path / "set") == before
 
@@ -270,3 +274,46 @@ def test_a_set_of_any_size_is_not_begun(tmp_path):
     with pytest.raises(InputError, match="more than 1000000 triplets: give fewer"):
         write_synthetic(tmp_path / "set", layout="rgbnt201", num_ids=2, per_camera=999_999_999)
     assert not (tmp_path / "set").exists()
+
+
+def test_folders_of_killed_runs_are_removed_and_those_in_use_are_not(tmp_path, caplog):
+    killed, other = tmp_path / f".set.abc{writer.UNFINISHED}", tmp_path / ".set.backup"
+    for folder in (killed, other):
+        (folder / "tree").mkdir(parents=True)
+    with writer.beside(tmp_path / "set") as tree:  # a run that goes on
+        assert not killed.exists()
+        write(tmp_path / "set", num_ids=2)
+        assert tree.is_dir()
+        (tmp_path / "set").rename(tmp_path / "first")
+    assert other.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "set", ".set.backup"}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"removed {killed}, which an earlier run left when it was killed"
+    ]
+
+
+def test_more_workers_than_a_machine_has_are_refused_before_any_work(tmp_path):
+    with pytest.raises(InputError, match="1000000 workers: give 0 .* to 256"):
+        write(tmp_path / "set", workers=1_000_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_its_workers_and_the_next_one_clears_its_folder(tmp_path):
+    command = [sys.executable, "-m", "trireid", "synth", "--out", str(tmp_path / "set"), "--ids", "300"]
+    run = subprocess.Popen([*command, "--workers", "2"])
+    unfinished = f".set.*{writer.UNFINISHED}/tree/**/*.jpg"
+    wait_until(lambda: any(tmp_path.glob(unfinished)))
+    workers = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    wait_until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
+    write(tmp_path / "set", num_ids=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def wait_until(is_so, seconds=60):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.1)

@@ -1,34 +1,44 @@
-"""Writes a planned tree: beside the target first, then renamed, so that no half of it is ever taken for a whole."""
+"""Write a planned tree to a hidden folder beside the target, then rename it: the target is never half-written."""
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import io
 import json
+import logging
+import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from PIL import Image
 
+from trireid.data.images import Progress
 from trireid.data.synthetic.identities import Appearance
 from trireid.data.synthetic.layouts import Item
 from trireid.data.synthetic.plan import Plan, RenderSettings, make_plan
 from trireid.data.synthetic.render import Pixels, render_triplet
-from trireid.errors import DataError, InputError
+from trireid.errors import DataError, InputError, printable
 from trireid.files import inside, real_path
 
 JPEG_QUALITY = 95
 CHUNK = 32
-"""Triplets in one order to a worker."""
+"""Triplets per task of a worker."""
+MAX_WORKERS = 256
 DESCRIPTION = "synthetic.json"
+UNFINISHED = ".unfinished"
+"""Ending of the hidden folder that a tree is written to."""
 
-Progress = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Order:
-    """Some triplets to write, with all that it takes: what travels to a worker process."""
+    """Some triplets to write, with all that a worker process needs for them."""
 
     root: Path
     settings: RenderSettings
@@ -100,18 +110,31 @@ def _orders(root: Path, plan: Plan) -> list[Order]:
 
 
 def _filled(orders: list[Order], workers: int) -> Iterator[int]:
-    """Counts of written triplets, one an order, in the order of completion."""
+    """Number of written triplets of each order, in the order of completion."""
     if workers == 0:
         yield from map(fill_order, orders)
         return
-    # Spawned, because a forked copy of a process that runs threads (torch's, for one) may hang.
-    with ProcessPoolExecutor(min(workers, max(len(orders), 1)), mp_context=get_context("spawn")) as pool:
+    # Spawned, because a forked copy of a process with threads (such as torch's) may hang.
+    num_workers = min(workers, max(len(orders), 1))
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = [pool.submit(fill_order, order) for order in orders]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is killed; it would otherwise wait for orders for ever."""
+    Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def write_images(root: Path, plan: Plan, *, workers: int, progress: Progress | None) -> None:
@@ -140,7 +163,7 @@ def count_splits(plan: Plan) -> dict[str, SplitCount]:
 
 
 def describe(plan: Plan) -> str:
-    """The set's own description as JSON: how it was made, and which look each identity has in each spectrum."""
+    """Description of the set as JSON: how it was made, and which look each identity has in each spectrum."""
     settings = plan.settings
     content = {
         "layout": plan.layout,
@@ -158,19 +181,23 @@ def describe(plan: Plan) -> str:
 
 @contextmanager
 def beside(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block ends well, and is removed when it does not.
+    """A folder beside `out` that is renamed to `out` if the block succeeds, and removed if it fails.
+
+    Unfinished folders of runs that were killed are removed first.
 
     Raises:
-        DataError: `out` exists and is no empty folder, or the disk refuses.
+        DataError: `out` exists and is not an empty folder, or it cannot be written.
     """
-    out = real_path(out)  # a name of its own also for "."
+    out = real_path(out)  # gives "." a name, too
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is no empty folder; give another folder, or remove it first")
+        raise DataError(f"{out} exists and is not an empty folder; give another folder, or remove it first")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            tree = Path(temporary, "tree")
-            tree.mkdir()  # not the temporary folder itself, which no other user may read
+        _remove_unfinished(out)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=UNFINISHED, dir=out.parent)
+        with temporary, _locked(Path(temporary.name)):
+            tree = Path(temporary.name, "tree")
+            tree.mkdir()  # not the temporary folder itself, which other users cannot read
             yield tree
             if out.exists():
                 out.rmdir()
@@ -182,6 +209,33 @@ def beside(out: Path) -> Iterator[Path]:
         raise DataError(
             f"{out} cannot be written ({reason}), nothing was left; free space or give another folder"
         ) from error
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove what killed runs left beside `out`: folders that no process has locked."""
+    for leftover in sorted(out.parent.glob(f".{glob.escape(out.name)}.*{UNFINISHED}")):
+        with suppress(OSError), _locked(leftover, needed=True):
+            shutil.rmtree(leftover)
+            _log.warning("removed %s, which an earlier run left when it was killed", printable(str(leftover)))
+
+
+@contextmanager
+def _locked(folder: Path, *, needed: bool = False) -> Iterator[None]:
+    """Lock a folder while the block runs; the system releases the lock of a killed process.
+
+    Raises:
+        OSError: another process has the lock, or, if it is `needed`, the file system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if needed:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_synthetic(
@@ -200,33 +254,33 @@ def write_synthetic(
 ) -> SyntheticSummary:
     """Write a synthetic tri-modal set in one of the published layouts.
 
-    Equal arguments give equal bytes, whatever the number of workers. A triplet depends on seed, difficulty, image
-    size, what its identity looks like, and its own name, identity and camera.
+    Equal arguments give equal bytes, for any number of workers. A triplet depends on seed, difficulty, image size, the
+    appearance of its identity, and its own name, identity and camera.
 
     Args:
-        out: folder to make; it must not exist or be empty.
+        out: folder to write; it must be empty or not exist.
         layout: `rgbnt201` (persons), `rgbnt100`, `msvr310` or `wmveid863` (vehicles).
         names: name lists, files `..._train.txt` and / or `..._test.txt` with one file name per line (WMVeID863:
             `<id>/<name>`), or a folder with `<LAYOUT>_train.txt` and `<LAYOUT>_test.txt`. The tree has exactly these
-            names; a split without a list is empty. Not together with the next three.
+            names; a split without a list is empty. Cannot be combined with the next three.
         num_ids: training identities, numbered from 1; as many test identities follow (24).
         num_cameras: cameras that see each identity, scenes for `msvr310` (2).
         per_camera: triplets of each identity at each camera (4).
         difficulty: `easy` or `hard`.
         seed: any whole number.
-        workers: processes; 0 works in this one.
-        image_size: (height, width), the layout's own if None.
+        workers: worker processes, at most 256; 0: this process alone.
+        image_size: (height, width); None: the size of the layout.
         progress: called with (done, total) triplets.
 
-    Queries: RGBNT201 all test triplets; RGBNT100 and WMVeID863 every fifth of each test identity, from its first on;
-    MSVR310 all of the identities that were seen in two or more scenes.
+    Queries are, in RGBNT201, all test triplets; in RGBNT100 and WMVeID863, every fifth triplet of each test identity,
+    starting with its first; in MSVR310, all triplets of the identities that were seen in two or more scenes.
 
     Raises:
-        InputError: an argument that is not allowed.
-        DataError: a name list that does not fit the layout, or a target that is not empty or cannot be written.
+        InputError: an argument is not allowed.
+        DataError: a name list does not fit the layout, or the target is not empty or cannot be written.
     """
-    if workers < 0:
-        raise InputError(f"{workers} workers: give 0 (this process alone) or more")
+    if not 0 <= workers <= MAX_WORKERS:
+        raise InputError(f"{workers} workers: give 0 (this process alone) to {MAX_WORKERS}")
     plan = make_plan(
         layout=layout,
         names=names,
