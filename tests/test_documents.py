@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import trireid
+from test_architecture import LEVELS
 from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.cli.demo import read_recipe
@@ -239,6 +240,24 @@ def test_the_drawing_of_the_parts_agrees_with_the_tree():
     assert sorted(set(drawn) - set(found)) == [], (
         "ARCHITECTURE.md draws these under `The parts`, and they are not there"
     )
+
+
+def test_the_drawing_of_the_imports_agrees_with_the_levels():
+    (drawing,) = [block for block in blocks(ROOT / "ARCHITECTURE.md", "") if block.startswith("types,")]
+    drawn = [{name.strip() for name in level.split(",")} for level in " ".join(drawing.split()).split("<-")]
+    parts = {part: level for part, level in LEVELS.items() if not part.startswith("__")}
+    assert drawn == [{part for part in parts if parts[part] == level} for level in sorted(set(parts.values()))]
+
+
+def test_functions_are_where_the_architecture_says():
+    text = " ".join((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split())
+    named = re.findall(r"`([\w.]+)` (?:in|of) \[[^\]]+\]\((src/[^)]+\.py)\)", text)
+    assert len(named) >= 25
+    for name, module in named:
+        source = (ROOT / module).read_text(encoding="utf-8")
+        for part in name.split("."):
+            definition = rf"^\s*(?:class|def) {part}\b|^{part}\b.*="
+            assert re.search(definition, source, re.MULTILINE), f"{module} has no {name}"
 
 
 def test_the_reference_shows_every_public_name_once():
