@@ -49,7 +49,7 @@ def test_s14_the_users_own_command_trains_sdtps(trained, capsys):
     assert (config.model.head, config.model.sdtps.preset, config.data.format) == ("sdtps", "reference", "rgbnt201")
     assert arguments["resume"] is False
     captured = capsys.readouterr()
-    assert "on purpose not as upstream's code" in captured.err
+    assert "differs from upstream's code on purpose" in captured.err
     assert "50.0" in captured.out
 
 

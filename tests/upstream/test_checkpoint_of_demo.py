@@ -87,7 +87,7 @@ def test_every_key_is_accounted_for(tmp_path):
     assert "8 patches, taken as 4 x 2 and not resized; a checkpoint of 2 x 4 would look the same" in notes
     assert "3 cameras, scale 1 assumed (SIE_COE), added to the CLS token" in notes
     assert "2 slots, so aggr_ratio 0.5, with sparse_ratio 0.5 and beta 0.25 assumed" in notes
-    assert "SDTPS: files of its variants cannot be told apart" in notes
+    assert "SDTPS: its variants cannot be told apart" in notes
     assert (len(imported.label_map.identities), len(imported.label_map.cameras)) == (CLASSES, CAMERAS)
     model = imported.config.model
     assert (model.head, model.sdtps.preset, model.global_classifier) == ("sdtps", "reference", "joint")
@@ -100,7 +100,7 @@ def test_facts_are_read_off_the_shapes(tmp_path, direct, name):
     assert (model.head, model.atmoe_heads, model.global_classifier) == ("hdm_atmoe", 8, name)
     assert (imported.facts.num_classes, imported.facts.num_cameras, imported.facts.joint) == (5, 3, direct == 1)
     said = "; ".join(imported.report.notes)
-    assert "read off the file: 5 identities, 3 cameras, CLIP ViT of 2 blocks" in said
+    assert "read from the file: 5 identities, 3 cameras, CLIP ViT of 2 blocks" in said
     assert f"HDM and ATMoE with 8 heads, {'one' if direct else 'a'} classifier" in said
     assert f"(DIRECT {direct})" in said
     assert "query and key divided by sqrt(8), the width of a head, assumed" in said
@@ -154,7 +154,7 @@ def test_a_table_of_another_count_asks_for_the_size_of_the_checkpoint(tmp_path, 
 def test_the_size_of_an_odd_table_can_be_given_and_overlapping_patches_are_named(tmp_path):
     path = saved(tmp_path, upstream_state(positions=15))
     assert read_upstream(path, image_size=IMAGE, checkpoint_image_size=(20, 12)).model is not None
-    with pytest.raises(CheckpointError, match=r"overlapping ones \(7 x 3, one every 2 pixels of 16 x 8\)"):
+    with pytest.raises(CheckpointError, match=r"overlap \(7 x 3, one every 2 pixels of 16 x 8\)"):
         read_upstream(saved(tmp_path, upstream_state(positions=21)), image_size=IMAGE)
 
 
@@ -165,7 +165,7 @@ def test_further_cameras_get_the_mean_of_the_known(tmp_path):
     weight = imported.model.backbone.camera_embedding.weight
     assert torch.equal(weight[:3], table)
     torch.testing.assert_close(weight[3:], table.mean(0).expand(2, -1))
-    assert any("3 rows made 5: 2 more, each the mean of the 3" in note for note in imported.report.notes)
+    assert any("3 rows extended to 5: 2 more, each the mean of the 3" in note for note in imported.report.notes)
     model = trireid.load_upstream(tmp_path / "DeMobest.pth", image_size=IMAGE)
     images, _ = batch()
     unknown = model(images, camera=torch.full((4,), -1)).embedding
@@ -222,7 +222,7 @@ def test_a_failed_import_carries_its_report(tmp_path):
 def test_keys_are_left_out_only_when_asked(tmp_path):
     path = saved(tmp_path, {**upstream_state(), "extra.a": torch.zeros(1)})
     report = read_upstream(path, image_size=IMAGE, ignore=("extra.*",)).report
-    assert report.ignored == {"extra.a": "left out as asked"}
+    assert report.ignored == {"extra.a": "left out by --ignore"}
 
 
 @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ def test_keys_are_left_out_only_when_asked(tmp_path):
         ({"image_size": None}, "image_size is None: give"),
         ({"image_size": (0, 8)}, "each 1 to 4096"),
         ({"image_size": (16, 10**6)}, "each 1 to 4096"),
-        ({"image_size": (18, 8)}, r"image_size 18 x 8 is no multiple of the 4 pixels of a patch.*\(--image-size\)"),
-        ({"checkpoint_image_size": (18, 8)}, r"no multiple of the 4 pixels of a patch.*\(--checkpoint-image-size\)"),
+        ({"image_size": (18, 8)}, r"image_size 18 x 8 is not a multiple of the patch size 4.*\(--image-size\)"),
+        ({"checkpoint_image_size": (18, 8)}, r"not a multiple of the patch size 4.*\(--checkpoint-image-size\)"),
         ({"checkpoint_image_size": 16}, "checkpoint_image_size is 16: give"),
         ({"num_cameras": "4"}, "num_cameras is '4': give a whole number, 1 to 10000"),
         ({"num_cameras": 10**9}, "num_cameras is 1000000000: give"),
@@ -262,7 +262,7 @@ def test_numbers_for_parts_that_the_file_lacks_are_refused(tmp_path):
     state = upstream_state()
     path = saved(tmp_path, state)
     for option in ({"sparse_ratio": 0.4}, {"beta": 0.1}):
-        with pytest.raises(TrireidError, match="are of SDTPS, which the file does not have"):
+        with pytest.raises(TrireidError, match="belong to SDTPS, which the file does not have"):
             read_upstream(path, image_size=IMAGE, **option)
     del state["BACKBONE.cv_embed"]
     path = saved(tmp_path, state)
@@ -276,7 +276,7 @@ def test_fewer_cameras_keep_the_first_and_say_so(tmp_path):
     state = upstream_state()
     imported = trireid.read_upstream(saved(tmp_path, state), image_size=IMAGE, num_cameras=2)
     assert torch.equal(imported.model.backbone.camera_embedding.weight, state["BACKBONE.cv_embed"][:2, 0])
-    assert "camera embedding: 3 rows made 2: the first 2, the rest left out" in imported.report.notes
+    assert "camera embedding: 3 rows reduced to 2: the first 2 are kept" in imported.report.notes
 
 
 def test_one_key_with_and_without_the_prefix_of_parallel_runs_is_refused(tmp_path):

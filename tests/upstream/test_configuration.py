@@ -319,7 +319,7 @@ def test_absent_keys_have_upstreams_defaults_not_ours(bare):
         (["SOLVER.MAX_EPOCHS", "1e999"], "SOLVER.MAX_EPOCHS"),
         (["SOLVER.BASE_LR", "True"], "SOLVER.BASE_LR: given True, should be a number"),
         (["INPUT.SIZE_TRAIN", "256"], "INPUT.SIZE_TRAIN: given 256, should be 2 numbers"),
-        (["DATASETS.NAMES", "('RGBNT201', 'MSVR310')"], "should be one text"),
+        (["DATASETS.NAMES", "('RGBNT201', 'MSVR310')"], "should be a single text"),
         (["SOLVER.MAX_EPOCHS", "0"], "SOLVER.MAX_EPOCHS: given 0, should be greater than 0"),
         (["SOLVER.IMS_PER_BATCH", "7"], "SOLVER.IMS_PER_BATCH=7 is not a multiple of DATALOADER.NUM_INSTANCE=8"),
         (["MODEL.SDTPS_BETA", "0.9"], "MODEL.SDTPS_BETA: given 0.9"),
@@ -374,7 +374,7 @@ def test_an_output_folder_that_is_no_run_folder_gets_one_inside_and_it_is_said(f
 def test_what_differs_from_upstream_on_purpose_is_said_in_one_line():
     first = load().notes[0]
     assert "\n" not in first
-    assert "flip and crop are drawn once a triplet" in first
+    assert "flip and crop are drawn once per triplet" in first
     assert load().config.data.augmentation.shared_geometry
 
 

@@ -87,7 +87,7 @@ def test_options_without_use_for_the_kind_of_file_are_refused(tmp_path):
     torch.save(draw.state, tmp_path / "clip.pt")
     torch.save(upstream_state(), tmp_path / "demo.pth")
     clip = run(tmp_path / "clip.pt", tmp_path / "o.safetensors", "--image-size", "16x8", "--cameras", "3")
-    assert (clip.exit_code, "--image-size, --cameras: of no use for" in clip.stderr) == (2, True)
+    assert (clip.exit_code, "--image-size, --cameras: not used for" in clip.stderr) == (2, True)
     assert len(clip.stderr.splitlines()) == 1
     whole = run(tmp_path / "demo.pth", tmp_path / "o.safetensors", "--image-size", "16x8", "--backbone", "vit_b16")
     assert (whole.exit_code, "(--backbone) vit_b16 is for start weights" in whole.stderr) == (2, True)
@@ -103,7 +103,7 @@ def test_what_exists_is_written_over_only_when_asked(tmp_path, existing):
     arguments = (tmp_path / "demo.pth", tmp_path / "o.safetensors", "--image-size", "16x8")
     refused = run(*arguments)
     assert refused.exit_code == 2
-    assert f"{existing} exists already: choose another name, or write over it with --force" in refused.stderr
+    assert f"{existing} exists already: give another name, or replace it with --force" in refused.stderr
     assert (tmp_path / existing).read_text() == "precious"
     assert run(*arguments, "--force").exit_code == 0
     assert trireid.load_model(tmp_path / "o.safetensors") is not None

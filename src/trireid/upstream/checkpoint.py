@@ -1,10 +1,11 @@
-"""Upstream's (DeMo's) checkpoints as models of ours, with the settings that build them and a report of every key."""
+"""Load checkpoints of upstream (DeMo) as models of this package, with their settings and a report of every key."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,14 +45,14 @@ _MAX_SIDE, _MAX_CAMERAS = 4096, 10_000
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """An upstream checkpoint as a model of ours.
+    """An upstream checkpoint as a model of this package.
 
     Attributes:
         model: in evaluation mode, on the CPU, in float32.
-        config: settings that build this model; data settings but for the image size are the defaults.
+        config: settings that build this model; of the data settings, only format and image size are set.
         label_map: identities and cameras by number, because the file does not name them.
-        report: what became of every key, and what was read off the file or assumed.
-        facts: what the shapes tell: identities, cameras, kind of head.
+        report: the use of every key, and what was read from the file or assumed.
+        facts: what the shapes determine: identities, cameras, kind of head.
     """
 
     model: ReIDModel
@@ -74,8 +75,11 @@ def load_upstream(
 ) -> ReIDModel:
     """The model of an upstream checkpoint, in evaluation mode.
 
-    What was read off the file, assumed and left out goes to the log of this module at level INFO, which Python does
-    not show by itself; `read_upstream` takes the same arguments and returns it as `report`, beside model and settings.
+    The log of this module reports, at level INFO, what was read from the file, assumed and left out. (Python does not
+    show this level by default.) `read_upstream` takes the same arguments and also returns this report and the settings.
+
+    Raises:
+        CheckpointError, InputError: as `read_upstream`.
     """
     imported = read_upstream(
         path,
@@ -105,61 +109,58 @@ def read_upstream(
     ignore: tuple[str, ...] = (),
     data_format: str = "rgbnt201",
 ) -> ImportedModel:
-    """Read a state_dict of upstream; classes, cameras, heads, slots and kind of head are read off its shapes.
+    """Read a state_dict of upstream; classes, cameras, heads, slots and kind of head follow from its shapes.
 
     Args:
         path: a torch file of tensors (opened without running code) or .safetensors.
-        state: what the file holds, where it was read already (`models.weights.read_state`); None reads it.
-        image_size: (height, width) of the images that the model will see. No shape tells it: 128 patches are 256 x 128
-            pixels of persons or 128 x 256 of vehicles, so that it must be given.
-        checkpoint_image_size: (height, width) it was trained at, where that is another.
-        num_cameras: rows of the camera embedding; None keeps those of the file. Further ones get the mean.
-        sie_coefficient: upstream's SIE_COE, which no shape tells; 1.0 in the published configurations.
-        sparse_ratio, beta: of SDTPS, which no shape tells either; 0.5 and 0.25 in the published configuration. A ratio
-            that keeps every patch is refused: upstream then averages a token of zeros, which is not done here.
-        ignore: patterns such as `extra.*` of keys that no rule knows and that may be left out; none by default.
-        data_format: whose names of cameras the label map takes, and the format of the configuration.
+        state: content of the file if it was read before (`models.weights.read_state`); None: read the file.
+        image_size: (height, width) of the model's images. Required, because no shape determines it: 128 patches can
+            be 256 x 128 pixels (persons) or 128 x 256 (vehicles).
+        checkpoint_image_size: (height, width) of its training images, if different.
+        num_cameras: rows of the camera embedding; None: as in the file. Additional rows get the mean.
+        sie_coefficient: upstream's SIE_COE, which no shape determines; 1.0 in the published configurations.
+        sparse_ratio, beta: of SDTPS, not determined by shapes; 0.5 and 0.25 in the published configuration. A ratio
+            that keeps every patch is refused: upstream then averages in a token of zeros, which is not supported.
+        ignore: patterns such as `extra.*` of unknown keys that may be left out.
+        data_format: data set format of the configuration; the label map follows its camera names.
 
     Raises:
-        CheckpointError: the file is damaged, hostile, no checkpoint of upstream, or does not fit key by key
-            (then a `UpstreamMismatchError` with the report).
-        InputError: an argument is of another type or outside its range.
+        CheckpointError: the file is damaged, hostile or not a checkpoint of upstream; if single keys do not fit, it
+            is an `UpstreamMismatchError` with the report.
+        InputError: an argument has the wrong type or is outside its range.
     """
     path = Path(path)
     _check_sizes(image_size=image_size, checkpoint_image_size=checkpoint_image_size)
     assert image_size is not None
     _check_numbers(num_cameras=num_cameras, sie_coefficient=sie_coefficient, sparse_ratio=sparse_ratio, beta=beta)
     _check_patterns(ignore)
-    try:
+    with _naming(path):
         plain = strip_parallel(read_state(path) if state is None else state)
         facts = read_facts(plain)
         _check_patches(facts, image_size=image_size, checkpoint_image_size=checkpoint_image_size)
-        rules, notes = upstream_rules(facts), [describe_facts(facts)]
-        grid = (image_size[0] // facts.patch_size, image_size[1] // facts.patch_size)
-        source, note = checkpoint_grid(facts, grid, checkpoint_image_size=checkpoint_image_size)
-        notes.append(note)
-        if source != grid:
-            rules = _changed(rules, _POSITIONS, lambda table: resize_positions(table, source, grid))
         cameras = facts.num_cameras if num_cameras is None else num_cameras
-        if cameras != facts.num_cameras:
-            notes.append(_camera_note(facts.num_cameras, cameras))
-            rules = _changed(rules, _CAMERAS, lambda table: resize_cameras(table, cameras))
+        rules, notes = _resizing_rules(facts, image_size, checkpoint_image_size, cameras)
         config, assumed = upstream_config(
             facts, image_size, cameras, sie_coefficient=sie_coefficient, sparse_ratio=sparse_ratio, beta=beta
         )
         config = config.model_copy(update={"data": DataConfig(format=data_format, image_size=image_size)})  # type: ignore[arg-type]
-        build = partial(
-            build_model,
-            config.model,
-            image_size=image_size,
-            num_classes=facts.num_classes,
+        model, report = _filled_model(
+            plain,
+            rules,
+            config=config,
+            facts=facts,
             num_cameras=cameras,
-            load_pretrained=False,
+            notes=(*notes, *assumed),
+            ignore=tuple(ignore),
         )
-        with torch.device("meta"):  # shapes alone: those of a hostile file could ask for any memory
-            wanted = {name: value.shape for name, value in build().state_dict().items()}
-        made, report = convert_upstream(plain, rules, wanted=wanted, notes=(*notes, *assumed), ignore=tuple(ignore))
-        model = build()
+    return ImportedModel(model.eval(), config, _label_map(facts.num_classes, cameras, data_format), report, facts)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file before the message of any error of an import."""
+    try:
+        yield
     except UpstreamMismatchError as error:
         raise UpstreamMismatchError(f"{path}: {error}", error.report) from error
     except ValidationError as error:
@@ -168,25 +169,69 @@ def read_upstream(
     except (CheckpointError, InputError) as error:
         message = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise CheckpointError(message) from error
+
+
+def _resizing_rules(
+    facts: UpstreamFacts,
+    image_size: tuple[int, int],
+    checkpoint_image_size: tuple[int, int] | None,
+    num_cameras: int,
+) -> tuple[list[Rule], list[str]]:
+    """`upstream_rules` that also resize the position and camera tables where needed, and notes on what they do."""
+    rules, notes = upstream_rules(facts), [describe_facts(facts)]
+    grid = (image_size[0] // facts.patch_size, image_size[1] // facts.patch_size)
+    source, note = checkpoint_grid(facts, grid, checkpoint_image_size=checkpoint_image_size)
+    notes.append(note)
+    if source != grid:
+        rules = _changed(rules, _POSITIONS, lambda table: resize_positions(table, source, grid))
+    if num_cameras != facts.num_cameras:
+        notes.append(_camera_note(facts.num_cameras, num_cameras))
+        rules = _changed(rules, _CAMERAS, lambda table: resize_cameras(table, num_cameras))
+    return rules, notes
+
+
+def _filled_model(
+    state: Mapping[str, Tensor],
+    rules: list[Rule],
+    *,
+    config: Config,
+    facts: UpstreamFacts,
+    num_cameras: int,
+    notes: tuple[str, ...],
+    ignore: tuple[str, ...],
+) -> tuple[ReIDModel, ImportReport]:
+    """The model of these settings with the weights of the file, and the report of every key."""
+    build = partial(
+        build_model,
+        config.model,
+        image_size=config.data.image_size,
+        num_classes=facts.num_classes,
+        num_cameras=num_cameras,
+        load_pretrained=False,
+    )
+    with torch.device("meta"):  # only shapes: a hostile file could require any amount of memory
+        shapes = {name: value.shape for name, value in build().state_dict().items()}
+    made, report = convert_upstream(state, rules, shapes=shapes, notes=notes, ignore=ignore)
+    model = build()
     model.load_state_dict(made, strict=True)
-    return ImportedModel(model.eval(), config, _label_map(facts.num_classes, cameras, data_format), report, facts)
+    return model, report
 
 
 def checkpoint_grid(
     facts: UpstreamFacts, grid: tuple[int, int], *, checkpoint_image_size: tuple[int, int] | None
 ) -> tuple[tuple[int, int], str]:
-    """Patch grid (rows, columns) of the position table, and a line that says how it is known.
+    """Patch grid (rows, columns) of the position table, and a note on how it was determined.
 
     Raises:
-        CheckpointError: the size given does not have that many patches, or none is given where the images have others.
+        CheckpointError: the given size has another number of patches, or no size is given and the images have another.
     """
     count, size = facts.num_positions, facts.patch_size
     trained_at = checkpoint_image_size or (grid[0] * size, grid[1] * size)
     overlaps = overlapping_patches(count, patch_size=(size, size), sizes=(trained_at,))
     if overlaps:
         raise CheckpointError(
-            f"the position table has {count} patches, which for {trained_at[0]} x {trained_at[1]} pixels are "
-            f"overlapping ones ({overlaps}): these are not supported; if it was trained at another size, give that as "
+            f"the position table has {count} patches, which for {trained_at[0]} x {trained_at[1]} pixels "
+            f"overlap ({overlaps}), which is not supported; if it was trained at another size, give that as "
             "checkpoint_image_size (--checkpoint-image-size)"
         )
     if checkpoint_image_size is not None:
@@ -194,7 +239,7 @@ def checkpoint_grid(
         if given[0] * given[1] != count:
             raise CheckpointError(
                 f"the position table has {count} patches, checkpoint_image_size {checkpoint_image_size} has "
-                f"{given[0]} x {given[1]}: give the (height, width) it was trained at"
+                f"{given[0]} x {given[1]}: give the (height, width) of its training images"
             )
         source, why = given, "as given"
     elif grid[0] * grid[1] == count:
@@ -202,15 +247,16 @@ def checkpoint_grid(
         return grid, f"position table: {count} patches, taken as {grid[0]} x {grid[1]} and not resized{turned}"
     else:
         raise CheckpointError(
-            f"the position table has {count} patches, the images {grid[0]} x {grid[1]}, and no shape tells how its "
-            "own lie: give checkpoint_image_size (--checkpoint-image-size), the (height, width) it was trained at"
+            f"the position table has {count} patches, the images {grid[0]} x {grid[1]}, and no shape tells "
+            "their arrangement: give checkpoint_image_size (--checkpoint-image-size), the (height, width) of its training "
+            "images"
         )
     resized = f"resized (bilinear) to {grid[0]} x {grid[1]}" if source != grid else "not resized"
     return source, f"position table: {count} patches, {source[0]} x {source[1]} ({why}), {resized}"
 
 
 def _check_sizes(**sizes: tuple[int, int] | None) -> None:
-    """Raise an InputError unless each is a pair (height, width) of whole numbers of pixels; None passes as well."""
+    """Raise an InputError unless each is a pair (height, width) of whole pixels; only image_size may not be None."""
     for name, size in sizes.items():
         whole = isinstance(size, tuple | list) and len(size) == 2 and all(type(side) is int for side in size)
         is_default = size is None and name != "image_size"
@@ -238,40 +284,40 @@ def _check_numbers(*, num_cameras: int | None, sie_coefficient: float, sparse_ra
 
 
 def _check_patterns(ignore: object) -> None:
-    """Raise an InputError for a bare text: its letters would be taken as patterns, and one of them may be `*`."""
+    """Raise an InputError for a plain string, because each of its letters would be a pattern, possibly `*`."""
     if not isinstance(ignore, tuple | list) or not all(isinstance(pattern, str) for pattern in ignore):
         raise InputError(f"ignore is {ignore!r}: give a tuple of patterns, such as ignore=('extra.*',)")
 
 
 def _check_patches(facts: UpstreamFacts, **sizes: tuple[int, int] | None) -> None:
-    """Raise an InputError where a side is no multiple of the patches of the file."""
+    """Raise an InputError if a side is not a multiple of the patch size of the file."""
     for name, size in sizes.items():
         if size is not None and any(side % facts.patch_size for side in size):
             raise InputError(
-                f"{name} {size[0]} x {size[1]} is no multiple of the {facts.patch_size} pixels of a patch: give "
+                f"{name} {size[0]} x {size[1]} is not a multiple of the patch size {facts.patch_size}: give "
                 f"another {name} (--{name.replace('_', '-')})"
             )
 
 
 def _camera_note(num_known: int, num_cameras: int) -> str:
-    """What becomes of the rows of the camera embedding.
+    """Note on the change of the rows of the camera embedding.
 
     Raises:
         CheckpointError: the file has no embedding.
     """
     if not num_known:
         raise CheckpointError(
-            f"num_cameras (--cameras) is {num_cameras}, the file has no camera embedding: leave it out; another number "
-            "needs an embedding"
+            f"num_cameras (--cameras) is {num_cameras}, but the file has no camera embedding: leave this argument out"
         )
     if num_cameras < num_known:
-        return f"camera embedding: {num_known} rows made {num_cameras}: the first {num_cameras}, the rest left out"
+        return f"camera embedding: {num_known} rows reduced to {num_cameras}: the first {num_cameras} are kept"
     further = num_cameras - num_known
-    return f"camera embedding: {num_known} rows made {num_cameras}: {further} more, each the mean of the {num_known}"
+    extended = f"camera embedding: {num_known} rows extended to {num_cameras}"
+    return f"{extended}: {further} more, each the mean of the {num_known}"
 
 
 def _changed(rules: list[Rule], target: str, change: Callable[[Tensor], Tensor]) -> list[Rule]:
-    """The rules with one tensor passed through a further step."""
+    """The rules, with one tensor changed by a further step."""
 
     def wrap(rule: Rule) -> Rule:
         return replace(rule, make=lambda tensors: change(rule.make(tensors)))

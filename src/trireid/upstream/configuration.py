@@ -1,7 +1,7 @@
 """Upstream's YAML files and `SECTION.KEY VALUE` overrides -> our `Config`.
 
-Keys that upstream's own files set are accepted; a key or value without a meaning here is an error that says what to
-use instead. Absent keys have upstream's defaults, not ours.
+Keys that upstream's own files set are accepted; a key or value without a meaning here is an error that names the
+replacement. Absent keys have upstream's defaults, not those of this package.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from trireid.upstream.rules import RULES, Resolved, code_of_upstream
 from trireid.upstream.wording import UPSTREAM_NAMES, in_upstream_names
 
 DEVIATIONS = (
-    "on purpose not as upstream's code: flip and crop are drawn once a triplet, every group warms up from a tenth of "
-    "its own learning rate, no hidden noise on the learning rate, precision by device (train.precision auto); "
-    "--parity before the overrides switches all of it, and what ARCHITECTURE.md lists, to upstream's way"
+    "differs from upstream's code on purpose: flip and crop are drawn once per triplet, every group warms up from a "
+    "tenth of its own learning rate, the learning rate has no noise, precision by device (train.precision auto); "
+    "--parity before the overrides does all of it, and what docs/upstream.md lists, as upstream"
 )
 PARITY = (
-    "--parity, as upstream's code: flip and crop drawn for each modality, every group from a tenth of SOLVER.BASE_LR, "
-    "noise on the learning rate, fp16 on CUDA, missing modalities as zeros; the settings below name each switch"
+    "--parity, as upstream's code: flip and crop drawn per modality, every group warms up from a tenth of "
+    "SOLVER.BASE_LR, noise on the learning rate, fp16 on CUDA, missing modalities as zeros; see the settings below"
 )
 _SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 @dataclass(frozen=True)
 class UpstreamSettings:
-    """What an upstream configuration asks for.
+    """Result of reading an upstream configuration.
 
     Attributes:
-        config: the run in our settings.
-        weight: `TEST.WEIGHT`, the checkpoint to test; "" where not given.
-        notes: lines to show once: where we differ on purpose, and what was read in another way than written.
+        config: the run, in settings of this package.
+        weight: `TEST.WEIGHT`, the checkpoint to test; "" if not given.
+        notes: lines to show once: intended differences from upstream, and values that were read in another way.
     """
 
     config: Config
@@ -53,11 +53,11 @@ def load_upstream_yaml(path: Path | str, overrides: Sequence[str] = (), *, parit
     Args:
         path: a file such as configs/RGBNT201/DeMo_SDTPS.yml.
         overrides: `KEY VALUE` pairs in one flat list, for example `["MODEL.SDTPS_USE_GUMBEL", "True"]`; a setting of
-            ours that no key sets is given in the same way, `["data.skip_bad", "true"]`.
-        parity: do what upstream's code does also where it differs from ours on purpose.
+            this package without a key of upstream is given in the same way, `["data.skip_bad", "true"]`.
+        parity: follow upstream's code also where this package differs on purpose.
 
     Raises:
-        ConfigError: for a file, key or value that is not allowed; names the nearest key or what to use instead.
+        ConfigError: a file, key or value is not allowed; the message names the nearest key or a replacement.
     """
     path = Path(path)
     pairs = _pairs(overrides)
@@ -87,7 +87,7 @@ def _flatten(path: Path) -> dict[str, object]:
     if not any(key.isupper() for key in tree):
         raise ConfigError(
             f"{path} has no upstream section (MODEL, DATASETS, ...); "
-            f"if it is one of ours, run `trireid train --config {path}`"
+            f"if it is a file of trireid, run `trireid train --config {path}`"
         )
     flat: dict[str, object] = {}
     for section, content in tree.items():
@@ -142,7 +142,7 @@ def _coerce(name: str, key: UpstreamKey, value: object) -> object:
     """A value as yacs reads it (Python literals in text), in the type of the key's default.
 
     Raises:
-        ConfigError: if the value is of another type.
+        ConfigError: the value has another type.
     """
     value = _literal(value)
     default = key.default
@@ -188,15 +188,15 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]  # ("RGBNT201",)
     if isinstance(value, list | tuple | dict | bool):
-        raise ConfigError(f"{name}: given {value!r}, should be one text")
+        raise ConfigError(f"{name}: given {value!r}, should be a single text")
     return str(value)
 
 
 def _translate(name: str, key: UpstreamKey, value: object) -> object:
-    """Our value for upstream's.
+    """Translate a value of upstream to this package.
 
     Raises:
-        ConfigError: if the value has no meaning here; says what to use instead.
+        ConfigError: the value has no meaning here; the message names a replacement.
     """
     if key.values is None:
         return value

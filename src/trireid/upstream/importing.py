@@ -1,4 +1,4 @@
-"""Bring a file of others into the form that is used here: a checkpoint, or start weights of the backbone."""
+"""Convert files of other projects: checkpoints of upstream, and start weights of a backbone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trireid.train.checkpoint import LAST_FILE, save_checkpoint
 from trireid.upstream.checkpoint import read_upstream
 from trireid.upstream.state_dict import HEAD_WIDTH, ImportReport
 
-_OPTIONS = {"num_cameras": "--cameras", "data_format": "--format"}  # others are called as the arguments are
+_OPTIONS = {"num_cameras": "--cameras", "data_format": "--format"}  # other options have the names of the arguments
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Imported:
 
     Attributes:
         path: a .safetensors file.
-        report_path: the whole report, as JSON.
-        is_model: a checkpoint of a whole model, else start weights of a backbone.
+        report_path: JSON file with the whole report.
+        is_model: whether it is a checkpoint of a whole model; otherwise start weights of a backbone.
         backbone: name of the backbone.
-        report: what became of every key.
+        report: the use of every key.
     """
 
     path: Path
@@ -58,21 +58,21 @@ def import_file(
     backbone: str | None = None,
     overwrite: bool = False,
 ) -> Imported:
-    """Write upstream's checkpoint as one of ours, or CLIP's and timm's weights as a start file.
+    """Convert a checkpoint of upstream, or weights of CLIP or timm, to a .safetensors file of this package.
 
     Args:
         source: an upstream state_dict, OpenAI's CLIP file in either form, or timm weights.
-        target: a .safetensors file; the report goes beside it.
-        backbone: name of the ViT that start weights are for; None tells CLIP ViT-B/16 and ImageNet ViT-B/16 by keys.
-        checkpoint_image_size: (height, width) of the images that the position table was made for; needed for a table
-            of start weights that is not of the published size.
-        image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: of upstream's checkpoints
-            alone, see `read_upstream`; None takes its default.
-        overwrite: replace the target and its report where they exist.
+        target: a .safetensors file; the report is written beside it.
+        backbone: name of the ViT of start weights; None: recognise CLIP ViT-B/16 and ImageNet ViT-B/16 by their keys.
+        checkpoint_image_size: (height, width) that the position table was made for; needed for start weights whose
+            table does not have the published size.
+        image_size, num_cameras, sie_coefficient, sparse_ratio, beta, ignore, data_format: only for
+            checkpoints of upstream, see `read_upstream`; None: its default.
+        overwrite: replace an existing target and report.
 
     Raises:
-        CheckpointError: the source is damaged, hostile or does not fit; the target is no .safetensors name.
-        InputError: an argument has no use for this kind of file, or lies outside its range.
+        CheckpointError: the source is damaged, hostile or does not fit; the target does not end in .safetensors.
+        InputError: an argument is not used for this kind of file, or is outside its range.
         RunError: the target exists, or cannot be written.
     """
     report_path = _check_target(source, target, overwrite=overwrite)
@@ -89,22 +89,30 @@ def import_file(
     if (source / LAST_FILE).is_file():
         raise CheckpointError(_our_own(source))
     state = read_state(source)
-    if not is_upstream(state):
-        if given:
-            refused = ", ".join(_OPTIONS.get(option, f"--{option.replace('_', '-')}") for option in given)
-            raise InputError(
-                f"{refused}: of no use for {source}, which holds start weights of a ViT alone; leave it out "
-                "(--checkpoint-image-size names the size that their position table was made for)"
-            )
-        name, report = _write_backbone(source, state, target, backbone=backbone, image_size=checkpoint_image_size)
-        write_json(report_path, asdict(report))
-        return Imported(target, report_path, False, name, report)
+    write = _write_model if is_upstream(state) else _write_backbone
+    name, report, content = write(
+        source, state, target, backbone=backbone, trained_at=checkpoint_image_size, given=given
+    )
+    write_json(report_path, content)
+    return Imported(target, report_path, is_upstream(state), name, report)
+
+
+def _write_model(
+    source: Path,
+    state: dict[str, Tensor],
+    target: Path,
+    *,
+    backbone: str | None,
+    trained_at: tuple[int, int] | None,
+    given: dict[str, Any],
+) -> tuple[str, ImportReport, dict[str, object]]:
+    """Write a whole model of upstream; returns its backbone, its report, and the content of the report file."""
     if backbone is not None:
         raise InputError(
             f"backbone (--backbone) {backbone} is for start weights; {source} is a whole model of upstream, whose "
             "shapes tell its ViT: leave it out"
         )
-    imported = read_upstream(source, state=state, checkpoint_image_size=checkpoint_image_size, **given)
+    imported = read_upstream(source, state=state, checkpoint_image_size=trained_at, **given)
     save_checkpoint(
         target,
         imported.model,
@@ -113,44 +121,54 @@ def import_file(
         epoch=0,
         note=f"imported from {source.name}",
     )
-    write_json(report_path, {"facts": asdict(imported.facts), **asdict(imported.report)})
-    return Imported(target, report_path, True, imported.config.model.backbone.name, imported.report)
+    content = {"facts": asdict(imported.facts), **asdict(imported.report)}
+    return imported.config.model.backbone.name, imported.report, content
 
 
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> Path:
-    """The path of the report beside the target, if both may be written."""
+    """Check that target and report may be written; returns the path of the report."""
     if target.suffix != ".safetensors":
-        raise CheckpointError(f"the target {target} must end in .safetensors, the one format that is written here")
+        raise CheckpointError(f"the target {target} must end in .safetensors, the only format that is written")
     if os.path.realpath(target) == os.path.realpath(source):  # Path.resolve fails on links that lead to each other
-        raise CheckpointError(f"the target {target} is the source itself: choose another name")
+        raise CheckpointError(f"the target {target} is the source itself: give another name")
     report_path = target.with_suffix(".report.json")
     existing = [path for path in (target, report_path) if path.exists()]
     if existing and not overwrite:
-        raise RunError(
-            f"{existing[0]} exists already: choose another name, or write over it with --force (overwrite=True)"
-        )
+        raise RunError(f"{existing[0]} exists already: give another name, or replace it with --force (overwrite=True)")
     return report_path
 
 
 def _write_backbone(
-    source: Path, state: dict[str, Tensor], target: Path, *, backbone: str | None, image_size: tuple[int, int] | None
-) -> tuple[str, ImportReport]:
-    """Write start weights with a position table of the grid that it has in the file."""
+    source: Path,
+    state: dict[str, Tensor],
+    target: Path,
+    *,
+    backbone: str | None,
+    trained_at: tuple[int, int] | None,
+    given: dict[str, Any],
+) -> tuple[str, ImportReport, dict[str, object]]:
+    """Write start weights with a position table of the grid that it has in the file; returns as `_write_model`."""
+    if given:
+        refused = ", ".join(_OPTIONS.get(option, f"--{option.replace('_', '-')}") for option in given)
+        raise InputError(
+            f"{refused}: not used for {source}, which holds only start weights of a ViT; leave it out "
+            "(--checkpoint-image-size names the size that their position table was made for)"
+        )
     if any(key.startswith("backbone.vit.") for key in state):
         raise CheckpointError(_our_own(source))
     tower, num_others = visual_tower(state, source=source)
     name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
     is_clip = clip_prefix(state) is not None
-    grid, size = _source_grid(source, tower, name=name, given=image_size, is_clip=is_clip)
-    with torch.device("meta"):  # shapes alone: those of a hostile file could ask for any memory
+    grid, size = _source_grid(source, tower, name=name, given=trained_at, is_clip=is_clip)
+    with torch.device("meta"):  # only shapes: a hostile file could require any amount of memory
         vit = create_vit(name, image_size=size, **sizes)
     note = fill_backbone(
-        vit, tower, name=name, source=source, num_others=num_others, image_size=image_size, is_square=is_clip
+        vit, tower, name=name, source=source, num_others=num_others, image_size=trained_at, is_square=is_clip
     )
     own, prefix = vit.state_dict(), clip_prefix(state)
     if prefix is None:
         used = {key: key for key in state if key in own}
-        reason = "the ImageNet classifier, which no feature passes"
+        reason = "the ImageNet classifier, which features do not use"
     else:
         depth = count_blocks(tower, "blocks.")
         rules = clip_rules(depth=depth, dim=tower["head.bias"].shape[0], prefix=prefix)
@@ -160,8 +178,9 @@ def _write_backbone(
     with replacing(target) as temporary:
         tensors = {key: value.detach().contiguous().clone() for key, value in own.items()}
         save_file(tensors, temporary, metadata={GRID_KEY: grid_text(grid)})
-    heads = f"ViT: {HEAD_WIDTH} channels a head assumed"
-    return name, ImportReport(used=used, ignored=ignored, notes=(note, heads) if sizes else (note,))
+    heads = f"ViT: {HEAD_WIDTH} channels per head assumed"
+    report = ImportReport(used=used, ignored=ignored, notes=(note, heads) if sizes else (note,))
+    return name, report, asdict(report)
 
 
 def _our_own(source: Path) -> str:
@@ -172,10 +191,10 @@ def _our_own(source: Path) -> str:
 
 
 def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, int]]:
-    """The backbone of a start file by its keys, and its sizes.
+    """Recognise the backbone of start weights by their keys; returns its name and sizes.
 
     Raises:
-        CheckpointError: it is neither CLIP's tower nor a plain ViT with a CLS token in timm's names.
+        CheckpointError: it is neither CLIP's ViT nor a plain ViT with a CLS token and timm's names.
     """
     filters = tower.get("patch_embed.proj.weight")
     if filters is None or filters.dim() != 4 or "cls_token" not in tower:
@@ -193,8 +212,8 @@ def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, i
         return "clip_vit_b16", {**sizes, "projection": tower["head.weight"].shape[0]}
     if filters.shape[:1] != (768,) or filters.shape[2] != 16:
         raise CheckpointError(
-            f"{source} holds a ViT of width {filters.shape[0]} with patches of {filters.shape[2]} pixels, whose name "
-            "its keys do not tell: give --backbone"
+            f"{source} holds a ViT of width {filters.shape[0]} with patches of {filters.shape[2]} pixels; its keys do "
+            "not tell its name: give --backbone"
         )
     return "vit_b16", sizes
 
@@ -202,7 +221,7 @@ def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, i
 def _source_grid(
     source: Path, tower: dict[str, Tensor], *, name: str, given: tuple[int, int] | None, is_clip: bool
 ) -> tuple[Grid, tuple[int, int]]:
-    """Grid of the position table of a start file, and the image size of that grid."""
+    """Grid of the position table of start weights, and the image size of that grid."""
     table, filters = tower.get("pos_embed"), tower.get("patch_embed.proj.weight")
     if table is None or filters is None or table.dim() != 3 or filters.dim() != 4 or 0 in filters.shape:
         raise CheckpointError(f"{source} lacks the position table or the patch filters of a ViT")

@@ -1,7 +1,7 @@
-"""Every setting of upstream (DeMo's yacs tree) as data: its default there and what it means here.
+"""Every setting of upstream (DeMo's yacs tree) as data: its default there and its meaning here.
 
-Source: public code 924973292/DeMo, config/defaults.py; re-read as facts. Upstream's string switches ('yes', 'no', 'on',
-'off') are truth values here.
+Source: public code 924973292/DeMo, config/defaults.py (names and values). Upstream's switches written as text ('yes',
+'no', 'on', 'off') are booleans here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class UpstreamKey:
     """One upstream setting.
 
     Attributes:
-        default: upstream's default; also gives the type that a value must have.
-        target: our dotted setting that takes the value, "" where none does alone.
-        values: allowed values and what each is here; None allows every value of the type.
-        instead: what to use instead of a value that is not allowed.
+        default: upstream's default, which also determines the type of the value.
+        target: dotted setting of this package that takes the value; "" if no single one does.
+        values: allowed value -> value here; None: every value of the type is allowed.
+        instead: what to use in place of a value that is not allowed.
     """
 
     default: object
@@ -29,7 +29,7 @@ class UpstreamKey:
 
 
 def _only(*values: object, instead: str) -> UpstreamKey:
-    """A key that is accepted where it asks for what is done anyway; the first value is the default."""
+    """A key that is accepted only with values that change nothing; the first value is the default."""
     return UpstreamKey(values[0], values=MappingProxyType({value: value for value in values}), instead=instead)
 
 
@@ -38,7 +38,7 @@ def _unread(default: object) -> UpstreamKey:
     return _only(default, instead="upstream's code never reads it, and nothing here does; leave it out")
 
 
-_BEFORE = "features are taken before BNNeck; no other choice exists"
+_BEFORE = "features are always taken before BNNeck; leave it out"
 _CENTRE = "there is no centre loss; leave it out"
 
 KEYS: Mapping[str, UpstreamKey] = MappingProxyType(
@@ -109,7 +109,7 @@ KEYS: Mapping[str, UpstreamKey] = MappingProxyType(
         "SOLVER.GAMMA": _unread(0.1),
         "SOLVER.STEPS": _unread((40, 70)),
         "SOLVER.WARMUP_FACTOR": _only(
-            0.01, instead="upstream warms up from 0.1 whatever it says; use train.warmup_factor in `trireid train`"
+            0.01, instead="upstream always warms up from 0.1; use train.warmup_factor in `trireid train`"
         ),
         "SOLVER.WARMUP_ITERS": UpstreamKey(10, "train.warmup_epochs"),
         "SOLVER.WARMUP_METHOD": _unread("linear"),

@@ -1,4 +1,4 @@
-"""What several upstream settings mean together. Each rule takes all values and gives some of our settings."""
+"""Rules for several upstream settings together. Each rule takes all values and returns some of our settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Values = Mapping[str, object]
 
 
 TOWERS = {"ViT-B-16": "clip_vit_b16", "vit_base_patch16_224": "vit_b16"}
-# Upstream's data set name -> our format, its folder under ROOT_DIR, and the folders that mark such a tree.
+# Upstream's data set name (and folder under ROOT_DIR) -> format here, and subfolders that mark such a data set.
 DATASETS = {
     "RGBNT201": ("rgbnt201", ("train_171", "train")),
     "RGBNT100": ("rgbnt100", ("rgbir",)),
@@ -21,13 +21,13 @@ DATASETS = {
     "WMVeID863": ("wmveid863", ("train",)),
 }
 LETTERS = {"r": "rgb", "n": "nir", "t": "tir"}
-# Parts of its model and recipe that no key names, and from which we do not differ on purpose.
+# Parts of its model and recipe that no key names, and that are kept as they are there.
 ALWAYS = ("model.hdm_head_width", "model.hdm_query", "train.backbone_bias_lr_factor")
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """Some of our settings by dotted path, and lines to show the user."""
+    """Settings of this package by dotted path, and lines to show the user."""
 
     settings: dict[str, object]
     notes: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ def head(values: Values, given: frozenset[str], path: Path) -> Resolved:
 
 
 def tower(values: Values, given: frozenset[str], path: Path) -> Resolved:
-    """TRANSFORMER_TYPE chooses the backbone and, hard-coded upstream, its one learning rate and where cameras go in."""
+    """TRANSFORMER_TYPE chooses the backbone and, as hard-coded upstream, its learning rate and its camera embedding."""
     name = str(values["MODEL.TRANSFORMER_TYPE"])
     if name not in TOWERS:
         raise ConfigError(
@@ -75,7 +75,7 @@ def tower(values: Values, given: frozenset[str], path: Path) -> Resolved:
 
 
 def _start_weights(given: str) -> str:
-    """A path, `timm` (also where nothing is given) or `none` in any case: on a command line it is read as Python's."""
+    """A path, `timm` (the default) or `none`; the last two in upper or lower case, because yacs users write None."""
     return given.lower() if given.lower() in ("none", "timm") else given or "timm"
 
 
@@ -135,13 +135,13 @@ def dataset(values: Values, given: frozenset[str], path: Path) -> Resolved:
     base = Path(str(values["DATASETS.ROOT_DIR"])).expanduser()
     root, notes = base / folder, []
     if not root.exists() and any((base / marker).is_dir() for marker in markers):
-        notes = [f"DATASETS.ROOT_DIR {base} has no folder {folder} and is such a data set itself: reading it"]
+        notes = [f"DATASETS.ROOT_DIR {base} has no folder {folder} but is such a data set itself: it is read"]
         root = base
     return Resolved({"data.format": data_format, "data.root": root}, notes)
 
 
 def fixed(values: Values, given: frozenset[str], path: Path) -> Resolved:
-    """What upstream's code does without a setting, and where ours is sounder on purpose (`shared_geometry`)."""
+    """What upstream's code does without a setting, and intended differences (`shared_geometry`)."""
     settings: dict[str, object] = {
         "data.interpolation": "bilinear",
         "data.augmentation.interpolation": "bicubic",
@@ -159,9 +159,9 @@ def fixed(values: Values, given: frozenset[str], path: Path) -> Resolved:
 
 
 def code_of_upstream(values: Values) -> dict[str, object]:
-    """What upstream's code does whatever its settings say, as the `parity` preset has it.
+    """What upstream's code does independently of its settings, as in the `parity` preset.
 
-    A CPU, which upstream cannot use, keeps a precision that it has; shuffled images need no sampler of identities.
+    On a CPU, which upstream does not support, the precision is not changed; shuffled images keep their sampler.
     """
     kept = set()
     if values["MODEL.DEVICE"] == "cpu":
@@ -172,7 +172,7 @@ def code_of_upstream(values: Values) -> dict[str, object]:
 
 
 def missing(values: Values, given: frozenset[str], path: Path) -> Resolved:
-    """MISS names the modalities withheld at test by their letters."""
+    """MISS names the modalities withheld at test by their first letters."""
     letters = str(values["TEST.MISS"]).lower()
     if letters in ("nothing", "none", ""):
         return Resolved({"evaluate.missing": ()})
@@ -185,14 +185,14 @@ def missing(values: Values, given: frozenset[str], path: Path) -> Resolved:
 
 
 def reranking(values: Values, given: frozenset[str], path: Path) -> Resolved:
-    """Upstream never reads RE_RANKING; here it does what it says."""
+    """RE_RANKING, which upstream never reads, switches re-ranking on."""
     if not values["TEST.RE_RANKING"]:
         return Resolved({})
     return Resolved({}, ["TEST.RE_RANKING is on and re-ranks here; upstream's code never reads it"])
 
 
 def device(values: Values, given: frozenset[str], path: Path) -> Resolved:
-    """Upstream's default is CUDA only; here a machine without one trains on the CPU unless CUDA was asked for."""
+    """Upstream's default is CUDA; here it is `auto` (CUDA if there is one) unless the device is given."""
     name = values["MODEL.DEVICE"]
     if name not in ("cuda", "cpu"):
         raise ConfigError(f"MODEL.DEVICE: given {name}, allowed is cuda or cpu")
@@ -200,12 +200,14 @@ def device(values: Values, given: frozenset[str], path: Path) -> Resolved:
 
 
 def output(values: Values, given: frozenset[str], path: Path) -> Resolved:
-    """OUTPUT_DIR is the run folder; `.` and `..` are no run folder, so the run gets one of its own in there."""
+    """OUTPUT_DIR is the run folder; for `.` and `..`, the run gets a subfolder."""
     folder = Path(str(values["OUTPUT_DIR"]))
     if folder.parts and any(part not in ("..", "/") for part in folder.parts):
         return Resolved({"output": folder})
     run = folder / f"{path.absolute().parent.name}-{path.stem}"
-    return Resolved({"output": run}, [f"OUTPUT_DIR {values['OUTPUT_DIR']} is no folder of its own: writing to {run}"])
+    return Resolved(
+        {"output": run}, [f"OUTPUT_DIR {values['OUTPUT_DIR']} is not a folder of its own: the run is written to {run}"]
+    )
 
 
 RULES: tuple[Callable[[Values, frozenset[str], Path], Resolved], ...] = (

@@ -1,4 +1,4 @@
-"""Settings that build the model of an upstream checkpoint, by what its shapes tell; what they do not tell, in words."""
+"""Settings that build the model of an upstream checkpoint from its shapes, and notes on what had to be assumed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from trireid.upstream.state_dict import HEAD_WIDTH, UpstreamFacts
 
 SIE_COEFFICIENT, SPARSE_RATIO, BETA = 1.0, 0.5, 0.25  # of the published configurations
 SDTPS_VARIANT = (
-    "SDTPS: files of its variants cannot be told apart, they have the same keys and shapes; assumed is the one whose "
-    "slots weigh the kept patches by the aggregation alone; a later one weighs them by a softmax of the scores, too"
+    "SDTPS: its variants cannot be told apart, because their files have the same keys and shapes; assumed is the one "
+    "whose slots weight the kept patches by the aggregation alone; a later one also weights them by a softmax of the scores"
 )
 _NATIVE = {"clip_vit_b16": (16, 768, 12, 12, 512), "vit_b16": (16, 768, 12, 12, None)}
 
 
 def describe_facts(facts: UpstreamFacts) -> str:
-    """One line of what the file tells by itself."""
+    """One line of facts that the file determines."""
     heads = {
         "none": "no head",
         "hdm": "HDM",
@@ -30,9 +30,9 @@ def describe_facts(facts: UpstreamFacts) -> str:
         f"{'CLIP' if facts.is_clip else 'ImageNet'} ViT of {facts.depth} blocks, {facts.width} wide",
         "PIFE" if facts.pife else "no PIFE",
         heads[facts.head],
-        "one classifier of the joined globals (DIRECT 1)" if facts.joint else "a classifier a modality (DIRECT 0)",
+        "one classifier of the joined globals (DIRECT 1)" if facts.joint else "one classifier per modality (DIRECT 0)",
     ]
-    return f"read off the file: {', '.join(parts)}"
+    return f"read from the file: {', '.join(parts)}"
 
 
 def upstream_config(
@@ -44,18 +44,18 @@ def upstream_config(
     sparse_ratio: float,
     beta: float,
 ) -> tuple[Config, tuple[str, ...]]:
-    """Settings that build the model of these facts, and what had to be assumed.
+    """Settings that build the model of these facts, and notes on what had to be assumed.
 
     Raises:
         CheckpointError: the slots of SDTPS do not fit the patches of these images, or all patches would be kept.
         InputError: a number was given for a part that the checkpoint does not have.
     """
     if not num_cameras and sie_coefficient != SIE_COEFFICIENT:
-        raise InputError(f"sie_coefficient is {sie_coefficient:g}, the file has no camera embedding: leave it out")
+        raise InputError(f"sie_coefficient is {sie_coefficient:g}, but the file has no camera embedding: leave it out")
     if facts.head != "sdtps" and (sparse_ratio, beta) != (SPARSE_RATIO, BETA):
         raise InputError(
-            f"sparse_ratio and beta ({sparse_ratio:g}, {beta:g}) are of SDTPS, which the file does not have: leave "
-            "them out"
+            f"sparse_ratio and beta ({sparse_ratio:g}, {beta:g}) belong to SDTPS, which the file does not "
+            "have: leave them out"
         )
     name = "clip_vit_b16" if facts.is_clip else "vit_b16"
     own = (facts.patch_size, facts.width, facts.depth, facts.num_heads, facts.dim if facts.is_clip else None)
@@ -89,7 +89,7 @@ def upstream_config(
 
 
 def _assumptions(facts: UpstreamFacts, model: ModelConfig, num_cameras: int) -> tuple[str, ...]:
-    """What no shape tells, a line each."""
+    """Notes on what no shape determines, one line each."""
     notes = [f"ViT: {facts.num_heads} heads assumed, {HEAD_WIDTH} channels each"]
     if num_cameras:
         where = "the CLS token" if facts.is_clip else "every token"
@@ -108,15 +108,15 @@ def _assumptions(facts: UpstreamFacts, model: ModelConfig, num_cameras: int) -> 
 
 
 def _sdtps_config(num_slots: int, num_patches: int, *, sparse_ratio: float, beta: float) -> SDTPSConfig:
-    """Settings that give the slots of the file for these patches.
+    """Settings with which these patches give the slots of the file.
 
     Raises:
-        CheckpointError: none does, or all patches would be kept.
+        CheckpointError: there are no such settings, or all patches would be kept.
     """
     if keep_count(num_patches, sparse_ratio) == num_patches:
         raise CheckpointError(
-            f"sparse_ratio {sparse_ratio:g} keeps all {num_patches} patches: upstream then averages a token of zeros "
-            "with the slots, which is not done here, so that its features cannot be had; give a smaller one"
+            f"sparse_ratio {sparse_ratio:g} keeps all {num_patches} patches: upstream then averages a token of "
+            "zeros with the slots, which is not supported here; give a smaller ratio"
         )
     aggr_ratio = 0.4
     if slot_count(num_patches, sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio) != num_slots:

@@ -1,8 +1,8 @@
-"""From upstream's (DeMo's) state_dict to ours: what it is, which key goes where, what is left. Tensors only, no files.
+"""Convert a state_dict of upstream (DeMo) to one of this package. Tensors only, no files.
 
-The facts of a checkpoint are read off its keys and shapes. `upstream_rules` then lists how each of our tensors is
-made, and `convert_upstream` follows the list to the letter: a key without a use, a use without a key and a shape that
-does not fit are errors, with a report of every key.
+The keys and shapes of a checkpoint determine its facts. `upstream_rules` then lists how each tensor of our model is
+made, and `convert_upstream` applies these rules: an unused key, a missing key and a shape that does not fit are errors,
+with a report of every key.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ LETTERS = tuple(name[0] for name in MODALITIES)  # r, n, t
 SUBSETS = tuple("".join(LETTERS[index] for index in subset) for subset in modality_subsets())
 NORM = ("weight", "bias", "running_mean", "running_var")
 STEPS = "num_batches_tracked"
-HEAD_WIDTH = 64  # channels of an attention head in every ViT and in the HDM of upstream; shapes do not tell
+HEAD_WIDTH = 64  # channels of an attention head in upstream's ViT and HDM; shapes do not determine it
 
 IGNORED = (
     (
         re.compile(r"sdtps\.\w+_aggr\.weight\.3\.bias"),
-        "one number a slot, the same for all patches: the softmax over the patches cancels it",
+        "one number per slot, equal for all patches, so the softmax over the patches cancels it",
     ),
-    (re.compile(r"BACKBONE\.base\.(fc|head)\.(weight|bias)"), "the ImageNet classifier, which no feature passes"),
+    (re.compile(r"BACKBONE\.base\.(fc|head)\.(weight|bias)"), "the ImageNet classifier, which features do not use"),
 )
-"""Keys that may be there and have no use here, with the reason."""
+"""Keys that a file may have and that are not used, with the reason."""
 
 HeadName = Literal["none", "hdm", "hdm_atmoe", "sdtps"]
 
 
 @dataclass(frozen=True)
 class UpstreamFacts:
-    """What the keys and shapes of a checkpoint tell.
+    """What the keys and shapes of a checkpoint determine.
 
     Attributes:
-        is_clip: CLIP tower, else the ImageNet one.
+        is_clip: whether the ViT is CLIP's; otherwise the ImageNet one.
         patch_size, width, depth, num_heads: of the ViT; num_heads is width / 64.
-        dim: width of the tokens that leave it.
+        dim: width of its output tokens.
         num_positions: patches of the position table.
-        num_cameras: rows of the camera embedding, 0 without one.
+        num_cameras: rows of the camera embedding; 0: no embedding.
         num_classes: training identities.
-        pife: whether there are reductions of the global features.
+        pife: whether it has the reductions of PIFE.
         head: `none`, `hdm`, `hdm_atmoe` or `sdtps`.
-        atmoe_heads: heads of ATMoE, 0 without.
-        num_slots: aggregated slots of SDTPS, 0 without.
-        joint: one classifier for the concatenated globals (DIRECT 1), else one a modality (DIRECT 0).
+        atmoe_heads: heads of ATMoE; 0: no ATMoE.
+        num_slots: aggregated slots of SDTPS; 0: no SDTPS.
+        joint: one classifier for the concatenated global features (DIRECT 1); otherwise one per modality (DIRECT 0).
     """
 
     is_clip: bool
@@ -80,16 +80,16 @@ class UpstreamFacts:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of every key of a file.
+    """The use of every key of a file.
 
     Attributes:
-        used: key -> our name.
-        ignored: key -> why it has no use.
-        missing: our name -> the keys it needs and the file lacks.
+        used: key -> name in this package.
+        ignored: key -> reason.
+        missing: name in this package -> keys that it needs and the file lacks.
         unknown: keys that no rule knows.
-        misfits: our name -> what is wrong with the shape.
+        misfits: name in this package -> what is wrong with the shape.
         unusable: key -> what is wrong with the values.
-        notes: what was read off the file, assumed, resized or filled.
+        notes: what was read from the file, assumed, resized or filled in.
     """
 
     used: dict[str, str] = field(default_factory=dict)
@@ -102,11 +102,11 @@ class ImportReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every key has its place, every tensor its key and every value its meaning."""
+        """Whether every key is used or ignored, every tensor has its keys, and every value is usable."""
         return not (self.missing or self.unknown or self.misfits or self.unusable)
 
     def describe(self) -> str:
-        """One line: counts, and the first names of what does not fit."""
+        """One line with the counts and the first names of each kind of fault."""
         absent = sorted({key for keys in self.missing.values() for key in keys})
         parts = [f"{len(self.used)} keys used", f"{len(self.ignored)} ignored"]
         parts += [f"{len(absent)} missing ({_some(absent)})"] if absent else ["none missing"]
@@ -114,7 +114,7 @@ class ImportReport:
         wrong = [f"{name}: {what}" for name, what in self.misfits.items()]
         parts += [f"{len(wrong)} of another shape ({_some(wrong)})"] if wrong else []
         faults = [f"{key} {what}" for key, what in self.unusable.items()]
-        parts += [f"{len(faults)} without use as weights ({_some(faults)})"] if faults else []
+        parts += [f"{len(faults)} unusable as weights ({_some(faults)})"] if faults else []
         return ", ".join(parts)
 
 
@@ -123,7 +123,7 @@ class UpstreamMismatchError(CheckpointError):
 
     Args:
         message: one line.
-        report: what became of every key.
+        report: the use of every key.
     """
 
     def __init__(self, message: str, report: ImportReport) -> None:
@@ -135,24 +135,24 @@ def strip_parallel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state in float32 (counters stay), without the prefix `module.` of a parallel run.
 
     Raises:
-        CheckpointError: a key is there with and without it.
+        CheckpointError: a key exists with and without the prefix.
     """
     plain = {key.removeprefix("module."): value for key, value in state.items()}
     if len(plain) < len(state):
-        raise CheckpointError("the file has tensors of one name with and without the prefix module.: give one of them")
+        raise CheckpointError("the file has the same tensor with and without the prefix module.: keep one of them")
     return {key: value.float() if value.is_floating_point() else value for key, value in plain.items()}
 
 
 def read_facts(state: Mapping[str, Tensor]) -> UpstreamFacts:
-    """What a state_dict (without prefix) tells about its model.
+    """Determine the facts of a model from its state_dict (without prefix).
 
     Raises:
-        CheckpointError: it is no checkpoint of upstream, or lacks a tensor that the others are understood by.
+        CheckpointError: it is not a checkpoint of upstream, or a tensor that determines a fact is missing.
     """
     if not is_upstream(state):
         shown = _some(sorted(state)) or "none"
         raise CheckpointError(
-            f"these are no weights of upstream: no key starts with BACKBONE. ({len(state)} keys: {shown}); give a "
+            f"these are not weights of upstream: no key starts with BACKBONE. ({len(state)} keys: {shown}); give a "
             "state_dict of a whole DeMo model"
         )
     is_clip = f"{BASE}conv1.weight" in state
@@ -190,7 +190,7 @@ def read_facts(state: Mapping[str, Tensor]) -> UpstreamFacts:
 
 
 def upstream_rules(facts: UpstreamFacts) -> list[Rule]:
-    """How each tensor of our model is made of upstream's."""
+    """How each tensor of our model is made from upstream's."""
     vit = "backbone.vit."
     if facts.is_clip:
         rules = clip_rules(depth=facts.depth, dim=facts.dim, prefix=BASE, target=vit)
@@ -222,22 +222,21 @@ def convert_upstream(
     state: Mapping[str, Tensor],
     rules: list[Rule],
     *,
-    wanted: Mapping[str, torch.Size],
+    shapes: Mapping[str, torch.Size],
     notes: tuple[str, ...] = (),
     ignore: tuple[str, ...] = (),
 ) -> tuple[dict[str, Tensor], ImportReport]:
-    """Our state, complete, and the report.
+    """Apply the rules; returns the complete state of our model and the report.
 
     Args:
-        state: upstream's, without prefix.
-        rules: `upstream_rules`, with those of resized tables changed.
-        wanted: shape of every tensor of the model that is to be filled.
-        notes: for the report.
-        ignore: patterns (`*` for anything) of further keys that the caller knows to be without use.
+        state: state_dict of upstream, without prefix.
+        rules: `upstream_rules`; those of resized tables may be changed.
+        shapes: shape of every tensor of the model.
+        notes: lines for the report.
+        ignore: patterns (`*` for anything) of further keys that may be left out.
 
     Raises:
-        UpstreamMismatchError: keys are missing, unknown, of another shape or not of finite real numbers; its report
-            tells of every key.
+        UpstreamMismatchError: keys are missing, unknown, of another shape or not finite; its report lists every key.
     """
     made: dict[str, Tensor] = {}
     report = ImportReport(notes=notes)
@@ -251,7 +250,7 @@ def convert_upstream(
                 made[rule.target] = rule.make([state[key] for key in rule.sources])
             except (RuntimeError, IndexError) as error:
                 report.misfits[rule.target] = f"{_some(rule.sources)} cannot be joined: {str(error).splitlines()[0]}"
-    for name, shape in wanted.items():
+    for name, shape in shapes.items():
         if name in made and made[name].shape != shape:
             sources = next(rule.sources for rule in rules if rule.target == name)
             report.misfits[name] = f"{_some(sources)} give {tuple(made[name].shape)}, not {tuple(shape)}"
@@ -270,18 +269,18 @@ def convert_upstream(
         only_more = not (report.missing or report.misfits or report.unusable)
         advice = "; if the model can do without these keys, name them with --ignore (ignore=)" if only_more else ""
         raise UpstreamMismatchError(f"the file does not fit upstream's model: {report.describe()}{advice}", report)
-    assert made.keys() == wanted.keys(), f"rules and model differ: {sorted(made.keys() ^ wanted.keys())[:5]}"
+    assert made.keys() == shapes.keys(), f"rules and model differ: {sorted(made.keys() ^ shapes.keys())[:5]}"
     return made, report
 
 
 def _why_ignored(key: str, ignore: tuple[str, ...]) -> str | None:
     if any(fnmatchcase(key, pattern) for pattern in ignore):
-        return "left out as asked"
+        return "left out by --ignore"
     return next((why for known, why in IGNORED if known.fullmatch(key)), None)
 
 
 def resize_positions(table: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Position table `(1, 1 + N, D)` of one patch grid for another, bilinear, as upstream resizes its start weights."""
+    """Resize a position table `(1, 1 + N, D)` to another patch grid, bilinear, as upstream does with start weights."""
     cls, patches = table[:, :1], table[:, 1:]
     plane = patches.unflatten(1, source).permute(0, 3, 1, 2)  # (1, D, rows, columns)
     plane = functional.interpolate(plane, size=target, mode="bilinear", align_corners=False)
@@ -289,7 +288,7 @@ def resize_positions(table: Tensor, source: tuple[int, int], target: tuple[int, 
 
 
 def resize_cameras(table: Tensor, num_cameras: int) -> Tensor:
-    """Camera table `(c, D)` for another number: the first ones, and the mean of all for those that are not known."""
+    """Camera table `(c, D)` for another number of cameras: the first rows, and the mean of all for additional ones."""
     mean = table.mean(dim=0, keepdim=True)
     return torch.cat([table[:num_cameras], mean.expand(max(0, num_cameras - len(table)), -1)])
 
@@ -348,7 +347,7 @@ def _sdtps_rules() -> list[Rule]:
 
 
 def _stacked(target: str, form: str, place: int, part: str) -> Rule:
-    """One tensor a modality, stacked."""
+    """One tensor per modality, stacked."""
     return Rule(target, tuple(form.format(name, place, part) for name in MODALITIES), torch.stack)
 
 
@@ -360,14 +359,14 @@ def _batch_norm(target: str, sources: tuple[str, ...]) -> list[Rule]:
 
 
 def _of_rank(state: Mapping[str, Tensor], key: str, rank: int) -> Tensor:
-    """A tensor that facts are read off.
+    """A tensor that determines facts.
 
     Raises:
         CheckpointError: it is missing or has another number of axes.
     """
     if key not in state or state[key].dim() != rank or 0 in state[key].shape:
         found = f"has the shape {tuple(state[key].shape)}" if key in state else "is missing"
-        raise CheckpointError(f"the file is no whole checkpoint of upstream: {key} ({rank} axes) {found}")
+        raise CheckpointError(f"the file is not a complete checkpoint of upstream: {key} ({rank} axes) {found}")
     return state[key]
 
 

@@ -1,4 +1,4 @@
-"""Messages about our settings in the words of upstream's command line: `KEY VALUE` pairs."""
+"""Rewrite messages about settings of this package for users of upstream's command line: `KEY VALUE` pairs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OF_SEVERAL_KEYS = {
 UPSTREAM_NAMES: Mapping[str, str] = MappingProxyType(
     {key.target: name for name, key in KEYS.items() if key.target} | _OF_SEVERAL_KEYS
 )
-"""Our setting -> the key of upstream that a user changes it with."""
+"""Setting of this package -> the key of upstream that changes it."""
 
 _HEADS = {"none": "MODEL.HDM False", "hdm": "MODEL.HDM True", "hdm_atmoe": "MODEL.HDM True MODEL.ATM True"}
 _HEADS["sdtps"] = "MODEL.USE_SDTPS True"
@@ -36,12 +36,12 @@ _SETTING = re.compile(rf"(?<![\w./\\-])([a-z]+(?:\.[a-z][a-z0-9_]*)+|output(?=[:
 
 
 def in_upstream_names(line: str) -> str:
-    """The line with our settings named by upstream's keys; a setting that no key sets keeps its name."""
+    """The line with settings replaced by upstream's keys; a setting without a key keeps its name."""
     return _replaced(line, lambda path, value: UPSTREAM_NAMES.get(path, path) + ("" if value is None else f"={value}"))
 
 
 def in_upstream_words(line: str) -> str:
-    """The same, and `setting=value` as a pair of upstream's command line, which takes our other settings as well."""
+    """As `in_upstream_names`, with `setting=value` as a `KEY VALUE` pair; settings without a key are pairs, too."""
     return _replaced(line, _pair)
 
 
@@ -53,7 +53,7 @@ def _replaced(line: str, write: Callable[[str, str | None], str]) -> str:
 def _pair(path: str, value: str | None) -> str:
     name = UPSTREAM_NAMES.get(path, path)
     if value is None:
-        return path if path == "output" else name  # a log has it as a title
+        return path if path == "output" else name  # the log uses it as a title
     if path == "model.head" and value in _HEADS:
         return _HEADS[value]
     allowed = KEYS[name].values if name in KEYS else None
