@@ -248,8 +248,8 @@ def checkpoint_grid(
     else:
         raise CheckpointError(
             f"the position table has {count} patches, the images {grid[0]} x {grid[1]}, and no shape tells "
-            "their arrangement: give checkpoint_image_size (--checkpoint-image-size), the (height, width) of its training "
-            "images"
+            "their arrangement: give checkpoint_image_size (--checkpoint-image-size), the (height, width) of its "
+            "training images"
         )
     resized = f"resized (bilinear) to {grid[0]} x {grid[1]}" if source != grid else "not resized"
     return source, f"position table: {count} patches, {source[0]} x {source[1]} ({why}), {resized}"

@@ -11,7 +11,8 @@ from trireid.upstream.state_dict import HEAD_WIDTH, UpstreamFacts
 SIE_COEFFICIENT, SPARSE_RATIO, BETA = 1.0, 0.5, 0.25  # of the published configurations
 SDTPS_VARIANT = (
     "SDTPS: its variants cannot be told apart, because their files have the same keys and shapes; assumed is the one "
-    "whose slots weight the kept patches by the aggregation alone; a later one also weights them by a softmax of the scores"
+    "whose slots weight the kept patches by the aggregation alone; a later one also weights them by a softmax of the "
+    "scores"
 )
 _NATIVE = {"clip_vit_b16": (16, 768, 12, 12, 512), "vit_b16": (16, 768, 12, 12, None)}
 
