@@ -91,7 +91,10 @@ def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest_setting(tmp_pat
     ("cuts", "said"),
     [
         ("[{after_block: 1}]", "model.slimming.0.keep_ratio is not given, and has no default"),
-        ("[{after_block: 1, keep_ratio: 1, x: 2}]", "those of a cut are after_block, keep_ratio, guidance, dropped"),
+        (
+            "[{after_block: 1, keep_ratio: 1, x: 2}]",
+            "the settings of a cut are after_block, keep_ratio, guidance, dropped",
+        ),
         ("[3]", "given 3; give its settings, for example model.slimming.0.after_block"),
         ("{after_block: 1, keep_ratio: 1}", "should be a list such as [{after_block: 4, keep_ratio: 0.5}]"),
     ],

@@ -14,8 +14,8 @@ MERGES = "b0: &b0 {x: 1}\n" + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 
 REFUSED = {
     "aliases of aliases": (LAUGHS, f"more than {MAX_NODES} values"),
     "merges of merges": (MERGES, f"more than {MAX_NODES} values"),
-    "a list within itself": ("a: &a [*a]", "*a stands within itself"),
-    "a mapping within itself": ("&a\ndata: *a", "*a stands within itself"),
+    "a list within itself": ("a: &a [*a]", "*a refers to itself"),
+    "a mapping within itself": ("&a\ndata: *a", "*a refers to itself"),
     "many keys": ("".join(f"k{n}: 1\n" for n in range(40_000)), f"more than {MAX_NODES} values"),
     "deep lists": ("a: " + "[" * 900 + "]" * 900, f"more than {MAX_DEPTH} lists or mappings"),
     "deep mappings": ("a: " + "{a: " * 5000, f"more than {MAX_DEPTH} lists or mappings"),
@@ -25,11 +25,11 @@ REFUSED = {
     "a tag of Python": ("a: !!python/object/apply:os.system ['true']", "is not allowed"),
     "a large hexadecimal number": ("a: 0x" + "f" * 5000, "a number of 5002 characters"),
     "a long number": ("a: " + "9" * 5000, "a number of 5000 characters"),
-    "a number to base 8": ("seed: 010", "010 would be read to base 8 or 60"),
-    "a number to base 60": ("lr: 1:30", "1:30 would be read to base 8 or 60"),
-    "digits of nothing": ("a: 0x_", "0x_ is no number"),
-    "the character 0": ('a: "b\\0c"', "a control character or half a character, '\\x00'"),
-    "half a character": ('a: "\\ud800"', "a control character or half a character, '\\ud800'"),
+    "a number to base 8": ("seed: 010", "010 would be read in base 8 or 60"),
+    "a number to base 60": ("lr: 1:30", "1:30 would be read in base 8 or 60"),
+    "digits of nothing": ("a: 0x_", "0x_ is not a number"),
+    "the character 0": ('a: "b\\0c"', "a control character or surrogate, '\\x00'"),
+    "half a character": ('a: "\\ud800"', "a control character or surrogate, '\\ud800'"),
     "a long text": ("#" + "x" * 1_000_001, "1000002 characters"),
 }  # fmt: skip
 

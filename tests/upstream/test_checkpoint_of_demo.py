@@ -101,7 +101,7 @@ def test_facts_are_read_off_the_shapes(tmp_path, direct, name):
     assert (imported.facts.num_classes, imported.facts.num_cameras, imported.facts.joint) == (5, 3, direct == 1)
     said = "; ".join(imported.report.notes)
     assert "read from the file: 5 identities, 3 cameras, CLIP ViT of 2 blocks" in said
-    assert f"HDM and ATMoE with 8 heads, {'one' if direct else 'a'} classifier" in said
+    assert f"HDM and ATMoE with 8 heads, one classifier {'of the joined globals' if direct else 'per modality'}" in said
     assert f"(DIRECT {direct})" in said
     assert "query and key divided by sqrt(8), the width of a head, assumed" in said
     assert "ViT: 3 heads assumed, 64 channels each; " in said
@@ -266,9 +266,9 @@ def test_numbers_for_parts_that_the_file_lacks_are_refused(tmp_path):
             read_upstream(path, image_size=IMAGE, **option)
     del state["BACKBONE.cv_embed"]
     path = saved(tmp_path, state)
-    with pytest.raises(TrireidError, match="sie_coefficient is 3, the file has no camera embedding"):
+    with pytest.raises(TrireidError, match="sie_coefficient is 3, but the file has no camera embedding"):
         read_upstream(path, image_size=IMAGE, sie_coefficient=3.0)
-    with pytest.raises(TrireidError, match=r"num_cameras \(--cameras\) is 4, the file has no camera embedding"):
+    with pytest.raises(TrireidError, match=r"num_cameras \(--cameras\) is 4, but the file has no camera embedding"):
         read_upstream(path, image_size=IMAGE, num_cameras=4)
 
 

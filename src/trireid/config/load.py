@@ -1,4 +1,4 @@
-"""YAML and dotted overrides -> `Config`, and back. Every mistake is one line that names the setting."""
+"""Convert YAML and dotted overrides to a `Config` and back. Every mistake is reported in one line with its setting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trireid.errors import ConfigError, printable
 
 Tree = dict[str, object]
 
-# What pydantic says in the words of Python, in the words of a YAML file.
+# Messages of pydantic about Python types, in terms of a YAML file.
 _ALLOWED = {
     "tuple_type": "should be a list such as [rgb, nir] or [256, 128]",
     "too_long": "holds too many values",
@@ -39,14 +39,14 @@ _ALLOWED = {
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file and apply overrides such as `train.epochs=5`, the last one winning.
 
-    `preset: parity` in the file, or `preset=parity` among the overrides, fills in what the file leaves open.
+    `preset: parity` in the file, or `preset=parity` among the overrides, gives the settings that neither of them sets.
 
     Args:
         path: a YAML file, or None for the defaults.
         overrides: `section.setting=value`, the value in YAML (`data.image_size=[128, 64]`, `evaluate.rerank=true`).
 
     Raises:
-        ConfigError: for a file, key or value that is not allowed; one line a fault.
+        ConfigError: a file, key or value is not allowed; one line per fault.
     """
     tree: Tree = {}
     if path is not None:
@@ -67,8 +67,8 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     preset = next((override for override in overrides if _is_preset(override)), None)
     if preset is not None:
         raise ConfigError(
-            f"override {_quoted(preset)}: a preset fills in what a file leaves open, and here every setting has its "
-            "value; change the single ones, e.g. evaluate.missing_as=zeros"
+            f"override {_quoted(preset)}: a preset only gives settings that a file does not set, and here all are "
+            "set; change single settings, e.g. evaluate.missing_as=zeros"
         )
     tree: Tree = config.model_dump()
     return validate(tree, overridden=_apply_overrides(tree, overrides))
@@ -81,11 +81,11 @@ def validate(
 
     Args:
         tree: settings by section.
-        source: where they come from, for messages.
-        overridden: the override of each dotted path that has one, which is then to blame instead of the source.
+        source: origin of the settings, for messages.
+        overridden: dotted path -> the override that set it, which messages then name in place of the source.
 
     Raises:
-        ConfigError: one line a fault, each starting with where it comes from.
+        ConfigError: one line per fault, each starting with its source.
     """
     try:
         return Config.model_validate(tree)
@@ -95,13 +95,13 @@ def validate(
 
 
 def _blamed(fault: ErrorDetails, source: str, overridden: Mapping[str, str]) -> str:
-    """Where a fault comes from: an override, the source, or the source as the overrides left it."""
+    """Origin of a fault: an override, the source, or the source with overrides."""
     place = _fault_path(fault)
     for path, override in overridden.items():
         if place == path or place.startswith(f"{path}."):
             return f"override {_quoted(override)}: "
     touched = [override for path, override in overridden.items() if path.startswith(f"{place}." if place else "")]
-    if source and touched:  # a check of several settings, of which some were overridden
+    if source and touched:  # a check of several settings, some of them overridden
         return f"{source.removesuffix(': ')} with {', '.join(touched)}: "
     return source
 
@@ -116,14 +116,14 @@ def dump_config(config: Config) -> str:
 
 
 def dump_changes(config: Config) -> str:
-    """The settings that are not at their defaults as YAML text: what a log has room for."""
+    """The settings that differ from their defaults as YAML text, for a log."""
     return yaml.safe_dump(
         config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, default_flow_style=None
     )
 
 
 def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Dotted path of every setting, sections left out: `data.format`, `data.root`, ..."""
+    """Dotted path of every setting (not of sections): `data.format`, `data.root`, ..."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from setting_paths(field.annotation, f"{prefix}{name}.")
@@ -150,7 +150,7 @@ def nearest_setting(path: str, known: Sequence[str]) -> str | None:
 
 
 def describe_fault(fault: ErrorDetails) -> str:
-    """One line for one fault that pydantic found: the setting, what was given, what is allowed."""
+    """One line for a fault found by pydantic: the setting, the given value and the allowed ones."""
     path, given = _fault_path(fault), fault["input"]
     if fault["type"] == "extra_forbidden":
         return _unknown(path)
@@ -163,7 +163,7 @@ def describe_fault(fault: ErrorDetails) -> str:
         return f"{path}: given {_shown(given)}, should be a list such as [{{after_block: 4, keep_ratio: 0.5}}]"
     allowed = _ALLOWED.get(fault["type"]) or fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if fault["type"] == "value_error" and isinstance(given, Mapping | BaseModel):
-        return allowed  # a check of several settings together names them itself
+        return allowed  # a check of several settings names them itself
     line = f"{path}: given {_shown(given)}, {allowed[:1].lower()}{allowed[1:]}"
     if fault["type"] == "literal_error" and isinstance(given, str):
         choices = re.findall(r"'([^']*)'", fault["msg"])
@@ -173,7 +173,7 @@ def describe_fault(fault: ErrorDetails) -> str:
 
 
 def advice(config: Config) -> tuple[str, ...]:
-    """Lines about settings that are allowed and probably not meant; empty where all is well."""
+    """Warnings about settings that are allowed but probably a mistake; empty if there are none."""
     lines = []
     data, train = config.data, config.train
     identities = data.batch_size // data.num_instances
@@ -200,7 +200,7 @@ def _is_preset(override: str) -> bool:
 
 
 def _apply_preset(tree: Tree, overrides: Sequence[str], *, source: str) -> tuple[Tree, list[str]]:
-    """The tree with its preset beneath, and the overrides without theirs, of which the last wins over the tree's."""
+    """Fill the tree with the settings of its preset; returns it and the overrides without `preset=`, which win."""
     chosen, name = source, tree.get("preset")
     for override in filter(_is_preset, overrides):
         chosen, name = (
@@ -217,7 +217,7 @@ def _apply_preset(tree: Tree, overrides: Sequence[str], *, source: str) -> tuple
 
 
 def _given(path: str, tree: Tree, overrides: Sequence[str]) -> object:
-    """What the last override, or else the tree, says of a setting; None where neither does."""
+    """The value of a setting in the last override or in the tree; None if neither has it."""
     for override in reversed(overrides):
         name, _, text = override.partition("=")
         if name.strip() == path:
@@ -229,7 +229,7 @@ def _given(path: str, tree: Tree, overrides: Sequence[str]) -> object:
 
 
 def _merge(low: Tree, high: Tree) -> Tree:
-    """Both, section by section; where both have a value, that of `high`."""
+    """Merge two trees section by section; values of `high` win."""
     merged = {**low, **high}
     for key in low.keys() & high.keys():
         below, above = low[key], high[key]
@@ -247,7 +247,7 @@ def nested(settings: Mapping[str, object]) -> Tree:
 
 
 def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> dict[str, str]:
-    """Put the overrides into the tree, and return them by the path they set."""
+    """Apply the overrides to the tree; returns them by the dotted path that they set."""
     given: dict[str, str] = {}
     known = list(setting_paths())
     sections = {path.rpartition(".")[0] for path in known} - {""}
@@ -268,7 +268,7 @@ def _apply_overrides(tree: Tree, overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _put(tree: Tree, path: str, value: object) -> None:
-    """Set a dotted path in nested dictionaries, making the sections on the way."""
+    """Set a dotted path in nested dictionaries, creating missing sections."""
     *sections, leaf = path.split(".")
     for section in sections:
         inner = tree.get(section, {})
@@ -290,7 +290,7 @@ def _refuse_upstream_sections(tree: Tree, path: Path | str) -> None:
 
 def _unknown(path: str) -> str:
     if _cut_settings(path):
-        return f"unknown setting {path}; those of a cut are {', '.join(SlimmingConfig.model_fields)}"
+        return f"unknown setting {path}; the settings of a cut are {', '.join(SlimmingConfig.model_fields)}"
     nearest = nearest_setting(path, list(setting_paths()))
     hint = f"the nearest is {nearest}" if nearest else f"the sections are {', '.join(Config.model_fields)}"
     return f"unknown setting {printable(path, limit=80) or '(empty)'}; {hint}"
@@ -302,7 +302,7 @@ def _first_setting(section: str) -> str:
 
 
 def _cut_settings(path: str) -> list[str]:
-    """Paths of the settings of the cut that a path lies in, such as `model.slimming.0`; none outside of cuts."""
+    """Paths of the settings of the cut that a path lies in, such as `model.slimming.0`; empty outside of cuts."""
     cut = re.match(r"model\.slimming\.\d+", path)
     return [f"{cut[0]}.{name}" for name in SlimmingConfig.model_fields] if cut else []
 

@@ -1,4 +1,4 @@
-"""Named sets of settings that fill in what a file leaves open. A preset is resolved at once: a `Config` has none."""
+"""Presets: named groups of settings for what a file does not set. They are resolved on loading; a `Config` has none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UPSTREAM_RECIPE: Settings = MappingProxyType(
         "evaluate.normalise": True,
     }
 )
-"""What upstream's published files set, apart from what they set by data set."""
+"""Settings that upstream's published files share, apart from those that depend on the data set."""
 
 UPSTREAM_CODE: Settings = MappingProxyType(
     {
@@ -61,17 +61,17 @@ UPSTREAM_CODE: Settings = MappingProxyType(
         "evaluate.missing_as": "zeros",
     }
 )
-"""What upstream's code does whatever its files say."""
+"""What upstream's code does independently of its files."""
 
-CLIP_LR = 5e-6  # hard-coded upstream for the CLIP tower
-IMAGENET_LR_FACTOR = 0.8  # hard-coded upstream for the ImageNet tower, times BASE_LR
+CLIP_LR = 5e-6  # hard-coded upstream for the CLIP backbone
+IMAGENET_LR_FACTOR = 0.8  # hard-coded upstream for the ImageNet backbone, times BASE_LR
 IMAGENET_TOWER = ("vit_b16", "vit_base_patch16_224", "vit_base_patch16_224.augreg_in21k")
 
 CLIP_TOWER_CODE: Settings = MappingProxyType(
     {"model.sie_tokens": "cls", "train.camera_lr_from": "base", "train.backbone_lr": CLIP_LR}
 )
 IMAGENET_TOWER_CODE: Settings = MappingProxyType({"model.sie_tokens": "all", "train.camera_lr_from": "backbone"})
-"""What upstream's code does with each of its towers; the camera embedding of the second is a part of the tower."""
+"""What upstream's code does with each of its backbones; in the second, the camera embedding belongs to the backbone."""
 
 PRESETS: Mapping[str, Settings] = MappingProxyType(
     {
@@ -82,18 +82,18 @@ PRESETS: Mapping[str, Settings] = MappingProxyType(
 
 
 TOWER_SETTINGS = ("train.backbone_lr", "model.backbone.drop_path")
-"""What upstream sets by its tower: the preset has CLIP's, the ImageNet tower's must be given."""
+"""What upstream sets by backbone: the preset has the values of CLIP; those of the ImageNet backbone must be given."""
 
 
 def preset_settings(name: object, given: Settings = MappingProxyType({})) -> Settings:
     """Settings of a preset by dotted path.
 
     Args:
-        name: of the preset.
-        given: what is set beside it of `TOWER_SETTINGS` and `model.backbone.name`, None where nothing is.
+        name: name of the preset.
+        given: given values of `TOWER_SETTINGS` and `model.backbone.name`; None if not given.
 
     Raises:
-        ConfigError: there is none of that name, or upstream's ImageNet tower is asked for without its settings.
+        ConfigError: the name is unknown, or the ImageNet backbone is used without its settings.
     """
     if name is None:  # how YAML reads an empty value and `null`
         name = "none"
@@ -106,7 +106,8 @@ def preset_settings(name: object, given: Settings = MappingProxyType({})) -> Set
     missing = [path for path in TOWER_SETTINGS if given.get(path) is None]
     if missing:
         raise ConfigError(
-            f"preset parity is of the CLIP tower; for {given['model.backbone.name']} give {' and '.join(missing)} as "
-            f"well (upstream: {IMAGENET_LR_FACTOR} x train.lr and MODEL.DROP_PATH, which is 0.1 where a file has none)"
+            f"preset parity is made for the CLIP backbone; for {given['model.backbone.name']} also give "
+            f"{' and '.join(missing)} (upstream: {IMAGENET_LR_FACTOR} x train.lr, and MODEL.DROP_PATH, by "
+            "default 0.1)"
         )
     return {**PRESETS[name], **IMAGENET_TOWER_CODE}

@@ -1,6 +1,6 @@
-"""Read YAML as plain data, within bounds of size, depth and work; errors name the file and the line.
+"""Read YAML as plain data, within limits of size and depth; errors name the file and the line.
 
-All YAML of the package comes through here: settings, cells of grids, upstream's files, the settings of run folders.
+The package reads all YAML here: settings, cells of grids, upstream's files and the settings of run folders.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from trireid.errors import ConfigError, printable
 from trireid.files import UnreadableFileError, read_text
 
 MAX_SIZE = 1_000_000
-"""Bytes of a YAML file, and characters of a text; the longest one of this package has 4,000."""
+"""Limit in bytes of a YAML file, and in characters of a text; the longest file of this package has 4,000."""
 MAX_DEPTH = 20
-"""Lists and mappings within each other; settings have 4 levels."""
+"""Limit of nested lists and mappings; settings have 4 levels."""
 MAX_NODES = 10_000
-"""Values, an alias counted as all that it stands for: a page of aliases of aliases stands for more than any memory."""
+"""Limit of values, where an alias counts as all values that it stands for: nested aliases could exceed any memory."""
 MAX_NUMBER = 100
-"""Characters of a number."""
+"""Limit of characters of a number."""
 
 _INT, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
 
@@ -34,16 +34,16 @@ def _refused(problem: str, node: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in bounds.
+    """Safe YAML within the limits of this module.
 
-    It refuses a key given twice, explicit tags, control characters in text, and numbers that YAML 1.1 reads in another
-    way than they look (010 is 8, 1:30 is 90). It reads 1e-4 as a number and a date as text, as YAML 1.2 does.
+    It refuses repeated keys, explicit tags, control characters in text, and numbers that YAML 1.1 does not read as
+    decimal (010 is 8, 1:30 is 90). It reads 1e-4 as a number and a date as text, as YAML 1.2 does.
     """
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = self._num_nodes = 0
-        self._sizes: dict[int, int] = {}  # nodes below and with a node, by its identity
+        self._sizes: dict[int, int] = {}  # number of nodes of a subtree, by the id of its root
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -54,7 +54,7 @@ class _StrictLoader(yaml.SafeLoader):
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise _refused(f"*{event.anchor} stands within itself", event)
+                raise _refused(f"*{event.anchor} refers to itself", event)
             self._count(self._sizes[id(node)], event)
         else:
             self._count(1, event)
@@ -62,18 +62,18 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def _check_event(self, event: yaml.Event) -> None:
-        """Refuse what may not even be built."""
+        """Refuse an event before its node is built."""
         if self._depth >= MAX_DEPTH:
             raise _refused(f"more than {MAX_DEPTH} lists or mappings within each other", event)
         tag = getattr(event, "tag", None)
-        if tag is not None and tag != "!":  # "!" is how a quoted text may be written
+        if tag is not None and tag != "!":  # "!" may mark a quoted text
             name = tag.replace("tag:yaml.org,2002:", "!!")
-            raise _refused(f"the tag {name} is not allowed: write the value alone", event)
+            raise _refused(f"the tag {name} is not allowed: write the value without it", event)
 
     def _count(self, number: int, event: yaml.Event) -> None:
         self._num_nodes += number
         if self._num_nodes > MAX_NODES:
-            raise _refused(f"more than {MAX_NODES} values, those that aliases stand for counted", event)
+            raise _refused(f"more than {MAX_NODES} values, counting those that aliases stand for", event)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[object] = set()
@@ -90,19 +90,19 @@ class _StrictLoader(yaml.SafeLoader):
         text = str(node.value)
         strange = next((letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")), None)
         if strange is not None:
-            raise _refused(f"a control character or half a character, {strange!a}, in a text", node)
+            raise _refused(f"a control character or surrogate, {strange!a}, in a text", node)
         return text
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         text = str(node.value)
         if len(text) > MAX_NUMBER:
-            raise _refused(f"a number of {len(text)} characters, allowed are {MAX_NUMBER}", node)
+            raise _refused(f"a number of {len(text)} characters; at most {MAX_NUMBER} are allowed", node)
         if ":" in text or re.match(r"[-+]?0[0-9_]", text):
-            raise _refused(f"{text} would be read to base 8 or 60: write a decimal number, or quote a text", node)
+            raise _refused(f"{text} would be read in base 8 or 60: write a decimal number, or quote a text", node)
         try:
             made = self.construct_yaml_int(node) if node.tag == _INT else self.construct_yaml_float(node)
         except ValueError:  # 0x_ and the like
-            raise _refused(f"{text} is no number", node) from None
+            raise _refused(f"{text} is not a number", node) from None
         return float(made) if node.tag == _FLOAT else int(made)
 
 
@@ -120,11 +120,11 @@ def parse_yaml(text: str, *, source: str) -> object:
     """Parse YAML text.
 
     Raises:
-        ConfigError: on a syntax error, a repeated key, or more than settings can be; names `source` and the line.
+        ConfigError: a syntax error, a repeated key, or a limit is exceeded; names `source` and the line.
     """
     source = printable(source)
     if len(text) > MAX_SIZE:
-        raise ConfigError(f"{source} has {len(text)} characters, allowed are {MAX_SIZE}: give a file of settings")
+        raise ConfigError(f"{source} has {len(text)} characters; at most {MAX_SIZE} are allowed: give a settings file")
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
@@ -139,7 +139,7 @@ def read_mapping(path: Path) -> dict[str, object]:
     """Read a YAML file whose top level is a mapping of names.
 
     Raises:
-        ConfigError: if the file is missing, unreadable, not YAML, empty, or holds something else at the top.
+        ConfigError: the file is missing, unreadable, not YAML, empty, or its top level is not a mapping.
     """
     shown = printable(str(path))
     try:
@@ -154,7 +154,7 @@ def read_mapping(path: Path) -> dict[str, object]:
         raise ConfigError(f"{shown} is not a text file; give the path of a YAML file in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"configuration file {shown} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a path that no system can have
+    except ValueError as error:  # an invalid path
         raise ConfigError(f"configuration file {shown} cannot be read: {error}") from None
     content = parse_yaml(text.removeprefix("\ufeff"), source=str(path))
     if content is None:
