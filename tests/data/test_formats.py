@@ -253,3 +253,11 @@ def test_remarks_on_metadata_stay_off_the_terminal(caplog: pytest.LogCaptureFixt
         decode(buffer.getvalue())
     assert not said
     assert not caplog.records
+
+
+def test_a_damaged_lzw_tiff_is_an_error_without_words_of_the_decoder(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(pillow(GREY, "TIFF", compression="tiff_lzw"))
+    data[12:40] = b"\xff" * 28
+    with pytest.raises(DecodeError, match="a truncated or corrupt TIFF"):
+        decode(bytes(data))
+    assert capfd.readouterr() == ("", "")

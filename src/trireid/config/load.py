@@ -47,6 +47,11 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
     Raises:
         ConfigError: a file, key or value is not allowed; one line per fault.
+
+    Example:
+        >>> config = load_config(overrides=["train.epochs=5", "data.image_size=[128, 64]"])
+        >>> config.train.epochs, config.data.image_size
+        (5, (128, 64))
     """
     tree: Tree = {}
     if path is not None:
@@ -111,7 +116,12 @@ def _fault_path(fault: ErrorDetails) -> str:
 
 
 def dump_config(config: Config) -> str:
-    """All settings as YAML text that `load_config` reads back to an equal `Config`."""
+    """All settings as YAML text that `load_config` reads back to an equal `Config`.
+
+    Example:
+        >>> dump_config(Config()).splitlines()[:2]
+        ['data:', '  format: rgbnt201']
+    """
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 

@@ -94,6 +94,16 @@ def check_dataset(
 
     Raises:
         DataError: unknown format or exclusion rule. Everything else is a fault in the report.
+
+    Example:
+        >>> import tempfile
+        >>> from trireid.data.synthetic import write_synthetic
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = Path(folder, "set")
+        ...     _ = write_synthetic(root, layout="msvr310", num_ids=2, per_camera=1, image_size=(16, 32))
+        ...     report = check_dataset("msvr310", root)
+        >>> report.ok, report.splits[0].triplets
+        (True, 4)
     """
     index = read_index(format, root, exclude=exclude, verify_pixels=True, workers=workers, progress=progress)
     images, warnings = describe_images(index.train, (*index.query, *index.gallery), index.facts, workers=workers)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trireid.data.deep_png import deep_colour
+from trireid.data.libtiff import silence_libtiff
 from trireid.data.records import ImageFacts
 
 MAX_PIXELS = 2**26
@@ -178,7 +179,7 @@ def _tiff(data: bytes) -> tuple[Values, int]:
         dtype, compression = page.dtype, int(page.compression)
         if compression in _TIFF_JPEG:
             raise DecodeError("a TIFF with JPEG compression, which hides damage: save it with LZW or deflate")
-        # tifffile keeps every depth and is silent; libtiff, behind Pillow, writes to the terminal about damage.
+        # tifffile keeps every depth; Pillow, with libtiff, decodes the compressions that tifffile does not.
         plain = dtype is not None and int(page.photometric) in ((1, 2) if dtype == np.uint8 else (0, 1, 2))
         if plain and compression in _TIFF_PLAIN and int(page.predictor) in (1, 2) and page.bitspersample % 8 == 0:
             return _tiff_values(page)
@@ -204,6 +205,7 @@ def _tiff_values(page: Any) -> tuple[Values, int]:
 
 def _pillow_tiff(data: bytes, *, deep: bool) -> tuple[Values, int]:
     """Decode a compression that needs libtiff, or an 8-bit palette or negative."""
+    silence_libtiff()
     with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
         tag = _known_orientation(image.tag_v2.get(ORIENTATION_TAG))  # type: ignore[attr-defined]
         values = _native(np.array(image if deep else image.convert("RGB")))

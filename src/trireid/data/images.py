@@ -122,6 +122,16 @@ def load_images(record: Record, ranges: Ranges = NO_RANGES) -> list[Tensor | Non
 
     Raises:
         ImageError: an image cannot be read, a strip has the wrong width, or a range is missing.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "rgb.png")
+        ...     Image.new("RGB", (4, 2)).save(path)
+        ...     images = load_images(Record("1", (ImageSource(path), None, None), identity="0001"))
+        >>> images[0].shape, images[1]
+        (torch.Size([3, 2, 4]), None)
     """
     return orient_sources(decode_sources(record, ranges), record.orientation)
 

@@ -44,6 +44,16 @@ def scan(
 
     Raises:
         DataError: unknown format or rule, a fault of the whole data set, or any fault without `skip_bad`.
+
+    Example:
+        >>> import tempfile
+        >>> from trireid.data.synthetic import write_synthetic
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     root = Path(folder, "set")
+        ...     _ = write_synthetic(root, layout="msvr310", num_ids=2, per_camera=1, image_size=(16, 32))
+        ...     index = scan("msvr310", root)
+        >>> len(index.train), index.train[0].identity, index.protocol.exclude
+        (4, '0001', 'scene')
     """
     index = read_index(format, Path(root), exclude=exclude, verify_pixels=skip_bad, workers=workers, progress=progress)
     tree = [fault for fault in index.faults if fault.kind in TREE_FAULTS]

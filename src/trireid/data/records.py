@@ -34,6 +34,12 @@ class Record:
         images: one source per modality in the order of `trireid.types.MODALITIES`; None where absent.
         identity, camera, scene: as written in the name or table (camera and scene are None if not known).
         orientation: how the pixels are rotated after decoding, 0 to 7, see `trireid.data.orientations.orient`.
+
+    Example:
+        >>> images = (ImageSource(Path("rgb/1.jpg")), None, ImageSource(Path("tir/1.jpg")))
+        >>> record = Record("1", images, identity="0001", camera="2")
+        >>> [source is not None for source in record.images]
+        [True, False, True]
     """
 
     name: str

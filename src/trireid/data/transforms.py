@@ -31,6 +31,11 @@ class EvaluationTransform:
         image_size: (height, width) of the result.
         mean, std: of each channel, in units of the pixel range [0, 1].
         interpolation: `bilinear` or `bicubic`, antialiased.
+
+    Example:
+        >>> transform = EvaluationTransform(image_size=(32, 16))
+        >>> transform([torch.zeros(3, 64, 40, dtype=torch.uint8), None, None]).shape
+        torch.Size([3, 3, 32, 16])
     """
 
     image_size: tuple[int, int]
@@ -50,6 +55,11 @@ class Normalise:
 
     Attributes:
         mean, std: of each channel, in units of the pixel range [0, 1].
+
+    Example:
+        >>> white = torch.full((1, 3, 3, 2, 2), 255, dtype=torch.uint8)  # (B, M, 3, H, W)
+        >>> Normalise()(white, torch.tensor([[True, True, False]]))[0, :, 0, 0, 0]
+        tensor([1., 1., 0.])
     """
 
     mean: Channels = (0.5, 0.5, 0.5)
@@ -65,6 +75,12 @@ def resize_triplet(images: Images, size: tuple[int, int], interpolation: Interpo
 
     Raises:
         InputError: there is no image, or one is not uint8 `(3, h, w)`.
+
+    Example:
+        >>> image = torch.zeros(3, 64, 40, dtype=torch.uint8)
+        >>> pixels, present = resize_triplet([image, None, None], (32, 16), "bilinear")
+        >>> pixels.shape, present.tolist()
+        (torch.Size([3, 3, 32, 16]), [True, False, False])
     """
     present = torch.tensor([image is not None for image in images])
     shown = [image for image in images if image is not None]

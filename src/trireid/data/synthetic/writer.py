@@ -51,7 +51,11 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class SyntheticSummary:
-    """What was written where; `splits` has the keys train, query and gallery."""
+    """What was written: the folder, its layout and the counts of train, query and gallery.
+
+    Queries are, in RGBNT201, all test triplets; in RGBNT100 and WMVeID863, every fifth triplet of each test identity,
+    starting with its first; in MSVR310, all triplets of the identities that were seen in two or more scenes.
+    """
 
     root: Path
     layout: str
@@ -272,12 +276,15 @@ def write_synthetic(
         image_size: (height, width); None: the size of the layout.
         progress: called with (done, total) triplets.
 
-    Queries are, in RGBNT201, all test triplets; in RGBNT100 and WMVeID863, every fifth triplet of each test identity,
-    starting with its first; in MSVR310, all triplets of the identities that were seen in two or more scenes.
-
     Raises:
         InputError: an argument is not allowed.
         DataError: a name list does not fit the layout, or the target is not empty or cannot be written.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     summary = write_synthetic(Path(folder, "set"), layout="msvr310", num_ids=2, image_size=(16, 32))
+        >>> summary.splits["train"]
+        SplitCount(triplets=16, identities=2)
     """
     if not 0 <= workers <= MAX_WORKERS:
         raise InputError(f"{workers} workers: give 0 (this process alone) to {MAX_WORKERS}")
