@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trireid.config.schema import ValueRange
-from trireid.data.range_settings import describe_range, measure, mixed_depths
+from trireid.data.range_settings import describe_range, measure, mixed_depths, sorted_sources
 from trireid.data.records import ImageFacts, ImageSource, Record
 from trireid.types import MODALITIES
 
@@ -38,10 +38,7 @@ def describe_images(
         lines.append(f"{name}: {len(sources)} images: {_counted(known)}")
         deep = [source for source, fact in known if fact.deep]
         if deep:
-            trained = sorted(
-                {source for record in train if (source := record.images[index]) and facts[source.path].deep},
-                key=lambda source: (source.path, source.columns or ()),
-            )
+            trained = [source for source in sorted_sources(train, index) if facts[source.path].deep]
             value: ValueRange = measure(trained, workers=workers) if trained else "auto"
             lines.append(f"  {describe_range(name, value, num_deep=len(deep), measured=True)}")
         warnings += mixed_depths(name, "auto", num_deep=len(deep), num_files=len(sources))

@@ -49,6 +49,14 @@ class SplitRecords:
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def distinct(self) -> dict[str, tuple[Record, ...]]:
+        """The records of each split by its name, without `query` if query and gallery are one set."""
+        splits = {"train": self.train, "query": self.query, "gallery": self.gallery}
+        if self.query is self.gallery:
+            del splits["query"]
+        return splits
+
     def filtered(self, keep: Callable[[Record], bool]) -> SplitRecords:
         """The splits with the records for which `keep` is true; one set that is both query and gallery stays one."""
         gallery = tuple(filter(keep, self.gallery))

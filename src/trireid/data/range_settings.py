@@ -45,10 +45,7 @@ def resolve_ranges(settings: RangeConfig, records: Sequence[Record], *, workers:
     resolved: dict[str, ValueRange] = {}
     for index, name in enumerate(MODALITIES):
         value: ValueRange = getattr(settings, name)
-        sources = sorted(
-            {source for record in records if (source := record.images[index]) is not None},
-            key=lambda source: (source.path, source.columns or ()),
-        )
+        sources = sorted_sources(records, index)
         deep = _deep(sources, workers)
         if deep:
             low_high = measure(deep, workers=workers) if value == "auto" else value
@@ -58,6 +55,12 @@ def resolve_ranges(settings: RangeConfig, records: Sequence[Record], *, workers:
             _log.warning("%s", line)
         resolved[name] = value
     return RangeConfig(**resolved)
+
+
+def sorted_sources(records: Sequence[Record], modality: int) -> list[ImageSource]:
+    """The different images of one modality (an index of `MODALITIES`), sorted by path and columns."""
+    sources = {source for record in records if (source := record.images[modality]) is not None}
+    return sorted(sources, key=lambda source: (source.path, source.columns or ()))
 
 
 def measure(sources: Sequence[ImageSource], *, workers: int = 0) -> tuple[float, float]:

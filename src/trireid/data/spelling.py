@@ -55,13 +55,10 @@ def mixed_spellings(splits: SplitRecords, root: Path) -> list[Fault]:
     The spellings would count as different identities or cameras: an exclusion rule would miss items, and an identity
     could be in training and test.
     """
-    named = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
-    if splits.query is splits.gallery:
-        del named["query"]
     faults = []
     for field in FIELDS:
         spellings: dict[str, dict[str, Counter[str]]] = {}
-        for split, records in named.items():
+        for split, records in splits.distinct.items():
             for label in filter(None, (getattr(record, field) for record in records)):
                 spellings.setdefault(label_key(label), {}).setdefault(label, Counter())[split] += 1
         mixed = [ways for _, ways in sorted(spellings.items()) if len(ways) > 1]
@@ -88,16 +85,11 @@ def _describe(column: str, mixed: Sequence[dict[str, Counter[str]]]) -> str:
 
 def without_junk(splits: SplitRecords) -> SplitRecords:
     """Leave out the triplets of identity `-1` (junk), with a note that counts them."""
-    found = {name: sum(is_junk(record.identity) for record in getattr(splits, name)) for name in _SPLITS}
+    found = {name: sum(is_junk(record.identity) for record in records) for name, records in splits.distinct.items()}
     if not any(found.values()):
         return splits
-    if splits.query is splits.gallery:
-        del found["query"]
 
     counts = ", ".join(f"{number} in {name}" for name, number in found.items() if number)
     line = f"identity -1 marks junk: its triplets are left out ({counts}), and rankings ignore them"
     kept = splits.filtered(lambda record: not is_junk(record.identity))
     return replace(kept, notes=(*splits.notes, line))
-
-
-_SPLITS = ("train", "query", "gallery")
