@@ -13,6 +13,9 @@ from trireid.files import read_text
 
 Content = TypeVar("Content")
 
+JsonObject = dict[str, Any]
+"""A JSON object whose entries are not known here."""
+
 MAX_DEPTH = 32
 """Containers within each other; what is written has fewer than ten. Readers may go through them by recursion."""
 LARGEST = 1e100
@@ -61,7 +64,7 @@ def parse_json(text: str) -> Any:
     return content
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> JsonObject:
     """The content of a JSON text that must be an object; errors as `parse_json`."""
     content = parse_json(text)
     if not isinstance(content, dict):
@@ -69,7 +72,7 @@ def parse_object(text: str) -> dict[str, Any]:
     return content
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """The JSON object of a file.
 
     Raises:
@@ -134,7 +137,7 @@ def shortened(value: Any, *, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - 4]}...{text[-1]}"
 
 
-def _inner(container: dict[str, Any] | list[Any]) -> Iterator[Any]:
+def _inner(container: JsonObject | list[Any]) -> Iterator[Any]:
     """The containers within a container."""
     values = container.values() if isinstance(container, dict) else container
     return (value for value in values if isinstance(value, dict | list))

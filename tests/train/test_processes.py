@@ -12,8 +12,9 @@ from processes import run_processes
 from tiny_run import tiny_config, write_tree
 from trireid.config.load import dump_config, override_config
 from trireid.config.schema import Config
-from trireid.train.checkpoint import BEST_FILE, load_checkpoint
+from trireid.train.checkpoint import load_checkpoint
 from trireid.train.loop import train
+from trireid.train.run_files import BEST_FILE
 from trireid.train.runs import read_epochs, read_metrics
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]

@@ -14,9 +14,8 @@ from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.files import replacing, write_json, write_text
-from trireid.train.checkpoint import LAST_FILE
 from trireid.train.environment import describe_environment, git_commit
-from trireid.train.run_files import CONFIG_FILE, ENVIRONMENT_FILE, EPOCHS_FILE, METRICS_FILE
+from trireid.train.run_files import CONFIG_FILE, ENVIRONMENT_FILE, EPOCHS_FILE, LAST_FILE, METRICS_FILE
 from trireid.train.runs import (
     EpochLog,
     claim_run_folder,

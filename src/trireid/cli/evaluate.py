@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked, show_rule
 from trireid.cli.missing import page, tables
@@ -13,6 +12,7 @@ from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
 from trireid.files import check_writable, write_json, write_text
+from trireid.train.run_files import CheckpointMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def run_checkpoint(
     out: Path | None = None,
     missing_cases: bool = False,
     any_to_any: bool = False,
-) -> dict[str, Any]:
+) -> CheckpointMetrics:
     """Evaluate a checkpoint with the configuration it carries, some settings changed.
 
     Args:
@@ -72,7 +72,7 @@ def run(
     notes: Sequence[str] = (),
     missing_cases: bool = False,
     any_to_any: bool = False,
-) -> dict[str, Any]:
+) -> CheckpointMetrics:
     """Evaluate a checkpoint with a resolved configuration; log its changed settings and print the figures.
 
     Args:

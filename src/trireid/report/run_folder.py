@@ -17,7 +17,7 @@ from trireid.errors import ConfigError, RunError
 from trireid.evaluation.feature_files import FEATURES_FILE, RECORDS_FILE, load_features
 from trireid.evaluation.ranking import Ranking, Side
 from trireid.files import read_text, real_path
-from trireid.train.checkpoint import LAST_FILE, config_here, load_checkpoint
+from trireid.train.checkpoint import config_here, load_checkpoint
 from trireid.train.inputs import scan_index
 from trireid.train.run_files import (
     CONFIG_FILE,
@@ -26,6 +26,7 @@ from trireid.train.run_files import (
     EPOCH_ENTRY,
     EPOCHS_FILE,
     IMPORTED_FILE,
+    LAST_FILE,
     METRICS_FILE,
     RUN_METRICS,
     Environment,
@@ -185,7 +186,7 @@ def parse_config(text: str | None, notes: list[str]) -> Config | None:
     if text is None:
         return None
     try:
-        content = parse_yaml(text, source="config.yaml")
+        content = parse_yaml(text, source=CONFIG_FILE)
         return validate(content) if isinstance(content, dict) else None
     except ConfigError as error:
         notes.append(f"config.yaml holds settings that this version does not know, shown as they are: {error}")

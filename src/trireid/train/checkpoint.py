@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 
 from trireid.config.schema import LARGEST, Config
 from trireid.data.labels import LabelMap
-from trireid.errors import CheckpointError, InputError, printable
+from trireid.errors import CheckpointError, InputError, RunError, printable
 from trireid.files import is_file, is_folder, replacing
 from trireid.models.build import build_model
 from trireid.models.positions import GRID_KEY, grid_text
 from trireid.models.untrusted import checked_table, one_line
-from trireid.models.weights import RUN_WEIGHTS, check_values
+from trireid.models.weights import check_values
+from trireid.train.run_files import LAST_FILE, Figures
 
 if TYPE_CHECKING:
     from trireid.models.reid import ReIDModel
@@ -32,14 +34,8 @@ _log = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1"
 _VERSION_KEY = "trireid_format"
-LAST_FILE = RUN_WEIGHTS
-BEST_FILE = "best.safetensors"
 
-Figures = dict[str, dict[str, float]]
-"""Metrics by feature name: {"global" | "head" | "joint": {"mAP": ..., ...}}."""
-
-
-_FIGURES: TypeAdapter[Figures] = TypeAdapter(Figures)
+_FIGURES: TypeAdapter[Figures] = TypeAdapter(dict[str, dict[str, float]])
 _NAMES = TypeAdapter(dict[str, list[str]])
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=LARGEST)])
 
@@ -147,6 +143,42 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint now; arguments and errors as those of `checkpoint_writer`."""
     checkpoint_writer(path, model, config=config, label_map=label_map, epoch=epoch, note=note, figures=figures)()
+
+
+class BackgroundWriter:
+    """Runs one writer of a checkpoint at a time in a thread; a context manager, at whose end everything is written."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Wait for the last writer; where the block ends by another error, that of the writer is logged."""
+        try:
+            self.wait()
+        except RunError as failed:
+            if error is None:
+                raise
+            _log.error("%s", failed)
+        finally:
+            self._thread.shutdown()
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Run what `checkpoint_writer` made; errors show at the next `wait`."""
+        self._pending = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk.
+
+        Raises:
+            RunError: It could not be written.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -8,7 +8,6 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ PACKAGES = (
 )
 
 
-def describe_environment(*, device: torch.device, precision: str, num_processes: int, seed: int) -> dict[str, Any]:
+def describe_environment(*, device: torch.device, precision: str, num_processes: int, seed: int) -> dict[str, object]:
     """All that another person needs to run the same again, as plain data for JSON."""
     cuda = device.type == "cuda"
     return {

@@ -18,6 +18,7 @@ from trireid.errors import RunError
 from trireid.losses import reid_loss
 from trireid.train.gathering import gather_output, gather_rows
 from trireid.train.progress import Bar
+from trireid.train.run_files import EpochEntry
 from trireid.types import Batch, ReIDOutput
 
 
@@ -119,7 +120,7 @@ def train_epoch(
     settings: TrainConfig,
     epoch: int,
     bar: Bar,
-) -> dict[str, Any]:
+) -> EpochEntry:
     """Train on every batch of an epoch.
 
     Args:
@@ -129,12 +130,11 @@ def train_epoch(
         gradients: `make_gradients` of this model, or its recording.
         accelerator: clips gradients.
         settings: clipping, and how often to look at the loss.
-        epoch: for messages.
+        epoch: its number.
         bar: advanced by one a step.
 
     Returns:
-        `loss`: mean of each term; `num_steps`; `num_triplets`, seen by all processes; `data_seconds`, waited for
-        batches; `step_seconds`, all else (what a device does meanwhile shows in the step that waits for it).
+        Losses, counts and durations of the entry of this epoch.
 
     Raises:
         RunError: The loss is not finite, or the loader gave no batch.
@@ -162,6 +162,7 @@ def train_epoch(
         raise RunError(f"epoch {epoch} has no batch: lower data.batch_size, or train in fewer processes")
     bar.say(f"loss {log.means()['total']:.3f}")
     return {
+        "epoch": epoch,
         "loss": log.means(),
         "num_steps": log.num_steps,
         "num_triplets": num_triplets,

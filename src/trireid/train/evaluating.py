@@ -1,29 +1,28 @@
-"""Evaluation of a model on a ready split, under the settings of a run."""
+"""Evaluation of a model on an opened split with the settings of a run, and its metrics as plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from trireid.config.schema import EvaluateConfig
-from trireid.data.records import Record
+from trireid.data.records import DatasetIndex, Record
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.features import FeatureSet, extract_features
 from trireid.evaluation.ranking import Ranking, Rerank, Side
-from trireid.train.checkpoint import Figures
 from trireid.train.gathering import gather_features
 from trireid.train.inputs import EvaluationSplit, count_items
 from trireid.train.progress import progress_bar
+from trireid.train.run_files import EvaluationMetrics, Figures, RerankedMetrics
 from trireid.types import Batch
 
 SELECTION_FEATURES = ("joint", "global")
-"""What `best` is chosen by: the mAP of the first of these that the model has."""
+"""`best` is chosen by the mAP of the first of these features that the model has."""
 
 
 def evaluate_split(
@@ -35,24 +34,25 @@ def evaluate_split(
     dtype: torch.dtype | None,
     progress: bool,
 ) -> EvaluationResult | None:
-    """Features of query and gallery once, every pattern ranked; re-ranking is `describe_reranked`.
+    """Extract the features of query and gallery, and rank every pattern; `describe_reranked` re-ranks.
 
-    Where the split is shared, all its processes must call this: each extracts its part, the main process ranks.
+    Where several processes share the split, all of them must call this: each extracts its part, and the main process
+    ranks.
 
     Args:
         model: on `device`, not wrapped.
-        split: what is ranked.
-        settings: normalisation, withheld modalities; items that these leave nothing of are left out.
-        device: where it runs.
-        dtype: autocast type, None for none.
+        split: query and gallery.
+        settings: normalisation and withheld modalities; items without any other modality are excluded.
+        device: where the model runs.
+        dtype: autocast type; None: no autocast.
         progress: show a bar.
 
     Returns:
-        None on all processes but the main one.
+        The result on the main process, None on all others.
 
     Raises:
-        InputError: A feature is not finite, or withholding leaves no item of query or gallery.
-        RunError: Another process met an error.
+        InputError: A feature is not finite, or no item of query or gallery is left.
+        RunError: Another process had an error.
     """
     ranking = extract_split(
         model, split, settings=settings, device=device, dtype=dtype, progress=progress, withheld=settings.missing
@@ -73,7 +73,7 @@ def extract_split(
     progress: bool,
     withheld: Sequence[str],
 ) -> Ranking | None:
-    """Query and gallery with their features, some modalities withheld.
+    """Extract the features of query and gallery with some modalities withheld.
 
     Args: as `evaluate_split` and `extract_features`. Returns None on all processes but the main one.
     """
@@ -111,21 +111,45 @@ def extract_split(
     return Ranking(query_side, gallery_side, split.protocol, settings.normalise)
 
 
-def describe_reranked(result: EvaluationResult, *, settings: EvaluateConfig, device: torch.device) -> dict[str, Any]:
-    """`{"reranked": ...}`: the figures of the same features after k-reciprocal re-ranking; empty where it is off.
+def describe_result(result: EvaluationResult) -> EvaluationMetrics:
+    """The metrics of an evaluation and what a reader must know about them, as plain data for JSON."""
+    return {
+        "feature": result.metrics,
+        "num_queries": result.num_queries,
+        "num_gallery": result.num_gallery,
+        "num_unmatched": result.num_unmatched,
+        "rule": result.rule.as_dict(),
+        "messages": list(result.messages),
+    }
 
-    It takes far longer than the plain ranking and a table of all items by all, so that it is made once, of the final
-    features, and stands beside the plain figures.
+
+def describe_data(index: DatasetIndex) -> EvaluationMetrics:
+    """The data set that was evaluated and its protocol, as plain data for JSON."""
+    return {
+        "data": str(index.root),
+        "protocol": index.protocol.name,
+        "exclude": index.protocol.exclude,
+        "num_left_out": len(index.faults),
+        "data_notes": list(index.notes),
+    }
+
+
+def describe_reranked(result: EvaluationResult, *, settings: EvaluateConfig, device: torch.device) -> EvaluationMetrics:
+    """`{"reranked": ...}`: the metrics of the same features after k-reciprocal re-ranking; empty where it is off.
+
+    Re-ranking takes far longer than the plain ranking and needs a table of all pairs of items. It is therefore done
+    once, with the final features, and reported beside the plain metrics.
     """
     if not settings.rerank:
         return {}
     rerank = Rerank(k1=settings.rerank_k1, k2=settings.rerank_k2, lambda_value=settings.rerank_lambda)
     again = evaluate_features(replace(result.source, rerank=rerank), device=device, missing=settings.missing)
-    return {"reranked": {**asdict(rerank), "feature": again.metrics}}
+    used = RerankedMetrics(k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value, feature=again.metrics)
+    return {"reranked": used}
 
 
 def selection_feature(figures: Figures) -> str:
-    """The feature whose mAP chooses `best`: pattern 3, or pattern 1 where there is nothing else."""
+    """The feature whose mAP chooses `best`: pattern 3 (`joint`), or pattern 1 (`global`) without a head."""
     return next(name for name in SELECTION_FEATURES if name in figures)
 
 
@@ -135,13 +159,13 @@ def selection_score(figures: Figures) -> float:
 
 
 def describe_figures(figures: Figures) -> str:
-    """One line for people: mAP and rank 1 of every pattern, in percent."""
+    """One line of text: mAP and rank 1 of every pattern, in percent."""
     parts = (f"{name} {100 * each['mAP']:.1f} mAP {100 * each['rank1']:.1f} R1" for name, each in figures.items())
     return ", ".join(parts)
 
 
 def saved_features(result: EvaluationResult) -> Ranking:
-    """What pages and pictures need of an evaluation, to be written beside its metrics."""
+    """The features and labels of an evaluation that reports and figures read, for `save_features`."""
     query = gallery = _numbered(result.source.query)
     if not result.source.query_is_gallery:
         gallery = _numbered(result.source.gallery)
@@ -149,5 +173,5 @@ def saved_features(result: EvaluationResult) -> Ranking:
 
 
 def _numbered(side: Side) -> Side:
-    """The same items numbered from 0, where withholding left some out."""
+    """The same items, numbered from 0 without gaps."""
     return replace(side, features=replace(side.features, item=torch.arange(len(side))), num_left_out=0)

@@ -137,7 +137,9 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
     tables = {} if own is None else {**own.features, _PRESENT: own.present, _ITEM: own.item}
     sizes: list[int] = _gather_objects(0 if own is None else len(own))
     layouts = _gather_objects({name: (tuple(table.shape[1:]), table.dtype) for name, table in tables.items()})
-    layout: dict[str, Any] = next((each for each, size in zip(layouts, sizes, strict=True) if size), {})
+    layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = next(
+        (each for each, size in zip(layouts, sizes, strict=True) if size), {}
+    )
     blocks: dict[str, Blocks] = next((each for each in _gather_objects(own.blocks if own else {}) if each), {})
     is_main = distributed.get_rank() == 0
     parts: list[dict[str, Tensor]] = [{} for _ in sizes] if is_main else []
@@ -182,8 +184,8 @@ def _own(num_rows: int) -> slice:
 
 
 def _gather_inputs(
-    module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    module: nn.Module, positional: tuple[Any, ...], named: dict[str, object]
+) -> tuple[tuple[Any, ...], dict[str, object]]:
     if not module.training:
         return positional, named
     return tuple(map(_gathered, positional)), {name: _gathered(value) for name, value in named.items()}

@@ -1,14 +1,12 @@
-"""What a run keeps: its state, its best and last checkpoint, its figures. The main process writes it."""
+"""What a run saves: its state, its best and last checkpoint, and its metrics. The main process writes them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
-from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,27 +15,35 @@ from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.feature_files import save_features
 from trireid.train.checkpoint import (
-    BEST_FILE,
-    LAST_FILE,
-    Figures,
+    BackgroundWriter,
     build_for,
     checkpoint_writer,
     load_checkpoint,
 )
 from trireid.train.evaluating import (
+    describe_data,
     describe_figures,
     describe_reranked,
+    describe_result,
     evaluate_split,
     saved_features,
     selection_feature,
     selection_score,
 )
 from trireid.train.inputs import EvaluationSplit, TrainingInputs
-from trireid.train.run_files import RUN_METRICS, STATE_FILE, RunMetrics
+from trireid.train.run_files import (
+    BEST_FILE,
+    LAST_FILE,
+    RUN_METRICS,
+    STATE_FILE,
+    BestMetrics,
+    EpochEntry,
+    Figures,
+    RunMetrics,
+)
 from trireid.train.runs import EpochLog, write_metrics
 from trireid.train.selection_log import Draw, watch_selection
 from trireid.train.state import TrainingState, save_state
-from trireid.train.testing import describe_data, describe_result
 from trireid.typed_json import checked
 
 _log = logging.getLogger(__name__)
@@ -48,7 +54,7 @@ with its successor beside it while that is written."""
 
 
 def check_finite(model: nn.Module, epoch: int) -> None:
-    """Refuse to keep weights that no later run could use.
+    """Refuse to save weights that are not finite.
 
     Raises:
         RunError: A weight is NaN or infinite.
@@ -64,21 +70,19 @@ def check_finite(model: nn.Module, epoch: int) -> None:
 class RunKeeper:
     """Evaluates, chooses and saves one run; a context manager, at whose end everything is written.
 
-    All processes call the same methods: they share the evaluations, and the main process alone ranks and writes. A
-    checkpoint is written while the run goes on, and its error shows where the next is written, or at the end.
+    All processes call the same methods: they share the evaluations, and only the main process ranks and writes. A
+    checkpoint is written while training continues; its error is raised when the next one is written, or at the end.
 
     Args:
         config: resolved configuration, with the measured ranges of values.
         inputs: splits and label map.
-        model: on `device`, not wrapped.
+        model: on the device of the accelerator, not wrapped.
         optimizer: not wrapped.
-        scaler: fp16 gradient scaler or None.
-        device: where evaluations run.
-        dtype: their autocast type, None for none.
+        accelerator: device, gradient scaler and process of the run.
+        dtype: autocast type of evaluations; None: no autocast.
         progress: show bars.
-        restored: the state that the run goes on from, None for a fresh one.
-        is_main: this is the main process.
-        draw: makes pictures of what is selected, None for none.
+        restored: the state from which the run is resumed; None: a new run.
+        draw: makes pictures of the selection; None: no pictures.
     """
 
     def __init__(
@@ -88,60 +92,51 @@ class RunKeeper:
         *,
         model: nn.Module,
         optimizer: Optimizer,
-        scaler: Any,
-        device: torch.device,
+        accelerator: Accelerator,
         dtype: torch.dtype | None,
         progress: bool,
         restored: TrainingState | None,
-        is_main: bool = True,
         draw: Draw | None = None,
     ) -> None:
         self.config, self.inputs, self.folder = config, inputs, config.output
-        self.model, self.optimizer, self.scaler = model, optimizer, scaler
-        self.device, self.dtype, self.progress = device, dtype, progress
+        self.model, self.optimizer, self.scaler = model, optimizer, accelerator.scaler
+        self.device, self.dtype, self.progress = accelerator.device, dtype, progress
+        is_main = accelerator.is_main_process
         self.draw = draw
         self.seconds = 0.0 if restored is None else restored.seconds
         self.untrained: Figures = {} if restored is None else restored.untrained
-        # The file knows its own figures, also where the run was cut off between a new best and its next state.
+        # The file holds its own metrics, also where the run stopped between a new best and the next state.
         best = self.folder / BEST_FILE
         self.best_score: float | None = None
         if is_main and restored is not None and best.exists():
             self.best_score = selection_score(load_checkpoint(best).figures)
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self.last_test: tuple[int, EvaluationResult | None] | None = None  # the result is on the main process
         last_epoch = 0 if restored is None else restored.epoch
         self.epochs = EpochLog(self.folder, last_epoch=last_epoch, trackers=config.train.trackers) if is_main else None
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._being_written: Future[None] | None = None
+        self._writer = BackgroundWriter()
 
     def __enter__(self) -> RunKeeper:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Wait for what is being written; its own error is logged where the run ends by another."""
-        try:
-            self._finish_writing()
-        except RunError as failed:
-            if error is None:
-                raise
-            _log.error("%s", failed)
-        finally:
-            self._writer.shutdown()
+        """Wait for the checkpoint that is being written, see `BackgroundWriter`."""
+        self._writer.__exit__(kind, error, traceback)
 
     def measure_untrained(self) -> None:
-        """Evaluate the model as it is on the test split, to be set beside the final figures."""
+        """Evaluate the untrained model on the test split, for comparison with the final metrics."""
         result = self._evaluate(self.inputs.test)
         if result is None:
             return
         self.untrained = result.metrics
         _log.info("untrained: %s", describe_figures(self.untrained))
 
-    def end_epoch(self, epoch: int, entry: dict[str, Any], *, start: float) -> None:
+    def end_epoch(self, epoch: int, entry: EpochEntry, *, start: float) -> None:
         """Evaluate and save where the settings say so, and log the epoch.
 
         Args:
-            epoch: that was trained.
-            entry: what is known of it; gets the figures, and the seconds of evaluation with the copy of a new best.
+            epoch: the epoch that was trained.
+            entry: its log entry; the metrics are added, and the time of evaluation and of copying a new best.
             start: `perf_counter()` at its beginning.
         """
         settings = self.config.train
@@ -157,10 +152,10 @@ class RunKeeper:
             self.save(epoch)
 
     def evaluate(self, epoch: int) -> dict[str, Figures]:
-        """Evaluate on the split that chooses, and keep the weights where they are the best so far.
+        """Evaluate on the split that chooses `best`, and save the weights if they are the best so far.
 
         Returns:
-            The figures by split, for the log of the epoch; empty on all processes but the main one.
+            The metrics by split, for the log of the epoch; empty on all processes but the main one.
         """
         split = self.inputs.selection_split
         result = self._evaluate(split)
@@ -175,8 +170,8 @@ class RunKeeper:
             self._save_checkpoint(BEST_FILE, epoch, note=f"best on {split.name}", figures=result.metrics)
         return {split.name: result.metrics}
 
-    def watch(self, epoch: int, entry: dict[str, Any]) -> None:
-        """Show what is selected of a few test triplets, its statistics in the log of the epoch; main process alone."""
+    def watch(self, epoch: int, entry: EpochEntry) -> None:
+        """Log the selection of a few test triplets: pictures, and statistics in the entry; only in the main process."""
         if self.epochs is None:
             return
         numbers, images = watch_selection(
@@ -186,7 +181,7 @@ class RunKeeper:
             entry["selection"] = numbers
             self.epochs.show(images, epoch=epoch)
 
-    def log(self, entry: Mapping[str, Any], *, seconds: float) -> None:
+    def log(self, entry: EpochEntry, *, seconds: float) -> None:
         """Write the line of an epoch."""
         self.seconds += seconds
         if self.epochs is not None:
@@ -195,7 +190,7 @@ class RunKeeper:
     def save(self, epoch: int) -> None:
         """Save the last checkpoint and the state to resume from."""
         self._save_checkpoint(LAST_FILE, epoch, note="last", figures=None)
-        self._finish_writing()
+        self._writer.wait()
         if self.epochs is None:
             return
         state = TrainingState(
@@ -211,7 +206,7 @@ class RunKeeper:
         save_state(self.folder / STATE_FILE, state)
 
     def finish(self) -> RunMetrics:
-        """Evaluate `last` and `best` on the test split and write the features and final figures.
+        """Evaluate `last` and `best` on the test split and write the features and final metrics.
 
         Returns:
             The content of `metrics.json`; empty on all processes but the main one.
@@ -225,17 +220,12 @@ class RunKeeper:
         if result is None or self.epochs is None:
             return {}
         save_features(self.folder, saved_features(result))
-        found: dict[str, Any] = {
+        found: RunMetrics = {
             **describe_result(result),
             **describe_reranked(result, settings=self.config.evaluate, device=self.device),
             **describe_data(self.inputs.index),
             "epoch": epoch,
-            "best": best,
-            **({"untrained": {"feature": self.untrained}} if self.untrained else {}),
-            "num_train": len(self.inputs.train_records),
-            "num_train_identities": len(self.inputs.label_map.identities),
-            "seed": self.config.train.seed,
-            "train_seconds": self.seconds,
+            **self._describe_training(best),
         }
         metrics = checked(RUN_METRICS, found)
         self.epochs.close()
@@ -243,20 +233,34 @@ class RunKeeper:
         _log.info("last, test: %s", describe_figures(result.metrics))
         return metrics
 
-    def _describe_best(self, last: EvaluationResult | None) -> dict[str, Any]:
-        """The best checkpoint: which, chosen by what, and its figures on the test split."""
+    def _describe_training(self, best: BestMetrics) -> RunMetrics:
+        """What metrics.json holds beside the evaluation of `last`."""
+        described: RunMetrics = {"best": best}
+        if self.untrained:
+            described["untrained"] = {"feature": self.untrained}
+        described["num_train"] = len(self.inputs.train_records)
+        described["num_train_identities"] = len(self.inputs.label_map.identities)
+        described["seed"] = self.config.train.seed
+        described["train_seconds"] = self.seconds
+        return described
+
+    def _describe_best(self, last: EvaluationResult | None) -> BestMetrics:
+        """The best checkpoint: its epoch, the split and metric that chose it, and its metrics on the test split."""
         best = load_checkpoint(self.folder / BEST_FILE)
         split = self.inputs.selection_split
-        described = {
-            "epoch": best.epoch,
-            "chosen_on": split.name,
-            "chosen_by": f"{selection_feature(best.figures)} mAP",
-        }
+        described = BestMetrics(
+            epoch=best.epoch,
+            chosen_on=split.name,
+            chosen_by=f"{selection_feature(best.figures)} mAP",
+            feature=best.figures,
+        )
         if split.name == "test":
-            return {**described, "feature": best.figures}
+            return described
         if best.epoch != self.config.train.epochs:
             last = self._evaluate(self.inputs.test, build_for(best, self.config).to(self.device))
-        return {**described, "feature": {} if last is None else last.metrics, split.name: best.figures}
+        described["feature"] = {} if last is None else last.metrics
+        described["validation"] = best.figures
+        return described
 
     def _evaluate(self, split: EvaluationSplit, model: nn.Module | None = None) -> EvaluationResult | None:
         result = evaluate_split(
@@ -267,21 +271,21 @@ class RunKeeper:
             dtype=self.dtype,
             progress=self.progress,
         )
-        said = [] if result is None else [(logging.INFO, result.rule.text)]
-        said += [(logging.WARNING, message) for message in (() if result is None else result.messages)]
-        for level, message in said:
+        lines = [] if result is None else [(logging.INFO, result.rule.text)]
+        lines += [(logging.WARNING, message) for message in (() if result is None else result.messages)]
+        for level, message in lines:
             line = f"{split.name}: {message}"
-            if line not in self._said:
-                self._said.add(line)
+            if line not in self._logged:
+                self._logged.add(line)
                 _log.log(level, "%s", line)
         return result
 
     def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:
-        """Copy the weights now and write them while the run goes on."""
+        """Copy the weights now and write them while training continues."""
         check_finite(self.model, epoch)
         if self.epochs is None:
             return
-        self._finish_writing()
+        self._writer.wait()
         write = checkpoint_writer(
             self.folder / name,
             self.model,
@@ -291,14 +295,4 @@ class RunKeeper:
             note=note,
             figures=figures,
         )
-        self._being_written = self._writer.submit(write)
-
-    def _finish_writing(self) -> None:
-        """Wait until the checkpoint that is being written is on the disk.
-
-        Raises:
-            RunError: It could not be written.
-        """
-        if self._being_written is not None:
-            being_written, self._being_written = self._being_written, None
-            being_written.result()
+        self._writer.start(write)

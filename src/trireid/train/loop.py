@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -41,7 +41,7 @@ from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
 from trireid.train.recording import record_steps
-from trireid.train.run_files import CONFIG_FILE, STATE_FILE, RunMetrics
+from trireid.train.run_files import CONFIG_FILE, STATE_FILE, EpochEntry, RunMetrics
 from trireid.train.runs import (
     OF_A_MACHINE,
     claim_run_folder,
@@ -71,7 +71,7 @@ def train(
 ) -> RunMetrics:
     """Train and evaluate one run; every process of a launcher calls it.
 
-    The run folder `config.output` gets `config.yaml`, `environment.json`, `metrics.jsonl` (a line an epoch),
+    The run folder `config.output` gets `config.yaml`, `environment.json`, `metrics.jsonl` (one line per epoch),
     TensorBoard events, `last.safetensors`, `best.safetensors`, `state/` to resume from, `features.safetensors` and
     `records.json` (of `last` on the test split), and at the end `metrics.json`.
 
@@ -80,53 +80,27 @@ def train(
         resume: continue the run of this folder from its last saved state; a finished run is left as it is.
         progress: show bars (the main process only).
         measure_untrained: evaluate the model on the test split before training, too.
-        brief: log the settings that differ from the defaults, not all.
-        draw: makes pictures of what is selected, such as `visualize.selections.selection_pictures`; None for none.
+        brief: log only the settings that differ from the defaults.
+        draw: makes pictures of the selection, such as `visualize.selections.selection_pictures`; None: no pictures.
 
     Returns:
-        The content of `metrics.json` (empty on all processes but the main one), figures in [0, 1]: `feature` (of
-        `last` on the test split), `reranked` where asked for, `best` (`epoch`, `chosen_on`, `feature` on the test
-        split), `untrained` where measured, counts, protocol, seconds.
+        The content of `metrics.json`, metrics in [0, 1]; empty on all processes but the main one.
 
     Raises:
-        ConfigError: A batch cannot be shared by that many processes, or they were given different settings or data.
-        RunError: The folder cannot be used or another run does, the disk is full, the loss is not finite, or another
-            process of the run ended.
-        TrireidError: Other mistakes in the data, the settings or the start weights.
+        ConfigError: The batch cannot be shared by this number of processes, or they have different settings or data.
+        RunError: The folder cannot be used or another run uses it, the disk is full, the loss is not finite, or
+            another process of the run ended.
+        TrireidError: Another fault of the data, the settings or the start weights.
     """
     check_trackers(config.train.trackers)
     device = resolve_device(config.train.device)
     precision = resolve_precision(config.train.precision, device)
     accelerator = make_accelerator(device=device, precision=precision)
-    main = accelerator.is_main_process
-    check_batch_size(config.data.batch_size, accelerator.num_processes)
-    check_model(config.model, image_size=config.data.image_size, load_pretrained=not resume)
-    if not resume:
-        check_root(config)
-        check_published_weights(config.model, image_size=config.data.image_size)
-    if not resume:
-        start_checkpoint(config)
-    shown = progress and main
+    shown = progress and accelerator.is_main_process
+    options = _Options(precision, resume, progress=shown, untrained=measure_untrained, draw=draw, brief=brief)
+    _check_start(config, accelerator, resume=resume)
     try:
-        _check_same_settings(config, accelerator, precision=precision, resume=resume, untrained=measure_untrained)
-        with _own_folder(config, resume=resume) if main else nullcontext():
-            accelerator.wait_for_everyone()
-            finished = read_metrics(config.output)
-            if finished is not None:
-                _log.info("the run in %s is finished already: nothing to resume", config.output)
-                return finished
-            accelerator.wait_for_everyone()  # no process may write the final figures before all have looked for them
-            if main:
-                _log_settings(config, resume=resume, brief=brief)
-            with deterministic_algorithms(device), room_to_compile() if config.train.compile else nullcontext():
-                return _train(
-                    config,
-                    accelerator,
-                    precision=precision,
-                    progress=shown,
-                    measure_untrained=measure_untrained,
-                    draw=draw,
-                )
+        return _train_in_folder(config, accelerator, options)
     except ImageError as error:
         # An error of a loader's worker and its traceback hold each other, and accelerate holds the loaders. Unless both
         # are undone, the workers are left to the garbage collector, which takes 5 s for each.
@@ -137,32 +111,75 @@ def train(
         if accelerator.num_processes == 1 or not lost_process(error):
             raise
         raise RunError(
-            f"process {accelerator.process_index} of the run stops because another one did: see what that one said, "
-            "then start all of them again with --resume"
+            f"process {accelerator.process_index} of the run stops because another one did: see the message of that "
+            "one, then start all of them again with --resume"
         ) from error
 
 
-def _check_same_settings(
-    config: Config, accelerator: Accelerator, *, precision: Precision, resume: bool, untrained: bool
-) -> None:
-    """Refuse processes that were given different settings: they would wait for each other, or learn a mixture."""
+@dataclass(frozen=True)
+class _Options:
+    """How `train` was called; see there."""
+
+    precision: Precision
+    resume: bool
+    progress: bool
+    untrained: bool
+    draw: Draw | None
+    brief: bool
+
+
+def _check_start(config: Config, accelerator: Accelerator, *, resume: bool) -> None:
+    """Refuse what can be refused before anything that takes time; errors as `train`."""
+    check_batch_size(config.data.batch_size, accelerator.num_processes)
+    check_model(config.model, image_size=config.data.image_size, load_pretrained=not resume)
+    if not resume:
+        check_root(config)
+        check_published_weights(config.model, image_size=config.data.image_size)
+        start_checkpoint(config)
+
+
+def _train_in_folder(config: Config, accelerator: Accelerator, options: _Options) -> RunMetrics:
+    """Train in the run folder, which no other run may use meanwhile; errors as `train`."""
+    main = accelerator.is_main_process
+    _check_same_settings(config, accelerator, options)
+    with _own_folder(config, resume=options.resume) if main else nullcontext():
+        accelerator.wait_for_everyone()
+        finished = read_metrics(config.output)
+        if finished is not None:
+            _log.info("the run in %s is finished already: nothing to resume", config.output)
+            return finished
+        accelerator.wait_for_everyone()  # no process may write the final metrics before all have looked for them
+        if main:
+            _log_settings(config, resume=options.resume, brief=options.brief)
+        deterministic = deterministic_algorithms(accelerator.device)
+        with deterministic, room_to_compile() if config.train.compile else nullcontext():
+            return _train(config, accelerator, options)
+
+
+def _check_same_settings(config: Config, accelerator: Accelerator, options: _Options) -> None:
+    """Refuse processes that have different settings: they would wait for each other, or train different models."""
     settings = {name: value for name, value in setting_values(config) if name not in OF_A_MACHINE}
-    given = {**settings, "the precision": precision, "--resume": resume, "an evaluation before training": untrained}
+    given = {
+        **settings,
+        "the precision": options.precision,
+        "--resume": options.resume,
+        "an evaluation before training": options.untrained,
+    }
     check_same(given, num_processes=accelerator.num_processes, advice="start all of them with the same command")
 
 
 @contextmanager
 def _own_folder(config: Config, *, resume: bool) -> Iterator[None]:
-    """Claim the run folder and keep other runs out of it while the block runs; errors as `claim_run_folder`."""
+    """Claim the run folder and lock it against other runs while the block runs; errors as `claim_run_folder`."""
     claim_run_folder(config.output, config, resume=resume)
     with only_run(config.output):
-        # Between the first look and the lock another run may have come, trained and gone.
+        # Between the first check and the lock, another run may have started and finished.
         claim_run_folder(config.output, config, resume=resume)
         yield
 
 
 def _log_settings(config: Config, *, resume: bool, brief: bool) -> None:
-    """Say what will run, and what is probably not meant."""
+    """Log the settings, and warn of those that are probably a mistake."""
     if brief:
         _log.info("settings that differ from the defaults (all: %s):\n%s", CONFIG_FILE, dump_changes(config).rstrip())
     else:
@@ -173,17 +190,10 @@ def _log_settings(config: Config, *, resume: bool, brief: bool) -> None:
         _log.warning("%s holds no state to resume from yet: the run starts from the first epoch", config.output)
 
 
-def _train(
-    config: Config,
-    accelerator: Accelerator,
-    *,
-    precision: Precision,
-    progress: bool,
-    measure_untrained: bool,
-    draw: Draw | None,
-) -> RunMetrics:
-    """From a claimed run folder to the final figures."""
+def _train(config: Config, accelerator: Accelerator, options: _Options) -> RunMetrics:
+    """Train in a claimed run folder, from reading the data to the final metrics."""
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
+    precision, progress = options.precision, options.progress
     share = (accelerator.process_index, accelerator.num_processes)
     inputs = open_inputs(config, device=device, share=share, progress=progress)
     check_same(inputs.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
@@ -200,15 +210,13 @@ def _train(
         inputs,
         model=model,
         optimizer=optimizer,
-        scaler=accelerator.scaler,
-        device=device,
+        accelerator=accelerator,
         dtype=autocast_dtype(precision),
         progress=progress,
         restored=state,
-        is_main=main,
-        draw=draw,
+        draw=options.draw,
     )
-    if measure_untrained and state is None:
+    if options.untrained and state is None:
         keeper.measure_untrained()
     loader = accelerator.prepare_data_loader(inputs.loader)
     run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings)
@@ -220,7 +228,7 @@ def _train(
             seed_epoch(settings.seed, epoch, process=accelerator.process_index)
             set_epoch(loader, epoch)
             model.backbone.cuts_in_training = epoch > settings.dense_epochs
-            entry: dict[str, Any] = {"epoch": epoch, "lr": set_lr(optimizer, partial(_factor, epoch, settings))}
+            entry: EpochEntry = {"epoch": epoch, "lr": set_lr(optimizer, partial(_factor, epoch, settings))}
             with progress_bar(f"epoch {epoch}/{settings.epochs}", total=len(loader), enabled=progress) as bar:
                 entry |= run_epoch(epoch=epoch, bar=bar)
             keeper.end_epoch(epoch, entry, start=start)
@@ -233,7 +241,7 @@ def _train(
 def _restore(
     state: TrainingState, model: ReIDModel, optimizer: Optimizer, inputs: TrainingInputs, accelerator: Accelerator
 ) -> None:
-    """Put a state back, if it is of the same data; errors as `restore`."""
+    """Restore a state, if it is of the same data; errors as `restore`."""
     restore(
         state,
         model=model,
@@ -268,7 +276,7 @@ def _prepare(
     *,
     accelerator: Accelerator,
     settings: TrainConfig,
-) -> Callable[..., dict[str, Any]]:
+) -> Callable[..., EpochEntry]:
     """`train_epoch` of a model, ready for its number of processes, compiled and recorded as the settings say."""
     if accelerator.num_processes > 1:
         synchronise_statistics(model)
@@ -328,7 +336,7 @@ def _factor(epoch: int, settings: TrainConfig, own_lr: float) -> float:
 
 
 def _start_folder(config: Config, model: nn.Module, *, accelerator: Accelerator, precision: Precision) -> None:
-    """Make sure of the disk and write what is known before the first epoch."""
+    """Check the free space, and write the settings and the environment."""
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     require_space(config.output, NUM_WEIGHT_COPIES * weights)
     environment = describe_environment(

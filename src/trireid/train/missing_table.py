@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -22,6 +20,8 @@ from trireid.evaluation.subsets import (
 )
 from trireid.train.evaluating import extract_split
 from trireid.train.inputs import EvaluationSplit
+from trireid.train.run_files import MissingCase, MissingTable, SubsetTables
+from trireid.typed_json import JsonObject
 
 
 def describe_cases(
@@ -35,26 +35,21 @@ def describe_cases(
     progress: bool,
     missing: bool,
     any_to_any: bool,
-) -> dict[str, Any]:
-    """Figures over cases of withheld modalities; features of each case are computed once and serve every table.
+) -> SubsetTables:
+    """Evaluate a model with modalities withheld. The features of each case are computed once and serve both tables.
 
-    Where the split is shared, all its processes must call this. Items that have nothing left in a case are left out of
-    it.
+    Where several processes share the split, all of them must call this. Each case excludes the items that have no
+    other modality.
 
     Args:
         model, split, device, dtype, progress: as `evaluate_split`.
         result: of `evaluate_split` with nothing withheld; None on all processes but the main one.
         config: which modalities there are, and how to evaluate.
-        missing: every case of withheld modalities, the same in query and gallery, and the mean of all but the complete,
-            of as many as have figures (`num_cases`).
-        any_to_any: every subset as query against every subset as gallery.
+        missing: make the table of every case of withheld modalities, the same in query and gallery.
+        any_to_any: make the table of every subset as query against every subset as gallery.
 
     Returns:
-        `{"missing": {"missing_as", "cases": {letters withheld: {"num_queries", "num_gallery", "num_unmatched",
-        "feature"}}, "mean": ..., "num_cases": {name: ...}, "rules": {letters withheld: what the protocol hid}}}` and
-        `{"any_to_any": {"missing_as", "subsets": [...], "num_queries": [...], "num_gallery": [...], "num_unmatched":
-        rows, "feature": {name: {"mAP" | "rank1": rows of queries}}}}`, as far as asked for, figures None where
-        `rank_case` has none; empty on all processes but the main one.
+        The tables that were requested; empty on all processes but the main one.
     """
     cases = subset_cases(config.data.modalities)
     rankings: dict[str, Ranking] = {}
@@ -75,19 +70,24 @@ def describe_cases(
             rankings[shown] = extracted
     if not rankings:
         return {}
-    how = {"missing_as": config.evaluate.missing_as}
-    described: dict[str, Any] = {}
+    tables: SubsetTables = {}
     if missing:
-        described["missing"] = how | _describe_missing(cases, rankings, device)
+        tables["missing"] = _describe_missing(cases, rankings, device, missing_as=config.evaluate.missing_as)
     if any_to_any:
         counts = count_any_to_any(rankings)
-        table = rank_any_to_any(rankings, device=device)
-        described["any_to_any"] = {**how, "subsets": list(rankings), **counts, "feature": table}
-    return described
+        tables["any_to_any"] = {
+            "missing_as": config.evaluate.missing_as,
+            "subsets": list(rankings),
+            "num_queries": counts["num_queries"],
+            "num_gallery": counts["num_gallery"],
+            "num_unmatched": counts["num_unmatched"],
+            "feature": rank_any_to_any(rankings, device=device),
+        }
+    return tables
 
 
 def check_cases(config: Config) -> None:
-    """Raise ConfigError where tables over withheld modalities cannot start from all of them."""
+    """Raise ConfigError where the settings withhold modalities and a table of withheld modalities is requested."""
     if config.evaluate.missing:
         raise ConfigError(
             f"evaluate.missing (--missing) withholds {', '.join(config.evaluate.missing)}, but the tables over "
@@ -96,11 +96,12 @@ def check_cases(config: Config) -> None:
 
 
 def _describe_missing(
-    cases: dict[str, tuple[str, ...]], rankings: dict[str, Ranking], device: torch.device
-) -> dict[str, Any]:
-    """The content of the `missing` entry, each case by the letters of what is withheld, `none` for nothing."""
+    cases: dict[str, tuple[str, ...]], rankings: dict[str, Ranking], device: torch.device, *, missing_as: str
+) -> MissingTable:
+    """The table of missing modalities, see there."""
     ranked = rank_cases(rankings, device=device)
-    rows, rules = {}, {}
+    rows: dict[str, MissingCase] = {}
+    rules: dict[str, JsonObject] = {}
     for shown, withheld in cases.items():
         ranking = rankings[shown]
         num_unmatched = count_unmatched(ranking)
@@ -115,4 +116,10 @@ def _describe_missing(
     smaller = {shown: ranked[shown] for shown, withheld in cases.items() if withheld}
     names = next(iter(ranked.values()))
     num_cases = {name: sum(each[name]["mAP"] is not None for each in smaller.values()) for name in names}
-    return {"cases": rows, "mean": mean_metrics(smaller) if smaller else {}, "num_cases": num_cases, "rules": rules}
+    return {
+        "missing_as": missing_as,
+        "cases": rows,
+        "mean": mean_metrics(smaller) if smaller else {},
+        "num_cases": num_cases,
+        "rules": rules,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -16,6 +16,23 @@ from trireid.errors import InputError
 ParameterGroups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 Reference = Literal["own", "base"]
+
+
+class ParameterGroup(TypedDict):
+    """One group of a torch optimiser.
+
+    Attributes:
+        name: key of the model, with `_bias` for its biases.
+        params: the parameters.
+        lr: learning rate now.
+        base_lr: the rate that the schedule scales.
+    """
+
+    name: str
+    params: list[nn.Parameter]
+    lr: float
+    base_lr: float
+
 
 GROUP_KEYS = ("backbone", "camera", "classifier", "other")
 NOISE_SEED, NOISE_LIMIT = 42, 0.67  # hard-coded upstream
@@ -139,7 +156,7 @@ def parameter_groups(
     classifier_lr_factor: float,
     backbone_bias_lr_factor: float | None = None,
     camera_lr: float | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ParameterGroup]:
     """Groups for a torch optimiser: one a key of the model, its biases apart.
 
     Each has `name` (`"backbone"`, `"backbone_bias"`, ...), `base_lr` (what the schedule scales) and `lr`.
@@ -168,7 +185,7 @@ def parameter_groups(
     unknown = sorted(set(groups) - set(rates))
     if unknown:
         raise InputError(f"parameter groups {unknown} have no learning rate: allowed are {list(GROUP_KEYS)}")
-    result = []
+    result: list[ParameterGroup] = []
     for key in groups:
         trained = [(name, parameter) for name, parameter in groups[key] if parameter.requires_grad]
         biases = [parameter for name, parameter in trained if name.endswith("bias")]
@@ -183,7 +200,7 @@ def parameter_groups(
 
 
 def build_optimizer(
-    groups: Sequence[dict[str, Any]],
+    groups: Sequence[ParameterGroup],
     *,
     name: OptimizerName = "adam",
     weight_decay: float = 1e-4,
@@ -201,13 +218,13 @@ def build_optimizer(
         InputError: An unknown name.
     """
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    shared: dict[str, Any] = {"weight_decay": weight_decay, "fused": fused}
+    plain = [dict(group) for group in groups]
     if name == "adam":
-        return torch.optim.Adam(list(groups), lr=0.0, **shared)
+        return torch.optim.Adam(plain, lr=0.0, weight_decay=weight_decay, fused=fused)
     if name == "adamw":
-        return torch.optim.AdamW(list(groups), lr=0.0, **shared)
+        return torch.optim.AdamW(plain, lr=0.0, weight_decay=weight_decay, fused=fused)
     if name == "sgd":
-        return torch.optim.SGD(list(groups), lr=0.0, momentum=momentum, **shared)
+        return torch.optim.SGD(plain, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=fused)
     raise InputError(f"optimizer {name!r} is not known: allowed are adam, adamw and sgd")
 
 
@@ -226,7 +243,7 @@ def set_lr(optimizer: Optimizer, factor: float | Callable[[float], float]) -> di
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
-def _check_partition(groups: Sequence[dict[str, Any]]) -> None:
+def _check_partition(groups: Sequence[ParameterGroup]) -> None:
     """Refuse an empty set of parameters, and one that stands in two groups."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     if not parameters:

@@ -11,12 +11,14 @@ from typing import Any, Required
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from trireid.typed_json import Count, Number, Share, Text
+from trireid.typed_json import Count, JsonObject, Number, Share, Text
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 EPOCHS_FILE = "metrics.jsonl"
 METRICS_FILE = "metrics.json"
+LAST_FILE = "last.safetensors"
+BEST_FILE = "best.safetensors"
 TENSORBOARD_FOLDER = "tensorboard"
 STATE_FILE = "state/state.pt"
 
@@ -43,38 +45,37 @@ class RerankedMetrics(FeatureMetrics, total=False):
 
 
 class BestMetrics(FeatureMetrics, total=False):
-    """Figures of `best` on the test split; those of the split that chose it may stand beside them, under its name.
+    """Metrics of `best` on the test split.
 
     Attributes:
-        epoch: that it was saved after.
-        chosen_on: the split.
+        epoch: the epoch after which it was saved.
+        chosen_on: the split that chose it, `test` or `validation`.
         chosen_by: feature and metric.
+        validation: its metrics on the validation split, where that chose it.
     """
 
     epoch: Required[Count]
     chosen_on: Required[Text]
     chosen_by: Text
+    validation: Figures
 
 
-class RunMetrics(TypedDict, total=False):
-    """The content of `metrics.json`: what a finished run found. Figures are in [0, 1].
+class EvaluationMetrics(TypedDict, total=False):
+    """What one evaluation found on the test split. Metrics are in [0, 1].
 
     Attributes:
-        feature: of `last` on the test split.
+        feature: metrics by feature.
         num_queries, num_gallery: items of each set.
-        num_unmatched: queries without any valid match, left out of the means.
-        messages: what the reader of the figures must know, one line each.
-        reranked: of `last` after re-ranking, where that was on.
+        num_unmatched: queries without any valid match, excluded from the means.
+        rule: what the protocol hid, see `AppliedRule`.
+        messages: what a reader of the metrics must know, one line each.
+        reranked: the same after re-ranking, where that was on.
         data: root of the data set.
         protocol: its name.
-        exclude: the rule of the ranking.
+        exclude: which gallery items a query must not see.
         num_left_out: faulty items of the data set.
-        epoch: the last one.
-        best: of the checkpoint that was chosen.
-        untrained: of the same model before training, where that was measured.
-        num_train, num_train_identities: what was trained on.
-        seed: `train.seed`.
-        train_seconds: of all epochs.
+        data_notes: notes on the data set, one line each.
+        epoch: the epoch after which the weights were saved.
     """
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
@@ -83,13 +84,30 @@ class RunMetrics(TypedDict, total=False):
     num_queries: Count
     num_gallery: Count
     num_unmatched: Count
+    rule: JsonObject
     messages: list[Text]
     reranked: RerankedMetrics
     data: Text
     protocol: Text
     exclude: Text
     num_left_out: Count
+    data_notes: list[Text]
     epoch: Count
+
+
+class RunMetrics(EvaluationMetrics, total=False):
+    """The content of `metrics.json`: the evaluation of `last` on the test split, and what a finished run adds to it.
+
+    Attributes:
+        best: of the checkpoint that was chosen.
+        untrained: of the same model before training, where that was measured.
+        num_train, num_train_identities: triplets and identities of the training set.
+        seed: `train.seed`.
+        train_seconds: duration of all epochs.
+    """
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
     best: BestMetrics
     untrained: FeatureMetrics
     num_train: Count
@@ -98,15 +116,90 @@ class RunMetrics(TypedDict, total=False):
     train_seconds: Number
 
 
-class EpochEntry(TypedDict, total=False):
-    """A line of `metrics.jsonl`: what one epoch left.
+SubsetMetrics = dict[str, dict[str, float | None]]
+"""Metrics by feature of a subset of the modalities; None where it has none."""
+
+
+class MissingCase(TypedDict):
+    """One case of withheld modalities."""
+
+    num_queries: int
+    num_gallery: int
+    num_unmatched: int
+    feature: SubsetMetrics
+
+
+class MissingTable(TypedDict):
+    """Metrics with modalities withheld, the same in query and gallery.
 
     Attributes:
-        epoch: from 1.
+        missing_as: `evaluate.missing_as`.
+        cases: by the first letters of the withheld modalities, `none` for the complete case.
+        mean: over all cases but the complete one that have a value.
+        num_cases: how many cases the mean of each feature is over.
+        rules: what the protocol hid in each case, see `AppliedRule`.
+    """
+
+    missing_as: str
+    cases: dict[str, MissingCase]
+    mean: SubsetMetrics
+    num_cases: dict[str, int]
+    rules: dict[str, JsonObject]
+
+
+class AnyToAnyTable(TypedDict):
+    """Metrics of every subset of the modalities as query against every subset as gallery.
+
+    Attributes:
+        missing_as: `evaluate.missing_as`.
+        subsets: names, in the order of all rows and columns.
+        num_queries, num_gallery: items of each subset.
+        num_unmatched: queries without a valid match; one row per subset of the queries.
+        feature: `{name: {"mAP" | "rank1": rows}}`, one row per subset of the queries; None where there is no value.
+    """
+
+    missing_as: str
+    subsets: list[str]
+    num_queries: list[int]
+    num_gallery: list[int]
+    num_unmatched: list[list[int]]
+    feature: dict[str, dict[str, list[list[float | None]]]]
+
+
+class SubsetTables(TypedDict, total=False):
+    """The tables over withheld modalities that were requested."""
+
+    missing: MissingTable
+    any_to_any: AnyToAnyTable
+
+
+class CheckpointMetrics(EvaluationMetrics, SubsetTables, total=False):
+    """What `trireid test` finds: the evaluation of one checkpoint, with the tables that were requested.
+
+    Attributes:
+        checkpoint: path of the file.
+        note: why it was saved, such as `best on validation`.
+    """
+
+    checkpoint: str
+    note: str
+
+
+class EpochEntry(TypedDict, total=False):
+    """A line of `metrics.jsonl`: one epoch.
+
+    Attributes:
+        epoch: counted from 1.
         loss: mean of each term.
-        lr: learning rate of each group.
-        metrics: figures by split, where it was evaluated.
-        seconds: of the whole epoch.
+        lr: learning rate of each parameter group.
+        metrics: metrics by split, where the epoch was evaluated.
+        seconds: time of the whole epoch.
+        num_steps: number of batches.
+        num_triplets: triplets seen by all processes.
+        data_seconds: time spent waiting for batches.
+        step_seconds: all other time of the steps; work of the device is counted in the step that waits for it.
+        evaluation_seconds: time of the evaluation.
+        selection: statistics of the selection by stage, where they were measured.
     """
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
@@ -116,6 +209,12 @@ class EpochEntry(TypedDict, total=False):
     lr: dict[str, Number]
     metrics: dict[str, Figures]
     seconds: Number
+    num_steps: Count
+    num_triplets: Count
+    data_seconds: Number
+    step_seconds: Number
+    evaluation_seconds: Number
+    selection: dict[str, dict[str, Number]]
 
 
 class Environment(TypedDict, total=False):
@@ -129,7 +228,7 @@ class Environment(TypedDict, total=False):
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
     command: list[Text] | Text
-    resumed: list[dict[str, Any]]
+    resumed: list[JsonObject]
 
 
 class ImportedFile(TypedDict, total=False):
@@ -142,8 +241,8 @@ class ImportedFile(TypedDict, total=False):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
 
-    used: dict[str, Any] | list[Any]
-    ignored: dict[str, Any] | list[Any]
+    used: JsonObject | list[Any]
+    ignored: JsonObject | list[Any]
     notes: list[Text]
 
 

@@ -19,13 +19,14 @@ from trireid.config.load import dump_config, load_config
 from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.files import locked, read_text, remove_leftovers, write_json, write_text, writing
-from trireid.train.checkpoint import BEST_FILE, LAST_FILE
 from trireid.train.run_files import (
+    BEST_FILE,
     CONFIG_FILE,
     ENVIRONMENT,
     ENVIRONMENT_FILE,
     EPOCH_ENTRY,
     EPOCHS_FILE,
+    LAST_FILE,
     METRICS_FILE,
     RUN_METRICS,
     STATE_FILE,

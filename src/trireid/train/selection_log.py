@@ -30,13 +30,15 @@ FAILURES = (OSError, RuntimeError, ValueError, TypeError, LookupError, ImportErr
 """What drawing may meet: images, memory, fonts, packages."""
 
 Pixels = NDArray[np.uint8]
+SelectionNumbers = dict[str, dict[str, float]]
+"""Statistics of the selection, by stage and name."""
 Draw = Callable[[ReIDOutput, Tensor, Sequence[str]], dict[str, Pixels]]
 """From what the model gave, the pixels `(B, M, 3, H, W)` and names to pictures by tag; training knows no plots."""
 
 
 def watch_selection(
     model: nn.Module, split: EvaluationSplit, *, device: torch.device, dtype: torch.dtype | None, draw: Draw | None
-) -> tuple[dict[str, Any], dict[str, Pixels]]:
+) -> tuple[SelectionNumbers, dict[str, Pixels]]:
     """Statistics and maps of what a model selects of `NUM_ITEMS` queries; draws no random number that training sees.
 
     Args:
@@ -70,7 +72,7 @@ def watch_selection(
         return {}, {}
 
 
-def _numbers(model: ReIDModel, output: ReIDOutput) -> dict[str, Any]:
+def _numbers(model: ReIDModel, output: ReIDOutput) -> SelectionNumbers:
     """Statistics by stage; what is not a number is left out."""
     present = output.present.cpu()
     found: dict[str, dict[str, float]] = {}

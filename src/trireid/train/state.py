@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trireid.data.labels import LabelMap
@@ -20,6 +20,9 @@ from trireid.train.run_files import Figures
 from trireid.typed_json import checked
 
 FORMAT_VERSION = 1
+
+StateDict = dict[str, Any]
+"""What `state_dict()` of an optimiser or a gradient scaler gives."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class TrainingState:
     """
 
     epoch: int
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
+    model: dict[str, Tensor]
+    optimizer: StateDict
+    scaler: StateDict
     label_map: dict[str, list[str]]
     seconds: float
-    untrained: dict[str, Any]
-    value_range: dict[str, Any] = field(default_factory=dict)
+    untrained: Figures
+    value_range: dict[str, object] = field(default_factory=dict)
 
 
 def save_state(path: Path, state: TrainingState) -> None:
@@ -115,7 +118,7 @@ def restore(
     optimizer: Optimizer,
     scaler: Any,
     label_map: LabelMap,
-    value_range: dict[str, Any] | None = None,
+    value_range: dict[str, object] | None = None,
 ) -> None:
     """Put a state back into a model, its optimiser and its gradient scaler (None where there is none).
 

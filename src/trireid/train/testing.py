@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,10 +15,11 @@ from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.ranking import Ranking
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
-from trireid.train.evaluating import describe_reranked, evaluate_split, saved_features
+from trireid.train.evaluating import describe_data, describe_reranked, describe_result, evaluate_split, saved_features
 from trireid.train.gathering import check_same
 from trireid.train.inputs import EvaluationSplit, open_test, scan_index
 from trireid.train.missing_table import check_cases, describe_cases
+from trireid.train.run_files import CheckpointMetrics, SubsetTables
 from trireid.train.runs import OF_A_MACHINE, setting_values
 
 
@@ -30,7 +30,7 @@ def evaluate_checkpoint(
     progress: bool = True,
     missing_cases: bool = False,
     any_to_any: bool = False,
-) -> dict[str, Any]:
+) -> CheckpointMetrics:
     """Evaluate a checkpoint on the test split, in the precision it was trained in.
 
     Args:
@@ -89,7 +89,7 @@ class _Tested:
     split: EvaluationSplit
     device: torch.device
     result: EvaluationResult | None
-    cases: dict[str, Any]
+    cases: SubsetTables
 
 
 def _run_test(
@@ -118,7 +118,7 @@ def _run_test(
     split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
     check_same(split.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
-    cases: dict[str, Any] = {}
+    cases: SubsetTables = {}
     if missing or any_to_any:
         cases = describe_cases(
             model,
@@ -132,26 +132,3 @@ def _run_test(
             any_to_any=any_to_any,
         )
     return _Tested(checkpoint, config, index, split, device, result, cases)
-
-
-def describe_result(result: EvaluationResult) -> dict[str, Any]:
-    """The figures of an evaluation and what one must know to read them, as plain data for JSON."""
-    return {
-        "feature": result.metrics,
-        "num_queries": result.num_queries,
-        "num_gallery": result.num_gallery,
-        "num_unmatched": result.num_unmatched,
-        "rule": result.rule.as_dict(),
-        "messages": list(result.messages),
-    }
-
-
-def describe_data(index: DatasetIndex) -> dict[str, Any]:
-    """Where the figures come from."""
-    return {
-        "data": str(index.root),
-        "protocol": index.protocol.name,
-        "exclude": index.protocol.exclude,
-        "num_left_out": len(index.faults),
-        "data_notes": list(index.notes),
-    }

@@ -8,12 +8,15 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trireid.errors import RunError
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class RemoteTrackers:
     """
 
     def __init__(self, names: Sequence[str], folder: Path) -> None:
-        self._trackers: dict[str, Any] = {}
+        self._trackers: dict[str, GeneralTracker] = {}
         for name in names:
             self._try(name, partial(self._start, name, folder))
 

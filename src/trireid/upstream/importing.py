@@ -17,7 +17,8 @@ from trireid.models.backbone import create_vit, timm_model_name
 from trireid.models.positions import GRID_KEY, Grid, grid_text, published_grid, recorded_grid, table_grid
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream
 from trireid.models.weights import fill_backbone, read_metadata, read_state, visual_tower
-from trireid.train.checkpoint import LAST_FILE, save_checkpoint
+from trireid.train.checkpoint import save_checkpoint
+from trireid.train.run_files import LAST_FILE
 from trireid.upstream.checkpoint import read_upstream
 from trireid.upstream.state_dict import HEAD_WIDTH, ImportReport
 
