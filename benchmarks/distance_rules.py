@@ -279,10 +279,10 @@ def read_sets(path: Path, feature: str) -> tuple[dict[str, Side], Labels, dict[s
 
 
 def compare_one(path: Path, feature: str, protocol: Protocol, queries: int) -> dict[str, dict[str, list[float]]]:
-    """`{"query gallery": {rule: [mAP, rank-1]}}` of one run, in per cent."""
+    """`{"query gallery": {rule: [mAP, rank-1]}}` of one run, in percent."""
     sets, labels, _ = read_sets(path, feature)
     rows = torch.linspace(0, len(labels) - 1, min(queries, len(labels))).long()
-    asked = take(labels, rows)
+    query_labels = take(labels, rows)
     table: dict[str, dict[str, list[float]]] = {}
     for one in (*CASES, "mixed"):
         every = sets["mixed queries" if one == "mixed" else one]
@@ -292,7 +292,7 @@ def compare_one(path: Path, feature: str, protocol: Protocol, queries: int) -> d
                 continue
             found = table.setdefault(f"{one} {other}", {})
             for name, rule in RULES.items():
-                metrics = rank_metrics(-rule(query, sets[other]), asked, labels, protocol)
+                metrics = rank_metrics(-rule(query, sets[other]), query_labels, labels, protocol)
                 found[name] = [round(100 * metrics.mAP, 3), round(100 * metrics.rank1, 3)]
     return table
 

@@ -1,4 +1,4 @@
-"""Ranking and re-ranking of published code, written out in plain numpy: what benchmarks/ranking.py compares with."""
+"""Ranking and re-ranking as in published code, in plain numpy: the reference of benchmarks/ranking.py."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Missing modalities of the runs of a folder, presence-aware and zero-filled: a Markdown table, and all of it as JSON.
 
-Every run (`CELL/seedN` of `trireid ablate`) is measured once and keeps its figures in `missing.json`:
+Every run (`CELL/seedN` of `trireid ablate`) is measured once and keeps its metrics in `missing.json`:
 
 - cases: the complete set and the six published cases, the same modalities withheld from query and gallery;
-- mixed: every item has a random subset of its modalities (the same for all runs), so that query and gallery items of
-  every kind meet; by our distance, by whole features with zeros for what is absent, and by zero images. Beside it the
-  share of pairs of query and gallery that share no block of a feature and are ranked as unrelated.
+- mixed: every item has a random subset of its modalities (the same for all runs), so that query and gallery items with
+  any modalities are compared: by our distance, by whole features with zeros for what is absent, and by zero images.
+  Beside it stands the share of pairs of query and gallery that share no block of a feature and are ranked as unrelated.
 
     python benchmarks/missing.py FOLDER [--parallel N]
 """
@@ -42,7 +42,7 @@ CASES = subset_cases()
 
 
 def measure(run: Path) -> dict[str, Any]:
-    """Figures of one run, see above."""
+    """Metrics of one run, see the top of the file."""
     checkpoint = load_checkpoint(run)
     config = checkpoint.config
     device = resolve_device(config.train.device)
@@ -85,7 +85,7 @@ def mixed(cases: Sequence[Side], *, seed: int) -> Side:
 
 
 def measure_all(runs: list[Path], *, parallel: int) -> None:
-    """Measure what has no figures yet, each run in a process of its own."""
+    """Measure the runs without metrics, each run in a process of its own."""
     waiting = [run for run in runs if not (run / "missing.json").is_file()]
     devices = visible_devices()
     running: list[subprocess.Popen[bytes]] = []
@@ -101,20 +101,20 @@ def measure_all(runs: list[Path], *, parallel: int) -> None:
 
 
 def table(runs: list[Path]) -> str:
-    """Mean and standard deviation over seeds by cell and feature, mAP in per cent."""
+    """Mean and standard deviation over seeds by cell and feature, mAP in percent."""
     cells: dict[tuple[str, str], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        figures = json.loads((run / "missing.json").read_text())
-        for feature in figures["aware"]["rnt"]:
+        metrics = json.loads((run / "missing.json").read_text())
+        for feature in metrics["aware"]["rnt"]:
             row = cells[run.parent.name, feature]
-            row["complete"].append(figures["aware"]["rnt"][feature]["mAP"])
-            row["six cases"].append(figures["aware"]["mean"][feature]["mAP"])
-            row["six, zero-filled"].append(figures["zero_filled"]["mean"][feature]["mAP"])
+            row["complete"].append(metrics["aware"]["rnt"][feature]["mAP"])
+            row["six cases"].append(metrics["aware"]["mean"][feature]["mAP"])
+            row["six, zero-filled"].append(metrics["zero_filled"]["mean"][feature]["mAP"])
             for way, name in (("aware", "mixed"), ("whole", "mixed, whole"), ("zero_filled", "mixed, zero-filled")):
-                row[name].append(figures["mixed"][way][feature]["mAP"])
+                row[name].append(metrics["mixed"][way][feature]["mAP"])
             for case, withheld in CASES.items():
                 if withheld:
-                    row[f"has {case}"].append(figures["aware"][case][feature]["mAP"])
+                    row[f"has {case}"].append(metrics["aware"][case][feature]["mAP"])
     header = ["cell", "feature", "seeds", *next(iter(cells.values()))]
     lines = ["| " + " | ".join(header) + " |", "|---|---|" + "---:|" * (len(header) - 2)]
     for (cell, feature), row in cells.items():

@@ -1,10 +1,10 @@
-"""What a perfect reader of some spectra can reach on a synthetic `hard` set of true file names: the ceiling of a table.
+"""The upper bound of mAP on a synthetic `hard` set with the file names of a real one: a perfect reader of some spectra.
 
 python benchmarks/perfect_reader.py RGBNT201_test.txt [--seed 0]     (a list of image names, seconds)
 
-Such a reader sees the look of every test identity in the spectra it is shown without a fault; looks that are equal are
-ranked at random. Printed is its expected mAP in per cent by the protocol of RGBNT201, for every subset of the spectra,
-and its mean over the six cases in which one or two are withheld (docs/results.md, missing modalities).
+Such a reader knows the look of every test identity in the spectra that it is given, without an error; equal looks are
+ranked at random. The script prints its expected mAP in percent by the protocol of RGBNT201 for every subset of the
+spectra, and the mean over the six cases in which one or two are withheld (docs/results.md, missing modalities).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a batch costs that lacks modalities: every subset timed in turn in one process, beside all three.
+"""The cost of a batch that lacks modalities: every subset, timed in turn in one process, beside all three.
 
 python benchmarks/presence_cost.py --config configs/trireid/rgbnt201/hdm_atmoe.yaml [--batch-size 8] [--device cuda]
 """
@@ -53,7 +53,7 @@ def main() -> None:
         for name, values in time_steps(steps, device=device, repeats=given.repeats, warmup=2).items()
     }
     whole = next(iter(steps))
-    lines = ["| present | GMAC a triplet | relative | ms a batch | relative |", "|---|---:|---:|---:|---:|"]
+    lines = ["| present | GMAC per triplet | relative | ms per batch | relative |", "|---|---:|---:|---:|---:|"]
     for name in steps:
         lines.append(
             f"| {name} | {macs[name] / 1e9:.2f} | {macs[name] / macs[whole]:.3f} | {1e3 * seconds[name]:.1f} "

@@ -2,9 +2,9 @@
 
 python benchmarks/ranking.py [--device cuda] [--sizes rgbnt100 market1501] [--large 100000] [--out FILE.json]
 
-Features are random: clusters by identity, of unlike spread. Every figure is the best of some repetitions, in seconds.
+Features are random: clusters by identity, of different spread. Every time is the best of some repetitions, in seconds.
 numpy always runs on the CPU; its literal re-ranking takes about ten seconds (RGBNT100) and a minute (Market-1501), and
-`--literal none` leaves it out. `--large N` re-ranks N gallery items from features and says the most memory in use.
+`--literal none` leaves it out. `--large N` re-ranks N gallery items from features and reports the peak memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def clustered(
     """Features at unit length and labels of query and gallery.
 
     Around the centre of its identity, an item moves in a few common directions (view, light), as learned features do;
-    neighbours then name each other, while noise in all directions alone would make a few items everyone's neighbours.
+    neighbours are then mutual, while noise in all directions would make a few items the neighbours of all others.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -82,30 +82,30 @@ def _wait(device: torch.device) -> None:
 
 
 def measure_size(name: str, device: torch.device, *, dim: int, repetitions: int, literal: bool) -> dict[str, float]:
-    """All times of one size in seconds, and how far the figures lie from the literal ones."""
+    """All times of one size in seconds, and how far the metrics lie from the literal ones."""
     query, gallery, query_labels, gallery_labels = clustered(**SIZES[name], dim=dim)
     pairs = ((query, gallery), (query, query), (gallery, gallery))
     matrices = [pairwise_distance(a.to(device), b.to(device)) for a, b in pairs]
     plain = [matrix.cpu().numpy() for matrix in matrices]
     cpu = torch.device("cpu")
-    figures = {"numpy argsort": best_time(lambda: np.argsort(plain[0], axis=1), cpu, repetitions)[0]}
+    values = {"numpy argsort": best_time(lambda: np.argsort(plain[0], axis=1), cpu, repetitions)[0]}
     seconds, found = best_time(
         lambda: rank_metrics(matrices[0], query_labels, gallery_labels, PROTOCOL), device, repetitions
     )
-    figures |= {"ranking": seconds, "ranking / argsort": seconds / figures["numpy argsort"]}
+    values |= {"ranking": seconds, "ranking / argsort": seconds / values["numpy argsort"]}
     seconds, expected = best_time(lambda: ranking(plain[0], query_labels, gallery_labels), cpu, 1)
-    figures["literal ranking"] = seconds
-    figures["ranking, largest difference"] = max(abs(found.as_dict()[key] - value) for key, value in expected.items())
+    values["literal ranking"] = seconds
+    values["ranking, largest difference"] = max(abs(found.as_dict()[key] - value) for key, value in expected.items())
     seconds, again = best_time(lambda: k_reciprocal_distance(*matrices, **SETTINGS), device, repetitions)
-    figures["re-ranking, distances given"] = seconds
-    figures["re-ranking, from features"], _ = best_time(
+    values["re-ranking, distances given"] = seconds
+    values["re-ranking, from features"], _ = best_time(
         lambda: k_reciprocal(query.to(device), gallery.to(device), **SETTINGS), device, repetitions
     )
     if literal:
-        figures["literal re-ranking"], expected_distance = best_time(lambda: reranking(*plain, **SETTINGS), cpu, 1)
-        figures["literal re-ranking / re-ranking"] = figures["literal re-ranking"] / seconds
-        figures["re-ranking, largest difference"] = float(np.abs(again.cpu().numpy() - expected_distance).max())
-    return figures
+        values["literal re-ranking"], expected_distance = best_time(lambda: reranking(*plain, **SETTINGS), cpu, 1)
+        values["literal re-ranking / re-ranking"] = values["literal re-ranking"] / seconds
+        values["re-ranking, largest difference"] = float(np.abs(again.cpu().numpy() - expected_distance).max())
+    return values
 
 
 def measure_large(num_gallery: int, device: torch.device, *, num_query: int, dim: int) -> dict[str, float]:
@@ -152,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report["sizes"][f"{options.num_query} x {options.large}"] = measure_large(
             options.large, options.device, num_query=options.num_query, dim=options.dim
         )
-    for name, figures in report["sizes"].items():
+    for name, values in report["sizes"].items():
         print(f"{name} on {device_name}, {report['threads']} threads")
-        for label, value in figures.items():
+        for label, value in values.items():
             print(f"  {label:34}{value:12.4g}")
     if options.out:
         options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -159,6 +159,19 @@ class Labels:
         camera: `UNKNOWN` (-1) where not known; an unknown camera equals no camera.
         scene: as camera.
         item: number of the image triplet itself: an item never matches itself.
+
+    Example:
+        Three triplets of two objects, from two cameras, with no scenes:
+
+        >>> import torch
+        >>> labels = Labels(
+        ...     identity=torch.tensor([0, 0, 1]),
+        ...     camera=torch.tensor([0, 1, 1]),
+        ...     scene=torch.full((3,), UNKNOWN),
+        ...     item=torch.arange(3),
+        ... )
+        >>> len(labels)
+        3
     """
 
     identity: Tensor
@@ -179,6 +192,10 @@ class Protocol:
         exclude: `"camera"` and `"scene"` hide the items of its identity with the same camera or scene, so that other
             identities of that camera stay as distractors; `"cross_camera"` hides every item of its own camera, so
             that the ranking runs across cameras alone; `"none"` hides nothing more.
+
+    Example:
+        >>> Protocol("cross-camera").exclude
+        'camera'
     """
 
     name: str

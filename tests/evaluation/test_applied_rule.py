@@ -1,4 +1,4 @@
-"""What a protocol hid, against the whole masks, and what must be said where it cannot be applied."""
+"""What a protocol hid, against the whole masks, and the messages where it cannot be applied."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_counts_equal_the_whole_masks(exclude):
     assert rule.as_dict()["text"] == rule.text
 
 
-def test_a_rule_that_cannot_be_applied_is_said_of_either_side():
+def test_a_rule_that_cannot_be_applied_is_reported_for_either_side():
     codes, known, item = torch.zeros(4, dtype=torch.int64), torch.arange(4), torch.arange(4)
     full, none = Labels(codes, known, known, item), Labels(codes, codes - 1, known, item)
     some = Labels(codes, torch.tensor([0, 1, -1, -1]), known, item)

@@ -57,7 +57,7 @@ def test_what_has_no_meaning_is_refused():
         average_query_expansion(GOOD, GOOD, alpha=float("nan"))
     with pytest.raises(InputError, match="different pairs is NaN or infinite"):
         equal_error(torch.ones(2), torch.tensor([1.0, torch.inf]))
-    with pytest.raises(InputError, match=r"allowed are \(Q,\)"):
+    with pytest.raises(InputError, match=r"must have the shape \(Q,\)"):
         check_labels("it", Labels(torch.arange(4), torch.arange(3), torch.arange(4), torch.arange(4)))
 
 

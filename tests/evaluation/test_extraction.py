@@ -24,10 +24,10 @@ class MeanModel(nn.Module):
         self.calls = []
 
     def forward(self, images, present=None, camera=None):
-        asked = present is not None
-        present = present if asked else images.new_ones(images.shape[:2]).bool()
+        told = present is not None
+        present = present if told else images.new_ones(images.shape[:2]).bool()
         call = {"training": self.training, "grad": torch.is_grad_enabled(), "present": present.clone()}
-        self.calls.append({**call, "asked": asked})
+        self.calls.append({**call, "told": told})
         means = images.mean(dim=(-1, -2))  # (B, M, 3)
         features = dict(zip(MODALITIES, means.unbind(dim=1), strict=True))
         features["global"] = means.flatten(1)
@@ -62,7 +62,7 @@ def test_one_forward_a_batch_gives_every_feature_on_the_cpu():
     model, batches, seen = MeanModel(), make_batches(10, 4), []
     found = extract_features(model, batches, device="cpu", progress=seen.append)
     assert len(model.calls) == 3
-    assert not any(call["asked"] for call in model.calls)  # nothing is missing: the model need not look
+    assert not any(call["told"] for call in model.calls)  # nothing is missing: the model gets no presence
     assert seen == [4, 4, 2]
     assert set(found.features) == {"global", "head", "joint", "rgb", "nir", "tir"}
     assert found.item.tolist() == list(range(10))
@@ -154,7 +154,7 @@ def test_query_and_gallery_apart_and_no_head():
     assert result.metrics["global"] == pytest.approx(literal.as_dict())
 
 
-def test_rerank_is_wired_and_said():
+def test_rerank_is_applied_and_reported():
     query = extract_features(MeanModel(), make_batches(16, 8), device="cpu")
     side = Side.of_split(query, make_labels(16), name="query")
     plain = evaluate_features(Ranking(side, side, Protocol("p")))
@@ -163,7 +163,7 @@ def test_rerank_is_wired_and_said():
     assert again.messages == ("re-ranked (k-reciprocal, k1 5, k2 2, lambda 0.3)",)
 
 
-def test_unmatched_queries_and_unknown_cameras_are_said():
+def test_unmatched_queries_and_unknown_cameras_are_reported():
     labels = Labels(torch.tensor([0, 0, 1, -1]), torch.tensor([0, 1, 0, -1]), torch.full((4,), -1), torch.arange(4))
     query = extract_features(MeanModel(), make_batches(4, 4), device="cpu")
     side = Side.of_split(query, labels, name="query")
@@ -209,7 +209,7 @@ def test_the_model_is_told_what_is_missing():
         model, make_batches(8, 8), None, query_labels=make_labels(8), gallery_labels=None, protocol=Protocol("p"),
         device="cpu", missing=("nir",),
     )  # fmt: skip
-    assert model.calls[0]["asked"]
+    assert model.calls[0]["told"]
     assert model.calls[0]["present"][0].tolist() == [True, False, True]
     assert torch.equal(result.query.present, model.calls[0]["present"])
     assert not result.query.features["nir"].any()
@@ -232,12 +232,12 @@ def mean_transform(pixels, present):
     return (pixels - 10.0) * present[:, :, None, None, None]
 
 
-def test_withheld_as_zeros_shows_images_of_zeros_and_says_nothing():
+def test_withheld_as_zeros_shows_images_of_zeros_without_presence():
     model, batches = MeanModel(), make_batches(8, 4)
     batches[1].present[0, 1] = False  # lacking in the data set: stays absent
     arguments = {"device": "cpu", "transform": mean_transform, "withheld": ("tir",)}
     found = extract_features(model, batches, missing_as="zeros", **arguments)
-    assert [call["asked"] for call in model.calls] == [False, True]
+    assert [call["told"] for call in model.calls] == [False, True]
     assert found.present.tolist() == [[True] * 3] * 4 + [[True, False, True]] + [[True] * 3] * 3
     assert torch.equal(found.features["tir"], torch.zeros(8, 3))
     assert (found.features["rgb"] < -7).all()
@@ -246,5 +246,5 @@ def test_withheld_as_zeros_shows_images_of_zeros_and_says_nothing():
 def test_missing_as_absent_tells_the_model():
     model = MeanModel()
     found = extract_features(model, make_batches(4, 4), device="cpu", transform=mean_transform, withheld=("tir",))
-    assert model.calls[0]["asked"]
+    assert model.calls[0]["told"]
     assert found.present.tolist() == [[True, True, False]] * 4

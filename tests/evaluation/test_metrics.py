@@ -118,7 +118,7 @@ def test_infinite_distance_of_a_match_is_last():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 1000])
-def test_chunk_size_changes_memory_not_figures(chunk_size, monkeypatch):
+def test_chunk_size_changes_memory_not_metrics(chunk_size, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     query, gallery = make_labels(generator, 11), make_labels(generator, 13, first_item=11)
     distance = tied_distance(generator, 11, 13)
@@ -168,7 +168,7 @@ def test_hidden_copies_of_the_item_count_neither_as_relatives_nor_as_strangers()
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("exclude", EXCLUDES)
-def test_a_device_gives_the_same_figures(exclude):
+def test_a_device_gives_the_same_metrics(exclude):
     generator = torch.Generator().manual_seed(5)
     query, gallery = make_labels(generator, 15), make_labels(generator, 400, first_item=7)
     distance = tied_distance(generator, 15, 400)

@@ -1,4 +1,4 @@
-"""What a protocol really hid in one ranking: counts and words, so that nobody has to guess which rule was applied."""
+"""What a protocol hid in one ranking: counts and one line of text, so that a reader knows which rule was applied."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HIDDEN: dict[Exclusion, str] = {
     "cross_camera": "pairs of the same camera",
     "none": "pairs",
 }
-"""What each rule hides, besides an item from itself."""
+"""What each rule hides, besides the item itself."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AppliedRule:
         num_pairs: all pairs.
         num_hidden_itself: hidden because both are the same item.
         num_hidden_by_rule: hidden by the rule, besides these.
-        num_queries, num_unmatched: queries, and those of them that are left without a match.
+        num_queries, num_unmatched: all queries, and those without a match.
     """
 
     exclude: Exclusion
@@ -40,7 +40,7 @@ class AppliedRule:
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """The counts in one line."""
         return (
             f"rule {self.exclude}: hid {self.num_hidden_by_rule:,} {_HIDDEN[self.exclude]} and "
             f"{self.num_hidden_itself:,} of an item with itself, of {self.num_pairs:,}; "
@@ -48,12 +48,15 @@ class AppliedRule:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Content for JSON, the line with it."""
+        """The counts and the line as content for JSON."""
         return {**asdict(self), "text": self.text}
 
 
 def applied_rule(query: Labels, gallery: Labels, protocol: Protocol, *, num_unmatched: int) -> AppliedRule:
-    """Count what a protocol hides: `(Q,)`, `(G,)` labels, either may be empty. Only bearers of a code are looked at."""
+    """Count what a protocol hides between labels `(Q,)` and `(G,)`; either side may be empty.
+
+    Only pairs with an equal code (identity, camera) are compared.
+    """
     if not len(query) or not len(gallery):
         return AppliedRule(protocol.exclude, 0, 0, 0, len(query), num_unmatched)
     code = "camera" if protocol.exclude == "cross_camera" else "identity"
@@ -61,9 +64,9 @@ def applied_rule(query: Labels, gallery: Labels, protocol: Protocol, *, num_unma
     by_rule = 0
     for rows in row_slices(len(query), ROWS):
         items, is_real = relatives.of(rows)
-        asked, found = take(query, rows), take(gallery, items)
-        _, hidden = ranking_masks(asked, found, protocol)
-        by_rule += int((hidden & is_real & ~equal_known(asked.item, found.item)).sum())
+        some, others = take(query, rows), take(gallery, items)
+        _, hidden = ranking_masks(some, others, protocol)
+        by_rule += int((hidden & is_real & ~equal_known(some.item, others.item)).sum())
     return AppliedRule(
         exclude=protocol.exclude,
         num_pairs=len(query) * len(gallery),
@@ -75,9 +78,14 @@ def applied_rule(query: Labels, gallery: Labels, protocol: Protocol, *, num_unma
 
 
 def unknown_messages(query: Labels, gallery: Labels, protocol: Protocol) -> list[str]:
-    """Say of which items, on either side, the rule has nothing to compare; nothing where it can be applied to all.
+    """Report the items on either side whose camera or scene is unknown, so that the rule cannot be applied to them.
 
-    Args: labels of both sides, the same object where the queries are the gallery.
+    Args:
+        query, gallery: labels of both sides; the same object where the queries are the gallery.
+        protocol: the rule.
+
+    Returns:
+        One line for each kind of fault; empty where the rule can be applied to all items.
     """
     field = EXCLUSION_FIELD[protocol.exclude]
     if field is None:

@@ -1,4 +1,4 @@
-"""What arguments of the public functions must be, before anything is computed with them."""
+"""Checks of the arguments of public functions, made before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def check_tensors(name: str, *values: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise InputError(f"{name} got {type(value).__name__}; allowed are tensors, e.g. torch.as_tensor(...)")
         if value.layout != torch.strided or value.is_quantized:
-            raise InputError(f"{name} got a tensor that is sparse or quantised; give it as a dense one")
+            raise InputError(f"{name} got a tensor that is sparse or quantised; give a dense tensor")
         if value.is_meta or value.is_complex():
             given = "on the device meta" if value.is_meta else f"of type {value.dtype}"
             raise InputError(f"{name} got a tensor {given}; allowed are real numbers on a real device")
 
 
 def check_distances(name: str, *values: Tensor) -> None:
-    """Raise InputError unless all are such tensors, of a type whose numbers can be ordered."""
+    """Raise InputError unless all are dense tensors of a type whose numbers can be sorted."""
     check_tensors(name, *values)
     for value in values:
         if value.is_floating_point() and value.dtype.itemsize < 2:
@@ -39,8 +39,8 @@ def check_sizes(name: str, **sizes: object) -> None:
 
 
 def check_labels(name: str, *sides: Labels) -> None:
-    """Raise InputError unless each side has one identity, camera, scene and item for every of its items."""
+    """Raise InputError unless each side has one identity, camera, scene and item for each of its items."""
     for side in sides:
         shapes = {column: tuple(value.shape) for column, value in vars(side).items()}
         if set(shapes.values()) != {(len(side),)}:
-            raise InputError(f"{name} got labels of the shapes {shapes}; allowed are (Q,) for all of a side")
+            raise InputError(f"{name} got labels of the shapes {shapes}; all labels of a side must have the shape (Q,)")

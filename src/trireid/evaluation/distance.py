@@ -1,7 +1,7 @@
-"""Euclidean distances between feature sets, block by block, so that no part of them need be held.
+"""Euclidean distances between feature sets, block by block, so that the whole matrix need not be held.
 
-A distance depends on its two items alone: pairs that the quick way cannot tell apart are computed from their
-differences, so that neither what else is in a set nor how it is cut into blocks changes them.
+A distance depends on its two items alone, not on the other items of a set or on the size of the blocks: pairs that are
+too close for the fast way (one matrix product) are computed from their differences.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from trireid.errors import InputError
 from trireid.evaluation.checks import check_tensors
 
 LONGEST = 1e38
-"""Length of the longest feature: distances of two of them are still numbers of float32."""
+"""The largest allowed length of a feature: the distance of two such features still fits into float32."""
 
 CLOSE = 1e-8
-"""Share of the squared lengths below which a squared distance is no longer exact to float32 as a difference of them."""
+"""A squared distance below this share of the squared lengths is not exact to float32 when computed from them."""
 
 ROUNDING = 1e-14
-"""The same as a share of the squared length of the centre, whose subtraction rounds, too."""
+"""The same as a share of the squared length of the centre, because subtracting the centre rounds as well."""
 
 MANY = 0.01
-"""Share of close pairs from which on the differences of all pairs are quicker than those of the close ones."""
+"""Above this share of close pairs, the differences of all pairs are faster than those of the close pairs alone."""
 
 UNUSUAL = 16.0
-"""Rows of so many times the usual squared length do not count in a centre."""
+"""Rows of more than this many times the median squared length do not count in a centre."""
 
 PAIR_ELEMENTS = 2**24
-"""Feature values read at once for single pairs."""
+"""Number of feature values that are read at once when single pairs are compared."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Centred:
     """Features around a common centre, ready for `euclidean`.
 
     Attributes:
-        features: `(n, D)` as they were given.
+        features: `(n, D)` as given.
         value: `(n, D)` float64, features less the centre.
         norm: `(n,)` float64, their squared lengths.
         offset: `()` float64, the squared length of the centre.
@@ -63,9 +63,9 @@ def centred(features: Tensor, centre: Tensor) -> Centred:
 
 
 def centre_of(features: Tensor) -> Tensor:
-    """The mean of features `(n, D)` as `(D,)` float64 without those that are far too long; 0 where there are none.
+    """The mean of features `(n, D)` -> `(D,)` float64, without those of unusual length; 0 for an empty set.
 
-    It decides how many pairs take the slow way, not what comes out.
+    It decides how many pairs take the slow way and does not change the result.
     """
     if not len(features):
         return features.new_zeros(features.shape[1]).double()
@@ -78,8 +78,8 @@ def centre_of(features: Tensor) -> Tensor:
 def euclidean(first: Centred, second: Centred) -> Tensor:
     """Distances of all pairs around the same centre: `(Q, D)`, `(G, D)` -> `(Q, G)` float32.
 
-    One matrix product; where it leaves too few digits (features that are alike, or dwarfed by their centre), the
-    differences themselves.
+    One matrix product. Where it leaves too few digits (features that are nearly equal, or much shorter than their
+    centre), the differences themselves are computed.
     """
     norms = first.norm[:, None] + second.norm  # (Q, G)
     squared = torch.addmm(norms, first.value, second.value.T, alpha=-2.0)
@@ -116,19 +116,19 @@ def unit(features: Tensor) -> Tensor:
 
 
 def check_widths(first: Tensor, second: Tensor, *, name: str) -> None:
-    """Raise InputError unless both are tensors `(n, D)` of one width."""
+    """Raise InputError unless both are tensors `(n, D)` of the same width."""
     check_tensors(name, first, second)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise InputError(f"{name} got {tuple(first.shape)} and {tuple(second.shape)}; allowed are (Q, D) and (G, D)")
 
 
 def check_features(features: Tensor, side: str, *, start: int = 0) -> None:
-    """Raise InputError, which names the row, unless all distances of features `(n, D)` are numbers of float32.
+    """Raise InputError that names the row if a feature `(n, D)` is not finite or too long for float32 distances.
 
     Args:
         features: some rows of a side.
-        side: what messages call it.
-        start: number of its first row.
+        side: name of the side in messages.
+        start: number of the first of these rows.
     """
     check_tensors(f"the {side} side", features)
     length = torch.linalg.vector_norm(features.double(), dim=1)

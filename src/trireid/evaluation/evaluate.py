@@ -189,14 +189,14 @@ def ranking_distance(
     rerank: Rerank | None = None,
     presence: Presence | None = None,
 ) -> Tensor:
-    """The distance that is ranked: `(Q, D)`, `(G, D)` -> `(Q, G)`.
+    """The distance that is ranked: `(Q, D)`, `(G, D)` -> `(Q, G)` float32.
 
     Args:
         query, gallery: features; gallery None where the queries are the gallery.
-        normalise: L2-normalise first. Only then does presence count: un-normalised features compare as they are,
-            the zeros of absent modalities with them.
+        normalise: L2-normalise first. Only then is presence used: un-normalised features are compared as they are,
+            including the zeros of absent modalities.
         rerank: re-ranking settings; None: not re-ranked.
-        presence: what the items have; where they do not all have the same, pairs compare what both have
+        presence: which modalities the items have; where these differ, a pair is compared by what both items have
             (`presence.shared_distance`).
     """
     check_widths(query, query if gallery is None else gallery, name="a ranking")
@@ -241,7 +241,7 @@ def unshared_by_feature(ranking: Ranking, name: str) -> float:
 
 
 def _withheld_messages(ranking: Ranking, missing: Sequence[str], missing_as: MissingAs) -> list[str]:
-    """What was withheld and how, and which items it left no modality."""
+    """What was withheld and how, and how many items are left out because of it."""
     names = ", ".join(missing)
     shown = ", which the model sees as images of zeros (missing_as: zeros)" if missing_as == "zeros" else ""
     messages = [f"withheld from query and gallery: {names}{shown}"] if missing else []
@@ -256,7 +256,7 @@ def _withheld_messages(ranking: Ranking, missing: Sequence[str], missing_as: Mis
 
 
 def _unmatched_messages(num_queries: int, num_unmatched: int) -> list[str]:
-    """How many queries do not count."""
+    """The number of queries that are left out of the means."""
     if not num_unmatched:
         return []
     return [
@@ -265,7 +265,7 @@ def _unmatched_messages(num_queries: int, num_unmatched: int) -> list[str]:
 
 
 def _rerank_messages(rerank: Rerank | None) -> list[str]:
-    """With what the ranking was re-ranked."""
+    """The settings of re-ranking."""
     if rerank is None:
         return []
     return [f"re-ranked (k-reciprocal, k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})"]
@@ -286,8 +286,8 @@ def _presence_messages(ranking: Ranking) -> list[str]:
     apart = [name for name, share in shares.items() if share]
     if apart:
         share, names = max(shares.values()), ", ".join(apart)
-        meaning = "they are ranked as unrelated" if ranking.normalise else "how far apart they are says nothing"
+        meaning = "they are ranked as unrelated" if ranking.normalise else "their distances mean nothing"
         if share == 1.0:
-            meaning = "the order of the files decides, and the figures say nothing"
+            meaning = "the order of the files decides, and the metrics mean nothing"
         messages.append(f"{100 * share:.1f} % of the pairs of query and gallery share no modality ({names}): {meaning}")
     return messages

@@ -22,22 +22,30 @@ def average_query_expansion(
     """Expanded queries at unit length: `(Q, D)`, `(G, D)` -> `(Q, D)` float32, to be ranked in place of the queries.
 
     A query becomes the weighted mean of itself (weight 1) and its nearest items, each weighted by its cosine
-    similarity to the power of alpha; an item beyond a right angle has weight 0 unless alpha is 0. Labels are not
-    looked at. Gallery features are expanded by giving them as the query and None as the gallery.
+    similarity to the power of alpha; an item of negative similarity has weight 0 unless alpha is 0. Labels are
+    not used. To expand the features of a gallery, pass them as the query and None as the gallery.
 
     Args:
         query: features; query and gallery are L2-normalised here.
-        gallery: features, or None where the queries are the gallery; an item is then no neighbour of its own.
-        num_neighbours: nearest items that count, ties by position; more than there are means all of them.
-        alpha: 0 weighs all neighbours alike (average query expansion), above 0 the nearer ones more (alpha-QE).
+        gallery: features, or None where the queries are the gallery; an item is then not a neighbour of itself.
+        num_neighbours: number of nearest items that count, at least 1, ties by position; all items if there are fewer.
+        alpha: at least 0. With 0 all neighbours have equal weight (average query expansion); above 0, nearer
+            neighbours weigh more (alpha-QE).
         chunk_size: queries at a time, at most; bounds the memory beside the features to about 30 bytes x chunk_size
             x G and 8 bytes x chunk_size x num_neighbours x D.
 
-    Source: Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2018, section 5.3;
-        the plain average is of Chum et al., Total Recall, ICCV 2007.
+    Source: Chum et al., Total Recall, ICCV 2007 (average query expansion); Radenovic et al., Fine-tuning CNN Image
+        Retrieval with No Human Annotation, TPAMI 2018, section 5.3 (the weights by similarity).
 
     Raises:
         InputError: a setting or shape is out of range, or a feature is NaN or infinite.
+
+    Example:
+        >>> query = torch.tensor([[1.0, 0.0]])
+        >>> gallery = torch.tensor([[0.6, 0.8], [0.0, -1.0]])
+        >>> expanded = average_query_expansion(query, gallery, num_neighbours=1, alpha=0.0)
+        >>> [round(value, 3) for value in expanded[0].tolist()]  # halfway between the query and its neighbour
+        [0.894, 0.447]
     """
     check_widths(query, query if gallery is None else gallery, name="average_query_expansion")
     check_sizes("query expansion", num_neighbours=num_neighbours, chunk_size=chunk_size)

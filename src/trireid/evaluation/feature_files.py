@@ -1,4 +1,4 @@
-"""Features on disk, with who is on each item, so that pages and pictures can be made without the model.
+"""Features on disk, with labels and records, so that pages and pictures can be made without the model.
 
 `features.safetensors` holds the numbers: `<side>/feature/<name>` `(n, d)`, `<side>/present`, `<side>/item` and
 `<side>/label/<identity|camera|scene|item>`, side being query or gallery (gallery absent where queries are the
@@ -30,7 +30,7 @@ FEATURES_FILE = "features.safetensors"
 RECORDS_FILE = "records.json"
 FORMAT_VERSION = 1
 SAVED_FEATURES = JOINED_FEATURES
-"""What is written; `joint` is these two side by side and is put together again when read."""
+"""The features that are written; `joint` is their concatenation and is made again when they are read."""
 
 
 Modality = Annotated[int, Field(strict=True, ge=0, lt=NUM_MODALITIES)]
@@ -104,7 +104,7 @@ def save_features(directory: Path, ranking: Ranking) -> None:
         if not len(side.features) == len(side.labels) == len(side.records):
             raise InputError(
                 f"the {name} side has {len(side.features)} features, {len(side.labels)} labels and "
-                f"{len(side.records)} records; they must be as many"
+                f"{len(side.records)} records; these numbers must be equal"
             )
         tensors |= _side_tensors(name, side)
     description = {
@@ -181,10 +181,10 @@ def _read_side(name: str, tensors: dict[str, Tensor], description: _Description)
         if found is None:
             raise ValueError(f"{name}/{key} is missing")
         fits = found.dim() == 1 + len(shape) and all(
-            wanted in (-1, width) for wanted, width in zip(shape, found.shape[1:], strict=True)
+            expected in (-1, width) for expected, width in zip(shape, found.shape[1:], strict=True)
         )
         if found.dtype != dtype or not fits:
-            sizes = ", ".join(["n", *("D" if wanted == -1 else str(wanted) for wanted in shape)])
+            sizes = ", ".join(["n", *("D" if expected == -1 else str(expected) for expected in shape)])
             raise ValueError(f"{name}/{key} is {found.dtype} {tuple(found.shape)}; it must be {dtype} ({sizes})")
         if len(found) != len(records):
             raise ValueError(
@@ -211,7 +211,8 @@ def _read_side(name: str, tensors: dict[str, Tensor], description: _Description)
 
 
 def _blocks_of(features: dict[str, Tensor], described: dict[str, list[list[Modality]] | None]) -> dict[str, Blocks]:
-    """What the blocks of each feature are made of. Files of before this entry rank as they did: features as a whole.
+    """What the blocks of each feature are made of. Features of older files without this entry are
+    compared as a whole.
 
     Raises:
         ValueError: a feature does not divide into its blocks.

@@ -1,4 +1,4 @@
-"""Features of a whole set: one forward a batch gives every pattern."""
+"""Features of a whole set: one forward per batch gives every pattern."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANKED_FEATURES: tuple[str, ...] = ("global", "head", "joint")
 """Patterns 1, 2 and 3, the features that an evaluation ranks ("head" only where the model has one)."""
 
 JOINED_FEATURES: tuple[str, ...] = ("global", "head")
-"""What pattern 3 is side by side."""
+"""The features that pattern 3 concatenates."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class FeatureSet:
     Attributes:
         features: by name, `(n, d)` float32 on the CPU, un-normalised: `"global"`, `"head"` where there is one,
             `"joint"` (pattern 3), and each modality's own.
-        present: `(n, M)` bool, which modalities the model was given.
+        present: `(n, M)` bool, which modalities the model received.
         item: `(n,)` int64, position of each item in its set; ascending.
-        blocks: by the name of a feature, what its blocks are made of; a feature without an entry compares as a whole.
+        blocks: by the name of a feature, the modalities of each of its blocks; a feature without an entry is compared
+            as a whole.
     """
 
     features: dict[str, Tensor]
@@ -70,9 +71,9 @@ def extract_features(
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FeatureSet:
-    """Features of all items of a loader; the model is called once a batch and keeps its training mode.
+    """Features of all items of a loader; the model is called once per batch and keeps its training mode.
 
-    Items that have nothing but what is withheld are left out.
+    Items that have only withheld modalities are left out.
 
     Args:
         model: called as `model(images, present=..., camera=...)`, returns a `ReIDOutput`; lies on `device`.
@@ -81,13 +82,13 @@ def extract_features(
         dtype: autocast to this type; None computes in the model's own.
         transform: makes images of (pixels, present) of a batch, on the device; None: the batches hold images.
         withheld: modalities taken away, see `missing.withhold`.
-        missing_as: what the model is told of withheld modalities: that they are `absent`, or nothing, so that it sees
-            their images, which are `zeros` after normalisation, as upstream does. What an item lacks stays absent.
+        missing_as: with `absent` the model receives them as not present; with `zeros` it sees a normalised image of
+            zeros, as upstream does. What an item lacks in the data set stays absent.
         names: name of each item by its number, for messages.
         progress: called after each batch with the number of its items.
 
     Returns:
-        One row for each item that has something left; of no items and without features where none has.
+        One row for each item that keeps a modality; an empty set without features if no item does.
 
     Raises:
         InputError: the loader is empty, gives an item twice, or a feature is not finite.

@@ -1,4 +1,4 @@
-"""Ranking figures of re-identification: mAP, mINP and CMC as pure functions of distances and labels."""
+"""Ranking metrics of re-identification: mAP, mINP and CMC as pure functions of distances and labels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _Items = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class RankMetrics:
-    """The figures of one ranking, all in [0, 1], and the counts behind them.
+    """The metrics of one ranking, all in [0, 1], and the counts behind them.
 
     Attributes:
         mAP: mean over the queries of the average precision of their filtered ranked list.
         mINP: mean over the queries of (number of matches) / (rank of the last match).
         cmc: `(max_rank,)` float64 on the CPU; entry r - 1 is the share of queries with a match among the first r.
-        num_queries: queries given, with those below.
-        num_unmatched: queries without any valid match; they are left out of every mean.
+        num_queries: number of queries, including the unmatched ones.
+        num_unmatched: number of queries without any valid match; they are left out of every mean.
         average_precision: `(Q,)` float64 on the CPU, NaN for an unmatched query.
         ranks: the ranks that `as_dict` shows.
     """
@@ -42,27 +42,31 @@ class RankMetrics:
 
     @property
     def rank1(self) -> float:
-        """Share of queries whose first item is right."""
+        """Share of queries whose first item is a match."""
         return self.rank(1)
 
     @property
     def rank5(self) -> float:
-        """Share of queries with a right item among the first five."""
+        """Share of queries with a match among the first five."""
         return self.rank(5)
 
     @property
     def rank10(self) -> float:
-        """Share of queries with a right item among the first ten."""
+        """Share of queries with a match among the first ten."""
         return self.rank(10)
 
     def rank(self, rank: int) -> float:
-        """CMC at a rank, counted from 1."""
+        """CMC at a rank, counted from 1.
+
+        Raises:
+            InputError: the rank lies outside the curve.
+        """
         if not 1 <= rank <= len(self.cmc):
             raise InputError(f"rank {rank} was not computed; allowed are 1 to {len(self.cmc)} (max_rank)")
         return float(self.cmc[rank - 1])
 
     def as_dict(self) -> dict[str, float]:
-        """The figures by name: mAP, mINP, rank1, rank5, rank10 (or the ranks that were asked for)."""
+        """The metrics by name: mAP, mINP, and CMC at each of `ranks`, such as rank1."""
         return {"mAP": self.mAP, "mINP": self.mINP} | {f"rank{rank}": self.rank(rank) for rank in self.ranks}
 
 
@@ -79,7 +83,7 @@ def rank_metrics(
     """Compute mAP, mINP and CMC of a distance matrix, on the matrix's device.
 
     Each query ranks the gallery items that its protocol lets it see, nearest first; equal distances keep the order
-    of the gallery, so the figures do not depend on device or chunk size.
+    of the gallery, so the metrics do not depend on device or chunk size.
 
     Args:
         distance: `(Q, G)`, smaller is nearer; +-inf is allowed, NaN is not.
@@ -90,8 +94,20 @@ def rank_metrics(
         max_rank: length of the CMC curve (at least the largest of `ranks`).
         chunk_size: queries at a time, at most; bounds the memory to about 40 bytes x chunk_size x G.
 
+    Source: CMC and mAP: Zheng et al., Scalable Person Re-identification: A Benchmark, ICCV 2015; mINP: Ye et al.,
+        Deep Learning for Person Re-identification: A Survey and Outlook, TPAMI 2021, section 4.1.
+
     Raises:
-        InputError: shapes or ranks do not fit, a distance is NaN, or no query at all has a valid match.
+        InputError: shapes or ranks do not fit, a distance is NaN, or no query has a valid match.
+
+    Example:
+        >>> identity, camera, scene = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [-1, -1, -1, -1]])
+        >>> labels = Labels(identity, camera, scene, item=torch.arange(4))
+        >>> features = torch.tensor([[0.0], [1.0], [1.4], [3.0]])
+        >>> distance = pairwise_distance(features, features)
+        >>> metrics = rank_metrics(distance, labels, labels, Protocol("cross-camera", exclude="camera"))
+        >>> round(metrics.mAP, 4), metrics.rank1
+        (0.7083, 0.5)
     """
     _check(distance, query, gallery, ranks=ranks, max_rank=max_rank, chunk_size=chunk_size)
     query, gallery = labels_to(query, distance.device), labels_to(gallery, distance.device)
@@ -127,7 +143,7 @@ def _query_statistics(
     """Average precision, matches / last rank and rank of the first match: `(Q,)` float64 each, NaN if unmatched.
 
     Only the gallery items of the query's own identity (its relatives) need a rank: one more than the number of
-    visible items before them. Every item is counted by a search among these few.
+    visible items before them. A search among these few keys counts every item.
     """
     distance = fits_key(distance)
     key, order = _keys(distance, relatives).sort(dim=1)  # (Q, R)
@@ -142,7 +158,7 @@ def _query_statistics(
         stranger = _keys(distance, itself).masked_fill(equal_known(query.identity, gallery.identity[itself[0]]), LAST)
         num_hidden = (hidden & is_real).cumsum(dim=1) + (stranger[:, None, :] < key[:, :, None]).sum(dim=2)
         rank = 1 + _count_before(distance, key) - num_hidden
-    hit = found.cumsum(dim=1)  # right items up to here
+    hit = found.cumsum(dim=1)  # matches up to here
     num_matches = found.sum(dim=1).double()
     precision = torch.where(found, hit.double() / rank, 0.0)
     last = torch.where(found, rank, 0).amax(dim=1)
@@ -169,10 +185,10 @@ def _count_before(distance: Tensor, key: Tensor, *, unseen: Tensor | None = None
         unseen: `(Q, G)` bool, items that do not count.
     """
     num_rows, num_keys = key.shape
-    passed = torch.searchsorted(key, order_keys(distance), right=True)  # (Q, G) keys that do not lie behind an item
+    passed = torch.searchsorted(key, order_keys(distance), right=True)  # (Q, G) keys that do not sort after an item
     if unseen is not None:
         passed.masked_fill_(unseen, num_keys)
-    # One list of bins for all rows: counting stays quick on a device that must be deterministic, unlike scattered sums.
+    # One list of bins for all rows: counting stays fast on a device that must be deterministic, unlike scattered sums.
     passed += torch.arange(num_rows, device=passed.device)[:, None] * (num_keys + 1)
     count = torch.bincount(passed.flatten(), minlength=num_rows * (num_keys + 1))
     return count.view(num_rows, num_keys + 1).cumsum(dim=1)[:, :-1]
@@ -180,11 +196,11 @@ def _count_before(distance: Tensor, key: Tensor, *, unseen: Tensor | None = None
 
 @dataclass(frozen=True)
 class RankedList:
-    """The first places of each query's list, excluded items not among them.
+    """The first places of each query's ranked list, without excluded items.
 
     Attributes:
         index: `(Q, top)` int64 gallery positions, nearest first; -1 where the list is shorter.
-        matches: `(Q, top)` bool, which of them are right.
+        matches: `(Q, top)` bool, which of them have the identity of the query.
         distance: `(Q, top)`, inf where the list is shorter.
     """
 
@@ -194,9 +210,9 @@ class RankedList:
 
 
 def ranked_list(distance: Tensor, query: Labels, gallery: Labels, protocol: Protocol, *, top: int = 10) -> RankedList:
-    """The first `top` gallery items of each query, in the very order that `rank_metrics` counts.
+    """The first `top` gallery items of each query, in the order in which `rank_metrics` counts them.
 
-    Args: as `rank_metrics`; distance is `(Q, G)`, of whole numbers, too: the list's is then float64.
+    Args: as `rank_metrics`; a distance of whole numbers gives a list of float64.
     """
     _check(distance, query, gallery, ranks=(1,), top=top)
     distance = distance if distance.is_floating_point() else distance.double()  # whole numbers have no infinity
@@ -214,14 +230,22 @@ def ranked_list(distance: Tensor, query: Labels, gallery: Labels, protocol: Prot
 
 
 def pairwise_distance(first: Tensor, second: Tensor, *, chunk_size: int = 1024) -> Tensor:
-    """Euclidean distances of all pairs: `(Q, D)`, `(G, D)` -> `(Q, G)` float32. Normalise before, if wanted.
+    """Euclidean distances of all pairs: `(Q, D)`, `(G, D)` -> `(Q, G)` float32.
 
-    Computed in float64 by one matrix product a chunk around the common mean, so that features which are nearly
-    alike (an untrained model) keep their order and equal features have distance 0. No item changes the distances of
+    Computed in float64 by one matrix product per chunk around the common mean, so that features which are nearly
+    equal (an untrained model) keep their order and equal features have distance 0. No item changes the distances of
     the others, see `distance.euclidean`.
+
+    Args:
+        first, second: features of any length; normalise before to compare directions only.
+        chunk_size: rows of `first` at a time.
 
     Raises:
         InputError: the shapes do not fit, or a feature is NaN, infinite or too long for float32.
+
+    Example:
+        >>> pairwise_distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor([[5., 1.]])
     """
     check_widths(first, second, name="pairwise_distance")
     check_sizes("pairwise_distance", chunk_size=chunk_size)

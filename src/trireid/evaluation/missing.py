@@ -38,7 +38,7 @@ def withhold(present: Tensor, images: Tensor, modalities: Sequence[str]) -> tupl
         present `(B, M)` and images `(B, M, 3, H, W)`, new tensors where something was withheld.
 
     Source: DeMo (AAAI 2025), evaluation with missing modalities.
-    Deviation: presence is withheld too, so a model that reads it knows; upstream only sets the image to 0
+    Deviation: presence is withheld too, so that a model can leave the modality out; upstream only sets the image to 0
         (`missing_as="zeros"` of `features.extract_features`).
 
     Raises:
@@ -61,7 +61,7 @@ def withhold(present: Tensor, images: Tensor, modalities: Sequence[str]) -> tupl
 
 
 def take_shown(batch: Batch, modalities: Sequence[str]) -> Batch:
-    """The items of a batch that have something left when modalities are withheld."""
+    """The items of a batch that keep a modality when some are withheld."""
     kept = batch.present.new_tensor([name not in modalities for name in MODALITIES])  # (M,)
     rows = (batch.present & kept).any(dim=1)
     return batch if bool(rows.all()) else Batch(**{name: value[rows] for name, value in vars(batch).items()})

@@ -1,4 +1,4 @@
-"""Which distance comes first, ties included: keys that are all different, and the nearest items without a sort."""
+"""The order of distances, ties included: keys that are all different, and the nearest items without a full sort."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 LAST = torch.iinfo(torch.int64).max
-"""A key behind those of all items."""
+"""A key that sorts after those of all items."""
 
 CACHED = 2**19
-"""Numbers of 8 bytes that a CPU's second-level caches hold."""
+"""How many numbers of 8 bytes the second-level caches of a CPU hold."""
 
 FEWEST_ROWS = 32  # with fewer, a matrix product reads its columns too often
 MOST_COLUMNS = CACHED // FEWEST_ROWS
@@ -46,7 +46,7 @@ def key_distance(key: Tensor) -> Tensor:
 
 
 def _turned(bits: Tensor) -> Tensor:
-    """Bits of floats as whole numbers of the same order, and back: negative floats run backwards but for the sign."""
+    """Bits of floats as whole numbers of the same order, and back: the order of negative floats is reversed."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
@@ -63,11 +63,11 @@ def nearest(distance: Tensor, count: int) -> Tensor:
     """The `count` items of the smallest distance in each row, nearest first, ties by position.
 
     They lie in those `count` blocks of columns whose own smallest distances come first; only these blocks are
-    looked at item by item.
+    searched item by item.
 
     Args:
         distance: `(Q, G)` as in `order_keys`.
-        count: items wanted, at most G.
+        count: number of items, at most G.
 
     Returns:
         `(Q, count)` int64 columns.
@@ -113,10 +113,10 @@ def row_slices(num_rows: int, chunk_size: int) -> Iterator[slice]:
 
 
 def rows_at_a_time(chunk_size: int, num_columns: int, device: torch.device) -> int:
-    """Rows to work on at once: on a CPU fewer than allowed, so that its cache holds what the next step reads."""
+    """Rows to work on at once: on a CPU fewer than allowed, so that the next step finds its data in the cache."""
     return chunk_size if device.type != "cpu" else min(chunk_size, max(FEWEST_ROWS, CACHED // max(num_columns, 1)))
 
 
 def columns_at_a_time(num_columns: int, device: torch.device) -> int:
-    """Columns to work on at once, which with the fewest rows fit into a CPU's cache; on a device all of them."""
+    """Columns to work on at once, so that the fewest rows fit into the cache of a CPU; on a device all of them."""
     return max(1, num_columns if device.type != "cpu" else min(num_columns, MOST_COLUMNS))

@@ -1,7 +1,8 @@
 """Distances between items that lack different modalities: a pair is compared by the blocks that both items have.
 
-Each item is L2-normalised over these blocks alone, and what they say counts by how many they are, so that a ranking may
-hold items of every kind. Items are grouped by what they have: at most 7 x 7 pairs of groups, each one matrix product.
+Each item is L2-normalised over these blocks alone, and the cosine is weighted by the number of shared blocks, so that
+one ranking may hold items with any modalities. Items are grouped by their modalities: at most 7 x 7 pairs of groups,
+one matrix product each.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class Presence:
-    """Which modalities the items of a ranking have, and what the blocks of their feature are made of.
+    """Which modalities the items of a ranking have, and which modalities each block of their feature comes from.
 
     Attributes:
-        blocks: K blocks, see `types.Blocks`.
+        blocks: the modalities of each of K blocks, see `types.Blocks`.
         query: `(Q, M)` bool.
         gallery: `(G, M)` bool; the same tensor where the queries are the gallery.
         unrelated: cosine of unrelated items, see `unrelated_cosine`.
@@ -40,12 +41,12 @@ class Presence:
 
     @property
     def is_uniform(self) -> bool:
-        """True where all items have the same modalities: whole features compare, as without presence."""
+        """True where all items have the same modalities: whole features are compared, as without presence."""
         first = self.query[:1]
         return bool((self.query == first).all()) and bool((self.gallery == first).all())
 
     def check(self, num_queries: int, num_gallery: int, width: int) -> None:
-        """Raise InputError unless it belongs to features `(Q, D)` and `(G, D)`."""
+        """Raise InputError unless it fits features `(Q, D)` and `(G, D)`."""
         if (len(self.query), len(self.gallery)) != (num_queries, num_gallery):
             raise InputError(
                 f"presence is of {len(self.query)} queries and {len(self.gallery)} gallery items, the features of "
@@ -56,16 +57,21 @@ class Presence:
 
 
 def unrelated_cosine(features: Tensor, present: Tensor, blocks: Blocks) -> float:
-    """Cosine to expect of two items that have nothing to do with each other, in [0, 1].
+    """The cosine to expect of two unrelated items, in [0, 1].
 
-    The mean product of a block of two different items over its mean square, all blocks together: the part of features
-    that is common to all. Items count alike whatever their lengths, as in the distance: each is scaled to a mean square
-    of 1 over its blocks. Nearly all pairs of a set are of different identities, so that labels are not asked for.
+    The mean product of a block of two different items, divided by its mean square, over all blocks: the part of the
+    features that all items share. Items count equally, whatever their lengths, as in the distance: each is scaled to a
+    mean square of 1 over its blocks. Nearly all pairs of a set are of different identities, so labels are not needed.
 
     Args:
-        features: `(n, D)` of any set of items like those to be ranked.
+        features: `(n, D)` of a set of items like those to be ranked.
         present: `(n, M)` bool.
-        blocks: what the blocks of a feature are made of.
+        blocks: the modalities of each block of a feature.
+
+    Example:
+        >>> features = torch.eye(2, 6)  # orthogonal features have nothing in common
+        >>> unrelated_cosine(features, torch.ones(2, 3, dtype=torch.bool), blocks=((0,), (1,), (2,)))
+        0.0
     """
     filled = filled_blocks(blocks, present).double()  # (n, K)
     values = unit((features.double().unflatten(1, (len(blocks), -1)) * filled[..., None]).flatten(1)).double()
@@ -81,20 +87,31 @@ def unrelated_cosine(features: Tensor, present: Tensor, blocks: Blocks) -> float
 
 
 def presence_groups(present: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Items by what they have: `(n, M)` bool -> pattern `(M,)` bool and the rows `(g,)` int64 of each group."""
+    """Group items by their modalities: `(n, M)` bool -> pattern `(M,)` bool and the rows `(g,)` int64 of each group.
+
+    Example:
+        >>> present = torch.tensor([[True, True, True], [True, False, False], [True, True, True]])
+        >>> [(pattern.tolist(), rows.tolist()) for pattern, rows in presence_groups(present)]
+        [([True, False, False], [1]), ([True, True, True], [0, 2])]
+    """
     patterns, group = present.unique(dim=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         yield pattern, (group == number).nonzero()[:, 0]
 
 
 def unshared_pairs(query: Tensor, gallery: Tensor, blocks: Blocks) -> float:
-    """Share of the pairs of query and gallery that have something in no block in common, in [0, 1].
+    """Share of the pairs of query and gallery that have no block in common, in [0, 1].
 
-    Nothing tells such pairs apart: all are as far as the unrelated (`shared_distance`).
+    Such pairs cannot be told apart: all have the distance of unrelated items (`shared_distance`).
 
     Args:
         query, gallery: `(Q, M)` and `(G, M)` bool, at least one row each.
-        blocks: what the blocks of a feature are made of.
+        blocks: the modalities of each block of a feature.
+
+    Example:
+        >>> rgb, nir = [True, False, False], [False, True, False]
+        >>> unshared_pairs(torch.tensor([rgb]), torch.tensor([rgb, nir]), blocks=((0,), (1,), (2,)))
+        0.5
     """
     sides = [
         [(filled_blocks(blocks, own), len(rows)) for own, rows in presence_groups(present)]
@@ -113,22 +130,33 @@ def shared_distance(
     *,
     unrelated: float = 0.0,
 ) -> Tensor:
-    """Distances of all pairs, each over the blocks that both items have something in.
+    """Distances of all pairs, each over the blocks that both items have.
 
     With `cos` the cosine over these blocks, `share` their share of all K and w = sqrt(share), the distance is
     `sqrt(2 - 2 (w cos + (1 - w) unrelated))`: the Euclidean distance of the normalised parts where all blocks are
-    shared, and the nearer to that of unrelated features, the less there is to go by. The root is the rule of errors: a
-    mean over s blocks scatters by 1 / sqrt(s), so that a cosine over s of them is worth sqrt(s). A pair that shares
-    nothing is as far apart as the unrelated.
+    shared; the fewer are shared, the nearer it is to the distance of unrelated features. The square root follows from
+    the spread of a mean: over s blocks it is 1 / sqrt(s), so a cosine over s blocks has weight sqrt(s). A pair that
+    shares nothing has the distance of unrelated items.
 
     Args:
         first, second: `(Q, D)` and `(G, D)` features, un-normalised.
         first_present, second_present: `(Q, M)` and `(G, M)` bool.
-        blocks: what the blocks of a feature are made of.
+        blocks: the modalities of each block of a feature.
         unrelated: see `unrelated_cosine`.
 
     Returns:
-        `(Q, G)` float32 in [0, 2], each the same whatever it is computed with.
+        `(Q, G)` float32 in [0, 2]; the distance of a pair does not depend on the other items.
+
+    Example:
+        Two items that share all three blocks, and two that share one:
+
+        >>> features = torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]])
+        >>> blocks = ((0,), (1,), (2,))
+        >>> everything, rgb_alone = torch.tensor([[True, True, True]]), torch.tensor([[True, False, False]])
+        >>> shared_distance(features, features, everything, everything, blocks).item()
+        0.0
+        >>> round(shared_distance(features, features, everything, rgb_alone, blocks).item(), 3)
+        0.919
     """
     result = torch.empty(len(first), len(second), dtype=torch.float32, device=first.device)
     groups = list(presence_groups(second_present))
@@ -137,7 +165,9 @@ def shared_distance(
             shared = filled_blocks(blocks, own) & filled_blocks(blocks, other)  # (K,)
             weight = shared.double().mean().sqrt()
             gallery = _part(second[columns], shared)
-            zero = gallery.new_zeros(gallery.shape[1], dtype=torch.float64)  # a mean would depend on the other items
+            zero = gallery.new_zeros(
+                gallery.shape[1], dtype=torch.float64
+            )  # a mean as the centre would depend on the other items
             around = centred(gallery, zero)
             for some in row_slices(len(rows), ROWS):
                 distance = euclidean(centred(_part(first[rows[some]], shared), zero), around)
@@ -154,7 +184,7 @@ def shared_pair_distance(
     *,
     unrelated: float = 0.0,
 ) -> Tensor:
-    """The same of single pairs: `(p, D)`, `(p, D)` and their presence `(p, M)` -> `(p,)` float32."""
+    """As `shared_distance`, of single pairs: `(p, D)`, `(p, D)` and their presence `(p, M)` -> `(p,)` float32."""
     shared = filled_blocks(blocks, first_present) & filled_blocks(blocks, second_present)  # (p, K)
     one, other = (
         unit((each.double().unflatten(1, (len(blocks), -1)) * shared[..., None]).flatten(1)).double()
@@ -164,7 +194,7 @@ def shared_pair_distance(
 
 
 def _weighed(distance: Tensor, weight: Tensor, unrelated: float) -> Tensor:
-    """Distances of unit features towards that of unrelated ones, by what their cosine is worth in [0, 1], float32."""
+    """Distances of unit features, shrunk towards that of unrelated ones by a weight in [0, 1], float32."""
     return (weight * distance.double().square() + 2.0 * (1.0 - weight) * (1.0 - unrelated)).sqrt().float()
 
 

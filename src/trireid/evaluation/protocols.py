@@ -1,4 +1,4 @@
-"""Who must not be seen, as data, and the masks of one ranking: which gallery items match, which are excluded."""
+"""The masks of one ranking: which gallery items match a query, and which the protocol excludes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trireid.evaluation.nearest import row_slices
 from trireid.types import UNKNOWN, Labels, Protocol
 
 ROWS = 1024
-"""Queries that are looked up at a time."""
+"""Queries that are compared at a time."""
 
 
 def equal_known(query: Tensor, gallery: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def equal_known(query: Tensor, gallery: Tensor) -> Tensor:
 
 
 def ranking_masks(query: Labels, gallery: Labels, protocol: Protocol) -> tuple[Tensor, Tensor]:
-    """Which gallery items are right for each query and which it must not see.
+    """Which gallery items match each query and which it must not see.
 
     Args:
         query: `(Q,)` each.
@@ -44,7 +44,7 @@ def ranking_masks(query: Labels, gallery: Labels, protocol: Protocol) -> tuple[T
 
 @dataclass(frozen=True)
 class Bearers:
-    """Which gallery items bear the code of each query, found without comparing all pairs.
+    """Which gallery items have the code (identity, camera, item) of each query, found without comparing all pairs.
 
     Attributes:
         order: `(G,)` int64 gallery items sorted by code, ties by position.
@@ -58,7 +58,7 @@ class Bearers:
     width: int
 
     def of(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Gallery items of some queries and which of them are real, the rest filling up: `(Q, width)` int64, bool."""
+        """Gallery items of some queries, and which of them are real and not padding: `(Q, width)` int64, bool."""
         offset = torch.arange(self.width, device=self.order.device)
         is_real = offset < self.length[rows, None]
         place = (self.start[rows, None] + offset).masked_fill_(~is_real, 0)
@@ -66,7 +66,7 @@ class Bearers:
 
 
 def bearers(query: Tensor, gallery: Tensor) -> Bearers:
-    """The gallery items that bear each query's code: `(Q,)`, `(G,)` int64."""
+    """The gallery items that have the code of each query: `(Q,)`, `(G,)` int64."""
     ordered, order = gallery.sort(stable=True)
     start = torch.searchsorted(ordered, query)
     length = (torch.searchsorted(ordered, query, right=True) - start).masked_fill_(query == UNKNOWN, 0)
@@ -91,7 +91,7 @@ def take(labels: Labels, index: Tensor | slice) -> Labels:
 
 
 def unknown_labels(count: int) -> Labels:
-    """Labels of items of which nothing is known: they match nothing, and nothing is hidden from them."""
+    """Labels of unknown items: they match nothing, and nothing is hidden from them."""
     return Labels(*(torch.full((count,), UNKNOWN) for _ in range(4)))
 
 

@@ -1,7 +1,7 @@
-"""k-reciprocal encodings as sparse rows: made, expanded and compared without a matrix of all items by all items.
+"""k-reciprocal encodings as sparse rows: made, expanded and compared without a matrix of all pairs of items.
 
-Weights are whole numbers, `ONE` standing for 1: their sums do not depend on the order of adding, so that results are
-the same each time, on every device.
+Weights are whole numbers, where `ONE` stands for 1: their sums do not depend on the order of addition, so that results
+are the same each time and on every device.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 from trireid.evaluation.nearest import LAST, columns_at_a_time, key_position, merge_nearest, row_slices, rows_at_a_time
 
 ONE = 2**30
-"""What stands for weight 1: the sums of a row fit into 32 bits, and rounding takes less than 1e-8 of an overlap."""
+"""The number for weight 1: the sums of a row fit into 32 bits, and rounding takes less than 1e-8 of an overlap."""
 
 WORK = 2**21
 """Products of sparse rows at a time on a CPU; a device takes eight times as many."""
 
 
 class Distances(Protocol):
-    """Euclidean distances of a set of items to itself, as far as they are asked for."""
+    """Euclidean distances of a set of items to itself, computed on demand."""
 
     @property
     def num_items(self) -> int:
@@ -92,8 +92,8 @@ def _put_first(distance: Tensor, rows: slice, columns: slice) -> None:
 def encode(distances: Distances, neighbours: Tensor, largest: Tensor, *, k1: int, chunk_size: int) -> SparseRows:
     """Weights of each item's expanded k-reciprocal set, rows summing to 1: `(N, k)`, `(N,)` -> N rows.
 
-    An item's reciprocal set takes in that of a member (at half of k1) when more than two thirds of it are already
-    inside; weights are exp(-squared distance / largest squared distance).
+    The reciprocal set of an item takes in that of a member (at half of k1) when more than two thirds of it are already
+    members; weights are exp(-squared distance / largest squared distance).
     """
     wide = neighbours[:, : k1 + 1]
     narrow = neighbours[:, : round(k1 / 2) + 1]
@@ -129,7 +129,7 @@ def expand(encoding: SparseRows, neighbours: Tensor, *, chunk_size: int) -> Spar
 def overlaps(query: SparseRows, gallery: SparseRows, num_columns: int) -> Iterator[tuple[slice, Tensor]]:
     """Sums of minima of all pairs of rows, a few queries at a time: their slice and `(n, G)` float32 in [0, 1].
 
-    Each entry of a query meets the entries of its column alone.
+    Each entry of a query is compared with the entries of its column alone.
     """
     by_column = _transposed(gallery, num_columns)
     num_gallery = len(gallery.length)
@@ -147,14 +147,14 @@ def overlaps(query: SparseRows, gallery: SparseRows, num_columns: int) -> Iterat
 
 
 def part_of(rows: SparseRows, part: slice) -> SparseRows:
-    """Some rows in sequence."""
+    """Some consecutive rows."""
     start = rows.start[part.start : part.stop + 1]
     entries = slice(int(start[0]), int(start[-1]))
     return SparseRows(start - start[0], rows.column[entries], rows.value[entries])
 
 
 def _reciprocal(neighbours: Tensor, chunk_size: int) -> Tensor:
-    """The neighbours that name the item as theirs, N in place of the others: `(N, k)` -> `(N, k)` int64."""
+    """The neighbours that are mutual, with N in place of the others: `(N, k)` -> `(N, k)` int64."""
     parts = []
     for rows in row_slices(len(neighbours), chunk_size):
         part = neighbours[rows]
@@ -190,7 +190,7 @@ def _entries(rows: SparseRows, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> SparseRows:
-    """Rows out of parts, each: entries a row, columns, values."""
+    """Rows out of parts, each: entries per row, columns, values."""
     length, column, value = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return SparseRows(torch.cat([length.new_zeros(1), length.cumsum(dim=0)]), column, value)
 
@@ -204,7 +204,7 @@ def _transposed(rows: SparseRows, num_columns: int) -> SparseRows:
 
 
 def _slices_of_work(work: Sequence[int], num_columns: int, limit: int) -> Iterator[slice]:
-    """Slices of rows whose work and whose results stay below a limit; one row at least."""
+    """Slices of rows whose work and results stay below a limit; at least one row each."""
     start, num_rows = 0, len(work) - 1
     while start < num_rows:
         stop = start + 1

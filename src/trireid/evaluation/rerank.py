@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking: neighbours that name each other count, the others do not. Pure torch, bounded memory."""
+"""k-reciprocal re-ranking: only mutual nearest neighbours count. Pure torch, bounded memory."""
 
 from __future__ import annotations
 
@@ -37,18 +37,28 @@ def k_reciprocal(
 ) -> Tensor:
     """Re-ranked distances of features: `(Q, D)`, `(G, D)` -> `(Q, G)` float32 in [0, 1].
 
-    No matrix of all items by all items is held: distances come and go in blocks.
+    No matrix of all pairs of items is held: distances are computed in blocks.
 
     Args:
-        query: features, normalised before if the ranking is on normalised features.
+        query: features; normalise them before if the ranking uses normalised features.
         gallery: features, or None where the queries are the gallery; each item then takes part once.
-        k1, k2, lambda_value: as `k_reciprocal_distance`.
+        k1: number of nearest neighbours that must be mutual; all items if there are fewer.
+        k2: number of neighbours whose encodings are averaged (local query expansion); 1 switches it off.
+        lambda_value: weight of the original distance, in [0, 1]; 1 keeps the original order.
         chunk_size: items at a time, at most; bounds the memory beside the result and the features in float64 to
             about 30 bytes x chunk_size x (Q + G).
-        presence: what the items have; the distances are then those of `presence.shared_distance`.
+        presence: which modalities the items have; the distances are then those of `presence.shared_distance`.
+
+    Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, section 3.
+    Deviation: see `k_reciprocal_distance`.
 
     Raises:
         InputError: a setting or shape is out of range, a side is empty, or a feature is NaN, infinite or too long.
+
+    Example:
+        >>> query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
+        >>> k_reciprocal(query, gallery, k1=1, k2=1).argsort(dim=1)  # gallery items, nearest first
+        tensor([[0, 1, 2]])
     """
     check_widths(query, query if gallery is None else gallery, name="k_reciprocal")
     check_features(query, "query")
@@ -79,10 +89,7 @@ def k_reciprocal_distance(
 
     Args:
         query_gallery, query_query, gallery_gallery: Euclidean distances, not squared.
-        k1: neighbours that must name each other; more than there are items means all of them.
-        k2: neighbours whose encodings are averaged (local query expansion); 1 switches it off.
-        lambda_value: weight of the original distance, in [0, 1]; 1 keeps the original order.
-        chunk_size: items at a time, as in `k_reciprocal`.
+        k1, k2, lambda_value, chunk_size: as `k_reciprocal`.
 
     Source: Zhong et al., Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017, section 3.
     Deviation: an item always heads its own list of neighbours; among many equal images the published code may lose
@@ -111,7 +118,7 @@ def k_reciprocal_distance(
 def _rerank(
     distances: Distances, rows: slice, columns: slice, k1: int, k2: int, lambda_value: float, chunk_size: int
 ) -> Tensor:
-    """Re-ranked distances `(rows, columns)` of a set's own Euclidean distances."""
+    """Re-ranked distances `(rows, columns)` of the Euclidean distances of a set to itself."""
     _check_settings(k1, k2, lambda_value, chunk_size)
     counts = rows.stop - rows.start, columns.stop - columns.start
     if not all(counts):
@@ -135,7 +142,7 @@ def _rerank(
 
 @dataclass(frozen=True)
 class _OfMatrices:
-    """Distances that are given: queries come before the gallery."""
+    """Distances that are given: queries are the first items, the gallery follows."""
 
     query_gallery: Tensor
     query_query: Tensor
@@ -174,7 +181,7 @@ class _OfMatrices:
 
 @dataclass(frozen=True)
 class _OfFeatures:
-    """Distances that are computed when they are asked for."""
+    """Distances that are computed on demand."""
 
     features: Centred
 
@@ -196,7 +203,7 @@ class _OfFeatures:
 
 @dataclass(frozen=True)
 class _OfShared:
-    """Distances of items that lack different modalities, computed when they are asked for."""
+    """Distances of items that lack different modalities, computed on demand."""
 
     features: Tensor
     present: Tensor
@@ -233,15 +240,15 @@ def _some(row: Tensor, column: Tensor, features: Tensor) -> Iterator[tuple[Tenso
     return zip(row.split(size), column.split(size), strict=True)
 
 
-def _common(asked: slice, held: slice) -> tuple[slice, slice]:
-    """Where what is held was asked for: its place in what was asked, and in what is held."""
-    start = min(max(asked.start, held.start), asked.stop)
-    stop = max(min(asked.stop, held.stop), start)
-    return slice(start - asked.start, stop - asked.start), slice(start - held.start, stop - held.start)
+def _common(needed: slice, held: slice) -> tuple[slice, slice]:
+    """The common part of two slices: its place in the needed one, and in the one that is held."""
+    start = min(max(needed.start, held.start), needed.stop)
+    stop = max(min(needed.stop, held.stop), start)
+    return slice(start - needed.start, stop - needed.start), slice(start - held.start, stop - held.start)
 
 
 def _check_settings(k1: int, k2: int, lambda_value: float, chunk_size: int) -> None:
-    """Raise InputError for settings without a meaning."""
+    """Raise InputError for settings out of range."""
     check_sizes("re-ranking", k1=k1, k2=k2, chunk_size=chunk_size)
     if not 0.0 <= lambda_value <= 1.0:
         raise InputError(f"re-ranking got lambda {lambda_value}; it must lie in [0, 1] (published: 0.3)")

@@ -41,65 +41,83 @@ def search(
     """The first `top` gallery items of each query by Euclidean distance, as `ranked_list` gives them.
 
     Excluded items are not shown, equal distances keep the order of the gallery, and neither chunk size changes that.
-    Work and result are on the queries' device.
+    Work and result are on the device of the queries.
 
     Args:
         query: `(Q, D)` features.
         gallery: `(G, D)` features, also of half precision, on any device or memory-mapped.
-        query_labels, gallery_labels: `(Q,)` and `(G,)`; None where nothing is known of the items: then none is hidden
-            and none matches.
-        protocol: which items a query must not see; by default the item itself alone.
+        query_labels, gallery_labels: `(Q,)` and `(G,)`; None: nothing is known of the items, so none is hidden and
+            none matches.
+        protocol: which items a query must not see; by default only the item itself.
         top: places of each list, at most G of them.
         normalise: L2-normalise query and gallery first.
         chunk_size: gallery items that are read at a time.
         query_chunk_size: queries that are compared with them at a time, at most. Beside features and labels, the
             memory is about 40 bytes x chunk_size x query_chunk_size + 30 bytes x chunk_size x D.
-        presence: what the items have, where they do not all have the same modalities; as in `ranking_distance`, and
-            like there it counts for normalised features alone.
+        presence: which modalities the items have, where these differ; as in `ranking_distance`, it is used for
+            normalised features only.
 
     Raises:
         InputError: shapes or settings do not fit, or a feature is NaN, infinite or too long for float32.
+
+    Example:
+        >>> query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [3.0, 4.0], [2.0, 0.0]])
+        >>> search(query, gallery, top=2).index
+        tensor([[2, 1]])
     """
     _check(query, gallery, top=top, chunk_size=chunk_size, query_chunk_size=query_chunk_size)
-    query_labels = unknown_labels(len(query)) if query_labels is None else query_labels
-    gallery_labels = unknown_labels(len(gallery)) if gallery_labels is None else gallery_labels
-    _check_labels(query_labels, gallery_labels, len(query), len(gallery))
-    device = query.device
-    query_labels, gallery_labels = labels_to(query_labels, device), labels_to(gallery_labels, device)
+    first, second = _labels(query_labels, gallery_labels, len(query), len(gallery), query.device)
     if presence is not None:
         presence.check(len(query), len(gallery), query.shape[1])
         presence = None if not normalise or presence.is_uniform else presence
+    chunk_sizes = chunk_size, query_chunk_size
+    key = _first_keys(query, gallery, first, second, protocol, top, normalise, chunk_sizes, presence)
+    hidden = key == LAST
+    index = key_position(key).masked_fill_(hidden, 0)
+    return RankedList(
+        index=index.masked_fill(hidden, -1),
+        matches=equal_known(first.identity, second.identity[index]) & ~hidden,
+        distance=key_distance(key).masked_fill_(hidden, torch.inf),
+    )
+
+
+def _first_keys(
+    query: Tensor,
+    gallery: Features,
+    query_labels: Labels,
+    gallery_labels: Labels,
+    protocol: Protocol,
+    top: int,
+    normalise: bool,
+    chunk_sizes: tuple[int, int],
+    presence: Presence | None,
+) -> Tensor:
+    """The smallest keys of each query, `(Q, min(top, G))` as of `nearest.order_keys`, `LAST` where there are fewer."""
+    device = query.device
     normalise = normalise and presence is None  # the parts that a pair shares are normalised when they are known
-    asked = _read(query, slice(0, len(query)), device, normalise, "query")
-    centre = centre_of(asked)  # of the queries, so that distances do not depend on what is read with an item
-    first = centred(asked, centre)
+    whole = _read(query, slice(0, len(query)), device, normalise, "query")
+    centre = centre_of(whole)  # of the queries, so that distances do not depend on what is read with an item
+    first = centred(whole, centre)
     key = torch.full((len(query), min(top, len(gallery))), LAST, device=device)
-    for columns in row_slices(len(gallery), chunk_size):
-        read = _read(gallery, columns, device, normalise, "gallery")
-        second = centred(read, centre)
+    for columns in row_slices(len(gallery), chunk_sizes[0]):
+        second = centred(_read(gallery, columns, device, normalise, "gallery"), centre)
         labels = take(gallery_labels, columns)
-        for rows in row_slices(len(query), rows_at_a_time(query_chunk_size, len(second), device)):
+        for rows in row_slices(len(query), rows_at_a_time(chunk_sizes[1], len(second), device)):
             _, excluded = ranking_masks(take(query_labels, rows), labels, protocol)
             if presence is None:
                 distance = euclidean(first[rows], second)
             else:
                 own, others = presence.query[rows].to(device), presence.gallery[columns].to(device)
                 distance = shared_distance(
-                    asked[rows], read, own, others, presence.blocks, unrelated=presence.unrelated
+                    whole[rows], second.features, own, others, presence.blocks, unrelated=presence.unrelated
                 )
             distance.masked_fill_(excluded, torch.inf)
             key[rows] = merge_nearest(key[rows], distance, columns.start, hidden=excluded)
-    hidden = key == LAST
-    index = key_position(key).masked_fill_(hidden, 0)
-    return RankedList(
-        index=index.masked_fill(hidden, -1),
-        matches=equal_known(query_labels.identity, gallery_labels.identity[index]) & ~hidden,
-        distance=key_distance(key).masked_fill_(hidden, torch.inf),
-    )
+    return key
 
 
 def _read(features: Features, rows: slice, device: torch.device, normalise: bool, side: str) -> Tensor:
-    """Some features as float32 on a device, at unit length if wanted."""
+    """Some features as float32 on a device, at unit length if `normalise` is set."""
     part = features[rows]
     part = (part if isinstance(part, Tensor) else _from_numpy(part)).to(device)
     check_features(part, side, start=rows.start)
@@ -107,7 +125,7 @@ def _read(features: Features, rows: slice, device: torch.device, normalise: bool
 
 
 def _from_numpy(part: NDArray[Any]) -> Tensor:
-    """Numbers of any byte order and precision as a tensor of their own: torch cannot hold on to read-only arrays."""
+    """A copy of numbers of any byte order and precision as a tensor: torch cannot share read-only arrays."""
     if part.dtype.kind not in "fiub":
         raise InputError(f"the features are an array of type {part.dtype}; allowed are real numbers, such as float32")
     known = part.dtype.kind != "f" or part.dtype.itemsize <= 8  # torch has nothing above float64
@@ -125,16 +143,25 @@ def _check(query: Tensor, gallery: Features, **sizes: int) -> None:
     shapes = tuple(query.shape), tuple(gallery.shape)
     if query.ndim != 2 or gallery.ndim != 2 or shapes[0][1] != shapes[1][1] or 0 in (*shapes[0], *shapes[1]):
         raise InputError(
-            f"search got features {shapes[0]} and {shapes[1]}; allowed are (Q, D) and (G, D), none of them 0"
+            f"search got features {shapes[0]} and {shapes[1]}; allowed are (Q, D) and (G, D), each at least 1"
         )
     check_sizes("search", **sizes)
 
 
-def _check_labels(query: Labels, gallery: Labels, num_queries: int, num_gallery: int) -> None:
-    """Raise InputError unless there is one label for each item."""
+def _labels(
+    query: Labels | None, gallery: Labels | None, num_queries: int, num_gallery: int, device: torch.device
+) -> tuple[Labels, Labels]:
+    """The labels of both sides on a device.
+
+    Raises:
+        InputError: there is not one label for each item.
+    """
+    query = unknown_labels(num_queries) if query is None else query
+    gallery = unknown_labels(num_gallery) if gallery is None else gallery
     check_labels("search", query, gallery)
     if (len(query), len(gallery)) != (num_queries, num_gallery):
         raise InputError(
             f"search got {len(query)} query and {len(gallery)} gallery labels for {num_queries} queries and "
             f"{num_gallery} gallery items; there must be one for each"
         )
+    return labels_to(query, device), labels_to(gallery, device)

@@ -1,4 +1,4 @@
-"""Rankings over cases of withheld modalities: the six published ones, and every subset against every other."""
+"""Rankings with modalities withheld: the six published cases, and every subset against every other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Same or not: distances of right and wrong pairs of a ranking, and the threshold at which both errors are equal."""
+"""Verification: distances of matching and other pairs of a ranking, and the threshold of the equal error rate."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from trireid.evaluation.protocols import ranking_masks
 from trireid.types import Labels, Protocol
 
 MOST_PAIRS = 1_000_000
-"""Pairs of each kind that an equal error rate looks at; of more, every n-th is taken."""
+"""Most pairs of each kind for an equal error rate; of more, every n-th is taken."""
 
 
 @dataclass(frozen=True)
 class EqualError:
-    """Where as many wrong pairs are accepted as right pairs are refused: whether two given items are the same.
+    """The threshold at which the error rates of accepting wrong pairs and of refusing right pairs are equal.
 
-    For a search it is no threshold: among many gallery items some wrong one lies within it, see `share_named`.
+    It decides whether two given items are the same. It is not suitable for a search: among many gallery items, some
+    wrong one lies within it, see `share_named`.
 
     Attributes:
-        rate: share of either error there, in [0, 1].
-        threshold: pairs up to this distance are taken for the same identity.
+        rate: share of either error at the threshold, in [0, 1].
+        threshold: pairs up to this distance count as the same identity.
     """
 
     rate: float
@@ -32,7 +33,7 @@ class EqualError:
 
 
 def pair_distances(distance: Tensor, query: Labels, gallery: Labels, protocol: Protocol) -> tuple[Tensor, Tensor]:
-    """Distances of the pairs that a ranking sees: of the same identity `(P,)`, and of different ones `(W,)`.
+    """Distances of the pairs that a protocol allows: of the same identity `(P,)`, and of different ones `(W,)`.
 
     Args: as `metrics.rank_metrics`; what the protocol excludes is in neither.
     """
@@ -41,9 +42,9 @@ def pair_distances(distance: Tensor, query: Labels, gallery: Labels, protocol: P
 
 
 def share_named(distance: Tensor, query: Labels, gallery: Labels, protocol: Protocol, threshold: float) -> float:
-    """Share of queries that some item of another identity lies within a threshold of, in [0, 1].
+    """Share of queries that have an item of another identity within a threshold, in [0, 1].
 
-    So many would get a wrong name by the threshold if their own identity were not in the gallery.
+    The threshold would give these queries a wrong name if their own identity were not in the gallery.
 
     Args: as `metrics.rank_metrics`; `threshold` as of `EqualError`.
     """
