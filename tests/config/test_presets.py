@@ -160,7 +160,7 @@ def test_a_wrong_value_of_a_switch_is_one_line(override, message):
     "rate", ["lr", "backbone_lr", "bias_lr_factor", "backbone_bias_lr_factor", "classifier_lr_factor"]
 )
 def test_a_rate_of_zero_cannot_warm_up_from_the_base_rate(rate):
-    with pytest.raises(ConfigError, match=f"train.{rate}=0 keeps parameters as they are, and train.warmup_from=base"):
+    with pytest.raises(ConfigError, match=f"train.{rate}=0 freezes parameters, but train.warmup_from=base"):
         load_config(None, ["preset=parity", f"train.{rate}=0"])
     load_config(None, [f"train.{rate}=0"])
 

@@ -211,7 +211,7 @@ def test_predictors_are_trained_at_the_rate_of_fresh_parts():
         (["train.epochs=5", "train.dense_epochs=5"], "train.dense_epochs=5 leaves no epoch of train.epochs=5"),
         (
             ["train.dense_epochs=2", "model.head=sdtps", "model.slimming=[{after_block: 2, keep_ratio: 0.5}]"],
-            "for which an sdtps head is built once: use train.dense_epochs=0",
+            "but an sdtps head is built for one number: use train.dense_epochs=0",
         ),
     ],
 )

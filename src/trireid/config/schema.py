@@ -1,4 +1,4 @@
-"""Every setting of a run, as frozen pydantic models. Unknown keys are errors; there are no hidden defaults."""
+"""Every setting of a run, as frozen pydantic models. Unknown keys are errors; every default is written here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _not_a_truth_value(value: object) -> object:
 
 
 def _expanded(path: Path) -> Path:
-    """A path that the system can have, `~` replaced by the home folder."""
+    """The path with `~` replaced by the home folder; invalid paths are refused."""
     _as_a_path_may_be(str(path))
     try:
         return path.expanduser()
@@ -25,7 +25,7 @@ def _expanded(path: Path) -> Path:
 
 
 def _as_a_path_may_be(text: str) -> str:
-    """Refuse what no file name holds, also in settings that are text and may name a file."""
+    """Refuse characters that no file name holds; also for text settings that may name a file."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -35,7 +35,7 @@ def _as_a_path_may_be(text: str) -> str:
     return text
 
 
-LARGEST = 2**63 - 1  # of the whole numbers that torch knows
+LARGEST = 2**63 - 1  # the largest integer of torch
 Number = BeforeValidator(_not_a_truth_value)
 Positive = Annotated[int, Number, Field(gt=0, le=LARGEST)]
 NonNegative = Annotated[int, Number, Field(ge=0, le=LARGEST)]
@@ -66,10 +66,10 @@ def _check_modalities(path: str, names: tuple[str, ...]) -> None:
 class AugmentationConfig(Section):
     """Training augmentation. Probabilities in [0, 1]; 0 switches a step off.
 
-    `shared_geometry` draws flip and crop once a triplet, so that the patches of the three modalities show the same
-    place; False draws them independently a modality, as upstream does. Erasing is always drawn a modality.
-    `dihedral_identities` is for images seen from above: each of the eight turns and mirror images of a training
-    identity becomes an identity of its own (validation and test stay as they are).
+    `shared_geometry` draws flip and crop once per triplet, so that the patches of the three modalities show the same
+    place; False draws them per modality, as upstream does. Erasing is always drawn per modality.
+    `dihedral_identities` is for images seen from above: each of the eight rotations and mirror images of a training
+    identity becomes an identity of its own (validation and test are not changed).
     """
 
     flip: Probability = 0.5
@@ -77,7 +77,7 @@ class AugmentationConfig(Section):
     padding: NonNegative = 10  # pixels added on each side before the random crop back to image_size
     padding_mode: Literal["zeros", "reflect"] = "zeros"
     erasing: Probability = 0.5
-    jitter: Rate = 0.0  # gain and offset a modality drawn from +-jitter, in units of the pixel range
+    jitter: Rate = 0.0  # gain and offset per modality are drawn from [-jitter, jitter], in units of the pixel range
     shared_geometry: bool = True
     dihedral_identities: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -86,9 +86,9 @@ class AugmentationConfig(Section):
 class RangeConfig(Section):
     """Which values of images of more than 8 bits become black and white; 8-bit images are used as they are.
 
-    Of each modality: `auto` takes the 0.1 and 99.9 percentile of the training images (the checkpoint keeps the two
+    For each modality: `auto` takes the 0.1 and 99.9 percentiles of the training images (the checkpoint stores the two
     numbers), `file` those of each file, `[low, high]` two values of the sensor, such as `[28315, 31315]` for 10 to
-    40 degrees in centikelvin.
+    40 degrees Celsius in centikelvin.
     """
 
     rgb: ValueRange = "auto"
@@ -124,7 +124,7 @@ class DataConfig(Section):
     sampler: Literal["identity", "uniform_identity", "random"] = "identity"  # data/sampler.py
     cache: Literal["auto", "none", "memory", "device", "disk"] = "auto"  # decoded pixels: data/pixels.py says where
     cache_folder: Folder | None = None  # of data.cache=disk; None is the user's cache folder
-    workers: NonNegative = 2  # threads that fill the cache; without one, processes that decode
+    workers: NonNegative = 2  # threads that fill the cache; without a cache, processes that decode
     augmentation: AugmentationConfig = AugmentationConfig()
 
     @model_validator(mode="after")
@@ -152,7 +152,7 @@ class DataConfig(Section):
         return self
 
     def _check_augmentation(self) -> None:
-        """Refuse augmentation that this image size does not allow."""
+        """Refuse augmentation that does not fit the image size."""
         height, width = self.image_size
         chosen = self.augmentation
         if chosen.padding_mode == "reflect" and chosen.padding >= min(height, width):
@@ -162,23 +162,23 @@ class DataConfig(Section):
             )
         if chosen.dihedral_identities and height != width:
             raise ValueError(
-                f"data.augmentation.dihedral_identities turns images by quarters, but data.image_size is {height} x "
+                f"data.augmentation.dihedral_identities rotates by quarter turns, but data.image_size is {height} x "
                 f"{width}: make it square, or switch dihedral_identities off"
             )
 
 
 class BackboneConfig(Section):
-    """The shared ViT. `name` is `tiny`, an alias of models/backbone.py or any timm ViT name.
+    """The shared ViT. `name` is `tiny`, an alias in models/backbone.py, or any name of a timm ViT.
 
-    `pretrained`: `timm` downloads the weights of that name, `none` starts from scratch, anything else is a local file,
-    or a checkpoint or folder of a run. `pretrained_image_size` is the size that its position table was made for.
-    The five sizes are for `tiny` and other scratch models; None keeps what the name says. `projection` is the width of
-    the map that ends CLIP's tower. `position_interpolation` resizes the position table of start weights.
+    `pretrained`: `timm` downloads the weights of that name, `none` starts from random weights, anything else is a file
+    or a run folder. `pretrained_image_size` is the image size that its position table was made for. The five sizes
+    from `patch_size` on are for `tiny` and other models without start weights; None: as the name says. `projection` is
+    the width of the last linear map of CLIP's ViT. `position_interpolation` resizes the position table.
     """
 
     name: Text = "clip_vit_b16"
     pretrained: Text = "timm"
-    pretrained_image_size: tuple[Positive, Positive] | None = None  # (height, width); None: the file or its source says
+    pretrained_image_size: tuple[Positive, Positive] | None = None  # (height, width); None: as recorded or published
     patch_size: Positive | None = None
     width: Positive | None = None
     depth: Positive | None = None
@@ -218,7 +218,7 @@ class SDTPSConfig(Section):
 
 
 class SlimmingConfig(Section):
-    """One cut inside the ViT (models/slimming.py): after this many blocks, this share of the patches goes on."""
+    """One cut inside the ViT (models/slimming.py): after this many blocks, this share of the patches is kept."""
 
     after_block: Positive
     keep_ratio: Ratio
@@ -247,17 +247,17 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    """Losses, optimiser, schedule and where it runs."""
+    """Losses, optimiser, schedule, device and logging."""
 
     epochs: Positive = 50
-    dense_epochs: NonNegative = 0  # of them the first, in which model.slimming drops nothing yet but learns
+    dense_epochs: NonNegative = 0  # first epochs, in which model.slimming drops no patch but is trained
     seed: NonNegative = 1111
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Rate = 3.5e-4
     backbone_lr: Rate = 5e-6
     momentum: Probability = 0.9  # sgd only
     weight_decay: Rate = 1e-4
-    bias_lr_factor: Rate = 2.0  # rate of a bias, in rates of the weights beside it
+    bias_lr_factor: Rate = 2.0  # learning rate of biases, relative to that of weights
     backbone_bias_lr_factor: Rate | None = None  # the same in the backbone; None: bias_lr_factor
     camera_lr_from: Literal["base", "backbone"] = "base"  # rate of the camera embedding: lr, or backbone_lr
     classifier_lr_factor: Rate = 1.0
@@ -267,20 +267,20 @@ class TrainConfig(Section):
     final_lr_factor: Probability = 1e-3  # cosine ends at this share
     final_lr_from: Literal["own", "base"] = "own"  # of each group's own lr, or of train.lr
     cosine_under_warmup: bool = False  # cosine counts from epoch 0 and not from the end of the warm-up
-    lr_noise: bool = False  # multiply all rates of an epoch by upstream's factor for it (train/optim.py)
+    lr_noise: bool = False  # upstream's random factor on the learning rates of each epoch, see train/optim.py
     clip_grad_norm: Rate = 0.0  # 0 switches clipping off
     id_weight: Rate = 0.25
     triplet_weight: Rate = 1.0
-    triplet_margin: Rate | None = None  # None is the soft margin
+    triplet_margin: Rate | None = None  # None: soft margin
     label_smoothing: Annotated[float, Number, Field(ge=0.0, lt=1.0)] = 0.1
     modality_dropout: Probability = 0.0  # that an item of a training batch loses some, never all, of its modalities
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False  # torch.compile the blocks of the ViT for training; needs a C++ compiler, or Triton on CUDA
-    cuda_graph: bool = False  # record a training step once and replay it (train/recording.py)
-    evaluate_every: Positive = 1  # epochs
-    checkpoint_every: Positive = 10  # epochs between states to resume from
-    log_every: Positive = 10  # steps
+    cuda_graph: bool = False  # record a training step once and replay it, see train/recording.py
+    evaluate_every: Positive = 1  # evaluate every so many epochs
+    checkpoint_every: Positive = 10  # save a state to resume from every so many epochs
+    log_every: Positive = 10  # log every so many steps
     maps_every: NonNegative = 5  # evaluated epochs divisible by it, and the last, show what is selected; 0 is never
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # besides metrics.jsonl
 
@@ -291,7 +291,7 @@ class TrainConfig(Section):
         absolute = next((name for name in ("warmup_from", "final_lr_from") if getattr(self, name) == "base"), None)
         if still and absolute:
             raise ValueError(
-                f"train.{still}=0 keeps parameters as they are, and train.{absolute}=base would train them at a share "
+                f"train.{still}=0 freezes parameters, but train.{absolute}=base would train them at a share "
                 f"of train.lr: use train.{absolute}=own, or a rate above 0"
             )
         return self
@@ -315,7 +315,7 @@ class EvaluateConfig(Section):
         if self.rerank_k2 > self.rerank_k1:
             raise ValueError(
                 f"evaluate.rerank_k2={self.rerank_k2} is larger than evaluate.rerank_k1={self.rerank_k1}: "
-                "the second neighbourhood lies within the first"
+                "k2 may not be larger than k1"
             )
         return self
 
@@ -349,7 +349,7 @@ class Config(Section):
         return self
 
     def _check_cross_guidance(self) -> None:
-        """Refuse a guide that is another modality where some item will have one alone."""
+        """Refuse guidance by another modality if items may have only one."""
         index = next((place for place, cut in enumerate(self.model.slimming) if cut.guidance == "cross"), None)
         if index is None:
             return
@@ -363,12 +363,12 @@ class Config(Section):
             alone = f"evaluate.missing ({', '.join(withheld)})"
         if alone is not None:
             raise ValueError(
-                f"model.slimming[{index}].guidance is cross, and {alone} leaves items one modality, which no other "
-                "can guide: use guidance both, self or consensus"
+                f"model.slimming[{index}].guidance is cross, and {alone} leaves items with one modality, so no other "
+                "can guide it: use guidance both, self or consensus"
             )
 
     def _check_dense_epochs(self) -> None:
-        """Refuse a dense start that nothing follows, or that the head cannot take part in."""
+        """Refuse dense epochs that fill the whole training, or that the head does not support."""
         dense = self.train.dense_epochs
         if dense and dense >= self.train.epochs:
             raise ValueError(
@@ -377,6 +377,6 @@ class Config(Section):
             )
         if dense and self.model.slimming and self.model.head == "sdtps":
             raise ValueError(
-                f"train.dense_epochs={dense} changes the number of patches, for which an sdtps head is built once: "
+                f"train.dense_epochs={dense} changes the number of patches, but an sdtps head is built for one number: "
                 "use train.dense_epochs=0, or model.head=none, hdm or hdm_atmoe"
             )
