@@ -22,6 +22,9 @@ from trireid.errors import InputError, RunError, printable
 
 _log = logging.getLogger(__name__)
 
+LAST_FILE = "last.safetensors"
+"""The last checkpoint of a run folder; start weights are found by this name, too. Other names: `train/run_files`."""
+
 _NAME_BYTES = 120
 """Of a name that is made from a text: file systems take 255, and prefixes and endings are added."""
 DEFAULT_LIMIT = 256 * 2**20

@@ -128,19 +128,19 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_terms(accelerator: Accel
 def test_the_step_is_found_in_every_window_of_looks() -> None:
     log = LossLog(2)
     log.add({"total": torch.tensor(1.0), "head/id": torch.tensor(2.0)})
-    log.look()
+    log.read()
     log.add({"total": torch.tensor(3.0), "head/id": torch.tensor(4.0)})
     log.add({"total": torch.tensor(torch.inf), "head/id": torch.tensor(4.0)})
     with pytest.raises(RunError, match=r"epoch 2, step 3 \(total inf, head/id 4\)"):
-        log.look()
+        log.read()
 
 
 def test_means_of_all_looks() -> None:
     log = LossLog(1)
     for value in (1.0, 2.0, 6.0):
         log.add({"total": torch.tensor(value)})
-        log.look()
-        log.look()
+        log.read()
+        log.read()
     assert log.means() == {"total": 3.0}
 
 

@@ -18,7 +18,7 @@ def quick(monkeypatch):
 def test_piped_work_says_how_far_it_is_even_while_a_step_takes_long(quick, capsys):
     with progress_bar("working", total=3) as bar:
         bar.advance(1)
-        bar.say("loss 1.5")
+        bar.annotate("loss 1.5")
         time.sleep(0.18)  # nothing is told meanwhile
         bar.reach(3, 3)
     lines = capsys.readouterr().err.splitlines()

@@ -22,7 +22,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from trireid.errors import CheckpointError
-from trireid.files import is_file, read_head
+from trireid.files import LAST_FILE, is_file, read_head
 from trireid.models.backbone import timm_model_name
 from trireid.models.positions import Grid, published_grid, recorded_grid, resize_table, table_grid
 from trireid.models.torchscript import is_torchscript, read_torchscript
@@ -32,9 +32,6 @@ from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_s
 _PROGRAM_BYTES = 2**20
 
 PositionInterpolation = Literal["bicubic", "bilinear"]
-
-RUN_WEIGHTS = "last.safetensors"
-"""What a run folder starts another run with."""
 
 CLIP_FILE = " (for CLIP OpenAI's ViT-B-16.pt)"
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
@@ -204,7 +201,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def start_file(pretrained: str) -> Path:
     """The local file of start weights: that of this path, or the last checkpoint of a run folder."""
     path = Path(pretrained).expanduser()
-    return path / RUN_WEIGHTS if path.is_dir() else path
+    return path / LAST_FILE if path.is_dir() else path
 
 
 def read_metadata(path: Path) -> dict[str, str]:

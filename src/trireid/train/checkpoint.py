@@ -44,15 +44,15 @@ _OF_THE_MACHINE = {"data": ("cache", "cache_folder", "workers"), "train": ("trac
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         path: the file.
         model_state: weights by name, on the CPU.
         config: resolved configuration of the run.
         label_map: training identities and cameras, in the order of the classifiers and camera embedding.
-        epoch: last finished epoch, 0 for an untrained model.
-        note: why it was kept, such as `best on validation`.
+        epoch: last finished epoch; 0: untrained.
+        note: why it was saved, such as `best on validation`.
         figures: metrics of these weights on the split that chose them; empty where none did.
     """
 
@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def made_for(self) -> str:
-        """What the weights depend on, in words, for messages."""
+        """A description of what the weights depend on, for messages."""
         height, width = self.config.data.image_size
         return (
             f"backbone {self.config.model.backbone.name}, head {self.config.model.head}, "
@@ -76,17 +76,21 @@ class Checkpoint:
 
 
 def config_here(checkpoint: Checkpoint) -> Config:
-    """The settings of a checkpoint, which may be a stranger's, for use on this machine.
+    """The settings of a checkpoint, which may come from another person, for use on this machine.
 
-    Where files are written and how many workers start is not for it to say: these are the defaults again.
+    Settings of the machine (where files are written, how many workers start) are reset to their defaults.
     """
     default, changes = Config(), {"output": Config().output}
     for section, names in _OF_THE_MACHINE.items():
         theirs, ours = getattr(checkpoint.config, section), getattr(default, section)
-        changed = [f"{section}.{name}" for name in names if getattr(theirs, name) != getattr(ours, name)]
-        if changed:
-            _log.info("not taken from the checkpoint, since they are settings of the machine: %s", ", ".join(changed))
         changes[section] = theirs.model_copy(update={name: getattr(ours, name) for name in names})
+    cache_folder = checkpoint.config.data.cache_folder
+    if cache_folder != default.data.cache_folder:
+        _log.info(
+            "data.cache_folder of the checkpoint (%s) is not used, since it belongs to the machine that trained it: "
+            "give data.cache_folder=... to use a folder of this machine",
+            printable(str(cache_folder)),
+        )
     return checkpoint.config.model_copy(update=changes)
 
 
@@ -100,7 +104,7 @@ def checkpoint_writer(
     note: str = "",
     figures: Figures | None = None,
 ) -> Callable[[], None]:
-    """Copy what a checkpoint holds now, so that the model may change before it is written.
+    """Copy the weights and their description now, so that the model may change before they are written.
 
     Args:
         path: of the file.
@@ -108,9 +112,10 @@ def checkpoint_writer(
         config, label_map, epoch, note, figures: as the attributes of `Checkpoint`.
 
     Returns:
-        What writes it, whole or not at all; it raises RunError where the folder cannot be written or the disk is full.
+        A function that writes the file, whole or not at all. It raises RunError where the folder cannot be written or
+        the disk is full.
     """
-    # A copy each, also because the file format refuses tensors that share memory.
+    # One copy per tensor, also because the file format refuses tensors that share memory.
     state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
     height, width = config.data.image_size
     patch_height, patch_width = state["backbone.vit.patch_embed.proj.weight"].shape[-2:]
@@ -182,10 +187,10 @@ class BackgroundWriter:
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint from a file, or the last one of a run folder; nothing of it is believed without a look.
+    """Read a checkpoint from a file, or the last one of a run folder; its content is checked.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or it is not one of ours.
+        CheckpointError: It does not exist, it is damaged, or trireid did not write it.
     """
     path = checkpoint_path(Path(path))
     try:
@@ -218,14 +223,14 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def check_fit(model: ReIDModel, checkpoint: Checkpoint) -> None:
-    """Compare names, shapes and image size; the model may be without memory.
+    """Compare names, shapes and image size; the model may be on the `meta` device.
 
     Raises:
-        CheckpointError: What differs, what the checkpoint was made for, and what to do.
+        CheckpointError: They differ; the message says in what, and what the checkpoint was made for.
     """
     differences = state_differences(checkpoint.model_state, model.state_dict())
     if model.backbone.image_size != checkpoint.config.data.image_size:
-        # A turned image has as many patches: its position table would load, and be scrambled.
+        # An image of swapped height and width has as many patches: its position table would load in the wrong order.
         height, width = model.backbone.image_size
         differences.insert(0, f"the model is for images of {height} x {width}")
     if differences:
@@ -239,21 +244,21 @@ def load_weights(model: ReIDModel, checkpoint: Checkpoint) -> None:
     """Fill a model with the weights of a checkpoint; every name and shape must fit, and the image size.
 
     Raises:
-        CheckpointError: What differs, or that the values are no weights.
+        CheckpointError: Names, shapes or image size differ, or the values are no weights.
     """
     check_fit(model, checkpoint)
     check_values(checkpoint.model_state, source=checkpoint.path)
     model.load_state_dict(checkpoint.model_state, strict=True)
 
 
-def state_differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What keeps one set of weights from filling another, as short phrases; empty where they fit."""
-    missing = sorted(set(wanted) - set(given))
-    unexpected = sorted(set(given) - set(wanted))
+def state_differences(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """The differences between two sets of weights as short phrases; empty where names and shapes agree."""
+    missing = sorted(set(expected) - set(given))
+    unexpected = sorted(set(given) - set(expected))
     shapes = [
-        f"{name} is {tuple(given[name].shape)}, the model has {tuple(wanted[name].shape)}"
-        for name in sorted(set(given) & set(wanted))
-        if given[name].shape != wanted[name].shape
+        f"{name} is {tuple(given[name].shape)}, the model has {tuple(expected[name].shape)}"
+        for name in sorted(set(given) & set(expected))
+        if given[name].shape != expected[name].shape
     ]
     phrases = []
     if missing:
@@ -266,11 +271,15 @@ def state_differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
 
 
 def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> ReIDModel:
-    """A trained model in evaluation mode, from a run folder (its last checkpoint) or a checkpoint file.
+    """Load a trained model in evaluation mode.
+
+    Args:
+        path: a checkpoint file, or a run folder, whose last checkpoint is used.
+        device: where the model is put.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or its weights do not fit its own configuration.
-        InputError: the device is not there.
+        CheckpointError: It does not exist, it is damaged, or its weights do not fit its own configuration.
+        InputError: The device does not exist on this machine.
     """
     found = _usable_device(device)
     checkpoint = load_checkpoint(path)
@@ -282,7 +291,7 @@ def _usable_device(device: torch.device | str) -> torch.device:
     """The device of an argument.
 
     Raises:
-        InputError: torch does not know it, or this machine has none.
+        InputError: torch does not know it, or this machine does not have it.
     """
     try:
         found = torch.device(device)
@@ -291,7 +300,7 @@ def _usable_device(device: torch.device | str) -> torch.device:
     count = torch.cuda.device_count() if found.type == "cuda" else 1
     if (found.index or 0) >= count:
         seen = f"{count} CUDA device(s)" if count else "no CUDA device"
-        raise InputError(f"device is {str(found)!r}, but torch sees {seen}: choose cpu, or one that is there")
+        raise InputError(f"device is {str(found)!r}, but torch sees {seen}: choose cpu, or one that exists")
     try:
         torch.empty(0, device=found)
     except (RuntimeError, NotImplementedError) as error:
@@ -300,9 +309,9 @@ def _usable_device(device: torch.device | str) -> torch.device:
 
 
 def build_for(checkpoint: Checkpoint, config: Config) -> ReIDModel:
-    """The model of a configuration, filled with the weights of a checkpoint.
+    """Build the model of a configuration and load the weights of a checkpoint.
 
-    The settings may be those of a stranger's file: no more memory is taken than its weights fill.
+    The settings may come from an untrusted file: no more memory is used than its weights need.
 
     Raises:
         CheckpointError: The weights do not fit.
@@ -334,10 +343,10 @@ def build_for(checkpoint: Checkpoint, config: Config) -> ReIDModel:
 
 
 def checkpoint_path(path: Path) -> Path:
-    """The checkpoint file meant by a path: itself, or the last one of a run folder.
+    """The checkpoint file of a path: the file itself, or the last checkpoint of a run folder.
 
     Raises:
-        CheckpointError: There is none, or it is a pickle.
+        CheckpointError: It does not exist, or it is a pickle.
     """
     is_run = is_folder(path)
     file = path / LAST_FILE if is_run else path
@@ -353,7 +362,7 @@ def checkpoint_path(path: Path) -> Path:
 
 
 def is_checkpoint(metadata: Mapping[str, str]) -> bool:
-    """Whether the texts beside the tensors of a file are those of a checkpoint of ours, of any version."""
+    """Whether the metadata of a file is that of a trireid checkpoint, of any version."""
     return _VERSION_KEY in metadata
 
 

@@ -24,7 +24,7 @@ def resolve_device(name: str) -> torch.device:
     """The device of `train.device`: `cpu`, `cuda`, or `auto` = CUDA where there is one.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none, or the name is not known.
+        ConfigError: CUDA is requested and not available, or the name is not known.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"train.device is {name!r}: allowed are auto, cpu and cuda")
@@ -52,7 +52,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
 
 
 def autocast_dtype(precision: Precision) -> torch.dtype | None:
-    """The type that matrix products are computed in, None for the model's own."""
+    """The type that matrix products are computed in; None: that of the model."""
     return _AUTOCAST[precision]
 
 

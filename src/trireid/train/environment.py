@@ -1,4 +1,4 @@
-"""What a run ran on: versions, device, command line, commit. For `environment.json`."""
+"""The environment of a run for `environment.json`: versions, device, command line, commit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def describe_environment(*, device: torch.device, precision: str, num_processes: int, seed: int) -> dict[str, object]:
-    """All that another person needs to run the same again, as plain data for JSON."""
+    """What another person needs to repeat the run, as plain data for JSON."""
     cuda = device.type == "cuda"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -23,7 +23,7 @@ from trireid.types import Batch, ReIDOutput
 
 
 class LossLog:
-    """Loss terms of an epoch, kept on the device until they are looked at, so that no step waits for the device.
+    """Loss terms of an epoch, kept on the device until they are read, so that no step waits for the device.
 
     Args:
         epoch: for messages.
@@ -36,14 +36,14 @@ class LossLog:
         self._sums: dict[str, float] = {}
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Note the terms of the next step."""
+        """Add the terms of the next step."""
         self._pending.append({name: value.detach() for name, value in terms.items()})
 
-    def look(self) -> None:
-        """Bring the steps since the last look to the host: the one place that waits for the device.
+    def read(self) -> None:
+        """Copy the terms of the steps since the last call to the host: the only place that waits for the device.
 
         Raises:
-            RunError: A loss of these steps is not finite; names the first such step and its terms.
+            RunError: A loss of these steps is not finite; the message names the first such step and its terms.
         """
         if not self._pending:
             return
@@ -57,7 +57,7 @@ class LossLog:
         self._pending.clear()
 
     def means(self) -> dict[str, float]:
-        """Mean of each term over the steps that were looked at."""
+        """Mean of each term over the steps that were read."""
         return {name: value / self.num_steps for name, value in self._sums.items()}
 
     def _check(self, terms: dict[str, float]) -> None:
@@ -83,7 +83,7 @@ def make_gradients(
     transform: Callable[[Tensor, Tensor, Tensor], Tensor],
     complete: bool = False,
 ) -> Terms:
-    """Augment a batch, run the model, and put the gradient of the loss on its parameters.
+    """Augment a batch, run the model, and compute the gradients of the loss.
 
     Args:
         batch: on the device.
@@ -91,8 +91,8 @@ def make_gradients(
         accelerator: gives autocast, backward and the gradient scaler.
         settings: loss weights.
         transform: makes images of (pixels, seed, present) of a batch, on the device.
-        complete: every triplet has all modalities and keeps them; the model is then not asked to look, which would wait
-            for the device.
+        complete: every triplet has all modalities and keeps them; the model then does not check for missing ones, which
+            would wait for the device.
 
     Returns:
         The terms of the loss.
@@ -129,9 +129,9 @@ def train_epoch(
         optimizer: prepared by the accelerator, its rates set.
         gradients: `make_gradients` of this model, or its recording.
         accelerator: clips gradients.
-        settings: clipping, and how often to look at the loss.
+        settings: clipping, and how often to read the loss.
         epoch: its number.
-        bar: advanced by one a step.
+        bar: advanced by one per step.
 
     Returns:
         Losses, counts and durations of the entry of this epoch.
@@ -141,9 +141,9 @@ def train_epoch(
     """
     model.train()
     log, num_triplets, data_seconds, start = LossLog(epoch), 0, 0.0, perf_counter()
-    asked = start
+    waiting_since = start
     for step, batch in enumerate(loader, start=1):
-        data_seconds += perf_counter() - asked
+        data_seconds += perf_counter() - waiting_since
         terms = gradients(batch)
         if settings.clip_grad_norm > 0:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip_grad_norm)
@@ -152,15 +152,15 @@ def train_epoch(
         log.add(terms)
         num_triplets += batch.label.shape[0] * accelerator.num_processes
         if step % settings.log_every == 0:
-            log.look()
-            bar.say(f"loss {log.means()['total']:.3f}")
+            log.read()
+            bar.annotate(f"loss {log.means()['total']:.3f}")
         bar.advance(1)
-        asked = perf_counter()
-    data_seconds += perf_counter() - asked
-    log.look()
+        waiting_since = perf_counter()
+    data_seconds += perf_counter() - waiting_since
+    log.read()
     if log.num_steps == 0:
         raise RunError(f"epoch {epoch} has no batch: lower data.batch_size, or train in fewer processes")
-    bar.say(f"loss {log.means()['total']:.3f}")
+    bar.annotate(f"loss {log.means()['total']:.3f}")
     return {
         "epoch": epoch,
         "loss": log.means(),

@@ -1,8 +1,8 @@
 """Several processes as one: the rows of a batch, batch statistics and features are brought together.
 
-Why a run of n processes equals that of one. Each process holds B / n rows of every batch. The forward pass is each
-row's own affair, but for two things: batch normalisation, and the loss. Both are computed on gathered rows, all B of
-them, in the order of the one process. So every process r has the same loss L_r = L. The backward pass of a gather adds
+Why a run of n processes equals that of one. Each process holds B / n rows of every batch. The forward pass
+treats the rows independently, except for batch normalisation and the loss. Both are computed on the gathered rows, all
+B of them, in the order of the one process. So every process r has the same loss L_r = L. The backward pass of a gather adds
 up what all processes send back: process r gets the gradient of L_1 + ... + L_n = n L with respect to its own copy of
 the weights, that is, n times what its own rows add to the gradient. DistributedDataParallel takes the mean of that
 over the processes, (1 / n) * sum over r of n * (share of r): the gradient of one process, up to the rounding of sums
@@ -26,7 +26,7 @@ from trireid.types import Blocks, ReIDOutput
 
 
 def check_batch_size(batch_size: int, num_processes: int) -> None:
-    """Refuse a batch that cannot be dealt to the processes in equal shares.
+    """Refuse a batch that cannot be divided equally among the processes.
 
     Raises:
         ConfigError: `batch_size` is not a multiple of `num_processes`.
@@ -39,15 +39,15 @@ def check_batch_size(batch_size: int, num_processes: int) -> None:
 
 
 def check_same(given: Mapping[str, Any], *, num_processes: int, advice: str) -> None:
-    """Refuse processes of one run that differ in what they were given; all of them must call it.
+    """Refuse processes of one run that have different settings or data; all of them must call it.
 
     Args:
-        given: by the name that a message uses, small plain data.
-        num_processes: with one there is nothing to compare.
+        given: small plain data, by the name that messages use.
+        num_processes: number of processes; with one, nothing is compared.
         advice: what to do, for the message.
 
     Raises:
-        ConfigError: in every process, naming the first difference.
+        ConfigError: They differ; raised in every process, with the first difference.
     """
     if num_processes == 1:
         return
@@ -112,17 +112,17 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
     """Features of a set of which every process extracts a part.
 
     Args:
-        extract: gives the features of the own part, of any size, None for none; run here, so that all processes learn
-            of an error of one and none waits for it for ever.
+        extract: gives the features of the part of this process, of any size; None: no items. It is called here, so
+            that an error in one process is known to all, and none waits forever.
         device: one that the processes can send tensors from.
 
     Returns:
         All features by item on the main process, None on the others.
 
     Raises:
-        TrireidError: that of the own part.
-        RunError: the part of another process had an error.
-        InputError: an item was extracted more than once.
+        TrireidError: The error of the part of this process.
+        RunError: The part of another process had an error.
+        InputError: An item was extracted more than once.
     """
     own, fault = None, None
     try:

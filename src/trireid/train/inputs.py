@@ -1,4 +1,4 @@
-"""From the settings to loaders: the training set, and the splits that are evaluated."""
+"""Opens the data of a run: the loader of the training set, and the splits that are evaluated."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class EvaluationSplit:
         query_labels, gallery_labels: gallery None where its loader is.
         query_records, gallery_records: the same tuple where the queries are the gallery.
         protocol: what a query must not see.
-        transform: makes what the model takes of the loaders' pixels, on the device.
+        transform: makes the input of the model from the pixels of the loaders, on the device.
         num_shares: processes that the batches were dealt to; the loaders hold the part of this one.
-        messages: what a reader of its figures must know, one line each.
+        messages: what a reader of its metrics must know, one line each.
     """
 
     name: str
@@ -72,7 +72,7 @@ class EvaluationSplit:
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """All that training reads.
+    """The data of a training run.
 
     Attributes:
         index: the data set as read.
@@ -118,7 +118,7 @@ def _fingerprint(records: Sequence[Record]) -> str:
 
 
 def count_items(loader: DataLoader[Batch]) -> int:
-    """How many triplets a loader of `evaluation_loader` gives."""
+    """Number of triplets of a loader of `evaluation_loader`."""
     return sum(map(len, loader.batch_sampler or ()))
 
 
@@ -135,7 +135,7 @@ def open_inputs(
 
     Raises:
         DataError: Something is wrong with the data set.
-        ConfigError: Batches cannot be made as asked.
+        ConfigError: The settings of the batches are not possible with this data.
     """
     data, device = config.data, torch.device(device)
     index = scan_index(config, progress=progress)
@@ -272,7 +272,7 @@ def _open_split(
 def _copies(
     query: tuple[Record, ...], gallery: tuple[Record, ...], query_labels: Labels, gallery_labels: Labels
 ) -> tuple[str, ...]:
-    """Say how many queries lie in the gallery under another name."""
+    """A message where queries are in the gallery under another name."""
     count = copied_queries(query, gallery, query_labels=query_labels, gallery_labels=gallery_labels)
     if not count:
         return ()
@@ -283,13 +283,13 @@ def _copies(
 
 
 def _messages(records: Sequence[Record], label_map: LabelMap, config: Config) -> tuple[str, ...]:
-    """What a reader of the figures of these records must know."""
+    """What a reader of the metrics of these records must know."""
     cameras = _unknown_cameras(records, label_map) if config.model.sie_coefficient > 0 else ()
     return (*cameras, *depth_messages(config.data.range, records, workers=config.data.workers))
 
 
 def _unknown_cameras(records: Sequence[Record], label_map: LabelMap) -> tuple[str, ...]:
-    """Say which cameras a model does not know, if it knows any: their items get the mean of those it knows."""
+    """A message where items are of cameras the model was not trained with: they get the mean of the known cameras."""
     strange = [
         record.camera
         for record in records
@@ -309,17 +309,17 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 
 def check_root(config: Config) -> None:
-    """Refuse a data set that is not there, before anything that takes time; its own reader says what it looked for.
+    """Refuse a data set that does not exist, before anything that takes time; the error is that of its reader.
 
     Raises:
-        DataError: There is nothing of that name.
+        DataError: The folder or file does not exist.
     """
     if not config.data.root.exists():
         scan_index(config)
 
 
 def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
-    """Read the data set of a configuration; log what `data.skip_bad` left out.
+    """Read the data set of a configuration; log what `data.skip_bad` excluded.
 
     Raises:
         DataError: Something is wrong with it.

@@ -277,7 +277,7 @@ def _prepare(
     accelerator: Accelerator,
     settings: TrainConfig,
 ) -> Callable[..., EpochEntry]:
-    """`train_epoch` of a model, ready for its number of processes, compiled and recorded as the settings say."""
+    """`train_epoch` of a model, prepared for its processes, compiled and recorded according to the settings."""
     if accelerator.num_processes > 1:
         synchronise_statistics(model)
     if settings.compile:
@@ -298,7 +298,7 @@ def _prepare(
         trained,
         loader,
         stepper,
-        gradients=record_steps(gradients, model, wanted=settings.cuda_graph, possible=possible),
+        gradients=record_steps(gradients, model, requested=settings.cuda_graph, possible=possible),
         accelerator=accelerator,
         settings=settings,
     )

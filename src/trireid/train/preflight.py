@@ -1,4 +1,4 @@
-"""Whether runs can start, found out in seconds and before any image is decoded: for grids of many runs."""
+"""Checks whether runs can start, in seconds and before any image is decoded; for grids of many runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_runs(configs: Mapping[str, Config]) -> None:
         configs: by the name that a message uses.
 
     Raises:
-        ConfigError: one line a fault, with the runs that have it, unless all do.
+        ConfigError: One line per fault, with the names of the runs that have it unless all do.
     """
     faults: dict[str, list[str]] = {}
     for name, config in configs.items():
@@ -42,7 +42,7 @@ def check_run(config: Config) -> None:
     """Refuse a run that would fail at its start; see `check_runs`.
 
     Raises:
-        TrireidError: what the run would say.
+        TrireidError: The error that the run would raise.
     """
     data, train = config.data, config.train
     check_trackers(train.trackers)

@@ -1,6 +1,6 @@
 """Progress of long work, on the error stream, so that a command's result can be piped.
 
-On a terminal it is a bar; elsewhere (a pipe, a log file) a line every 30 seconds and one at the end.
+On a terminal it is a bar; elsewhere (a pipe, a log file) it is one line every 30 seconds and one at the end.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from trireid.errors import printable
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BEFORE_A_BAR = 1.0
-"""An error at once stands alone, without a bar above it."""
+"""Work that fails at once shows its error without a bar above it."""
 
 
 class Bar:
-    """How far some work is, and its picture.
+    """The progress of some work, and the bar that shows it.
 
     Args:
         description: what is being done.
-        total: number of things to do, None while not known.
-        picture: the bar on a terminal, None elsewhere.
+        total: number of things to do; None: not known yet.
+        picture: the bar on a terminal; None: not on a terminal.
     """
 
     def __init__(self, description: str, total: int | None, picture: Progress | None) -> None:
@@ -47,16 +47,16 @@ class Bar:
         self._task = None if picture is None else picture.add_task(description, total=total, note="")
 
     def advance(self, number: int) -> None:
-        """So many more are done."""
+        """Count that many more things as done."""
         self.done += number
         self._draw()
 
     def reach(self, done: int, total: int) -> None:
-        """So many of so many are done."""
+        """Set how many things are done, and their total."""
         self.done, self.total = done, total
         self._draw()
 
-    def say(self, note: str) -> None:
+    def annotate(self, note: str) -> None:
         """Replace the text at the end of the bar."""
         self.note = note
         self._draw()
@@ -77,14 +77,14 @@ class Bar:
 def progress_bar(
     description: str, *, enabled: bool = True, total: int | None = None, transient: bool = False, counted: bool = True
 ) -> Iterator[Bar]:
-    """Show how far the work of the block is.
+    """Show the progress of the work in the block.
 
     Args:
         description: what is being done.
         enabled: False shows nothing.
-        total: number of things to do, None while not known.
-        transient: leave nothing of it at the end.
-        counted: False for work whose parts are not counted: a sign of life and the time.
+        total: number of things to do; None: not known yet.
+        transient: remove the bar at the end.
+        counted: False: the work has no countable parts; show a spinner and the time.
     """
     console = Console(stderr=True)
     drawn = enabled and console.is_terminal

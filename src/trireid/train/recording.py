@@ -1,6 +1,6 @@
 """A training step recorded once as a CUDA graph and replayed: one launch instead of about a thousand.
 
-Small models and small batches are limited by how fast Python can launch kernels; a replay has no Python in it.
+With small models and small batches, the time to launch kernels from Python is the limit; a replay runs no Python.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from trireid.types import Batch
 Gradients = Callable[[Batch], dict[str, Tensor]]
 
 WARM_UP = 4
-"""Plain steps before a recording: libraries choose their kernels, compiled blocks compile, buffers are made."""
+"""Normal steps before a recording: libraries choose kernels, compiled blocks compile, buffers are allocated."""
 
 _log = logging.getLogger(__name__)
 
 
 class RecordedGradients:
-    """Forward, loss and backward of a batch: run plainly a few times, recorded, and replayed from then on.
+    """Forward, loss and backward of a batch: run normally a few times, then recorded, then replayed.
 
-    A recording is of one shape and of one way through the model. A batch of another shape is run plainly; where the
-    model starts to drop patches (`Backbone.cuts_in_training`) the recording is made again.
+    A recording holds for one shape of the batch and one path through the model. A batch of another shape is run
+    normally; when the model starts to drop patches (`Backbone.cuts_in_training`), a new recording is made.
 
     Args:
         gradients: takes a batch on a CUDA device and puts gradients on the parameters of `model`; it may not wait for
@@ -60,7 +60,7 @@ class RecordedGradients:
         return dict(zip(self._names, self._values.clone().unbind(), strict=True))
 
     def _forget(self) -> None:
-        """Let go of the recording and its memory."""
+        """Free the recording and its memory."""
         self._graph: torch.cuda.CUDAGraph | None = None
         self._written: list[tuple[nn.Parameter, Tensor]] = []
         self._values = torch.empty(0)
@@ -68,7 +68,7 @@ class RecordedGradients:
         self._cuts = self._model.backbone.cuts_in_training
 
     def _on_side_stream(self, batch: Batch) -> dict[str, Tensor]:
-        """A plain step where a recording may follow: nothing of it may be bound to the default stream."""
+        """A normal step before a recording: nothing of it may use the default stream."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             terms = self._gradients(batch)
@@ -88,9 +88,9 @@ class RecordedGradients:
         self._graph = graph
 
 
-def record_steps(gradients: Gradients, model: ReIDModel, *, wanted: bool, possible: bool) -> Gradients:
-    """The same function, as a recording where that is wanted and possible (one process, CUDA, complete triplets)."""
-    if not wanted:
+def record_steps(gradients: Gradients, model: ReIDModel, *, requested: bool, possible: bool) -> Gradients:
+    """The same function; recorded if requested and possible (one process, CUDA, complete triplets)."""
+    if not requested:
         return gradients
     if not possible:
         _log.warning(

@@ -11,13 +11,13 @@ from typing import Any, Required
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from trireid.files import LAST_FILE as LAST_FILE
 from trireid.typed_json import Count, JsonObject, Number, Share, Text
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 EPOCHS_FILE = "metrics.jsonl"
 METRICS_FILE = "metrics.json"
-LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 TENSORBOARD_FOLDER = "tensorboard"
 STATE_FILE = "state/state.pt"

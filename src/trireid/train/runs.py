@@ -1,4 +1,4 @@
-"""The run folder: what lies in it, who may write to it, and the log of the epochs."""
+"""The run folder: claiming and locking it, reading and writing its files, and the log of the epochs."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ FREE_TO_CHANGE = (
     "train.maps_every",
     "train.trackers",
 )
-"""Settings that may differ on a resume, because they do not change what is learnt."""
+"""Settings that may differ when a run is resumed, because they do not change what is learnt."""
 
 OF_A_MACHINE = ("data.root", "data.cache", "data.cache_folder", "data.workers")
 """Settings that may differ between the processes of a run, which may be on several machines."""
 
 
 def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
-    """Make sure that a run may write to its folder, before any time is spent.
+    """Check that a run may write to its folder, before anything that takes time.
 
     Args:
         folder: made where it does not exist.
@@ -71,7 +71,7 @@ def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
         resume: the folder must hold a run of the same configuration; else it must hold none.
 
     Raises:
-        RunError: The folder holds a run, or none to resume, or another one; it cannot be written.
+        RunError: The folder already holds a run, holds no run or another run to resume, or cannot be written.
     """
     found = [name for name in RUN_FILES if (folder / name).exists()]
     if found and not resume:
@@ -93,7 +93,7 @@ def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a claimed folder while the block runs, and take away what a killed one left half-written.
+    """Lock a claimed folder against other runs while the block runs, and delete half-written files of a killed run.
 
     Raises:
         RunError: Another run is writing to it.
@@ -106,14 +106,14 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Refuse a disk that cannot hold what a run will write.
+    """Check that the disk has space for the checkpoints of a run.
 
     Args:
         folder: of the run; the weights and states that a resumed run has there already take no further space.
         num_bytes: of all its weights and states.
 
     Raises:
-        RunError: Less than what is still to be written is free.
+        RunError: The free space is less than what will be written.
     """
     free = shutil.disk_usage(folder).free
     files = (folder / name for name in (LAST_FILE, BEST_FILE, STATE_FILE))
@@ -135,14 +135,14 @@ def write_start(folder: Path, config: Config, environment: Mapping[str, Any]) ->
         write_text(folder / CONFIG_FILE, dump_config(config))
     path = folder / ENVIRONMENT_FILE
     if path.exists():
-        with _damage_said(path, "delete it and resume the run"):
+        with _damage_reported(path, "delete it and resume the run"):
             first = checked(ENVIRONMENT, read_object(path))
         environment = {**first, "resumed": [*first.get("resumed", []), dict(environment)]}
     write_json(path, dict(environment))
 
 
 def write_metrics(folder: Path, metrics: RunMetrics) -> None:
-    """Write the figures of a run, which is finished by that.
+    """Write the metrics of a run, which marks it as finished.
 
     Raises:
         RunError: The folder cannot be written.
@@ -151,12 +151,12 @@ def write_metrics(folder: Path, metrics: RunMetrics) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run of a folder has its figures."""
+    """Whether the run of a folder has written its metrics."""
     return (folder / METRICS_FILE).exists()
 
 
 def read_metrics(folder: Path) -> RunMetrics | None:
-    """The figures of a finished run, None where it is not finished.
+    """The metrics of a finished run; None where it is not finished.
 
     Raises:
         RunError: The file is damaged.
@@ -164,15 +164,15 @@ def read_metrics(folder: Path) -> RunMetrics | None:
     path = folder / METRICS_FILE
     if not is_finished(folder):
         return None
-    with _damage_said(path, "delete it and resume the run to make it again"):
+    with _damage_reported(path, "delete it and resume the run to make it again"):
         metrics = checked(RUN_METRICS, read_object(path))
         if not metrics.get("feature"):
-            raise ValueError("it has no figures of any feature")
+            raise ValueError("it has no metrics of any feature")
     return metrics
 
 
 def read_epochs(folder: Path) -> list[EpochEntry]:
-    """The entries of `metrics.jsonl`, one an epoch; a last line that was cut off is left out.
+    """The entries of `metrics.jsonl`, one per epoch; an incomplete last line is ignored.
 
     Raises:
         RunError: A line is damaged.
@@ -181,7 +181,7 @@ def read_epochs(folder: Path) -> list[EpochEntry]:
     if not path.exists():
         return []
     entries = []
-    with _damage_said(path, "take the damaged line out, or train again"):
+    with _damage_reported(path, "delete the damaged line, or train again"):
         for number, line in enumerate(read_text(path).split("\n")[:-1], start=1):
             try:
                 entries.append(checked(EPOCH_ENTRY, parse_object(line)))
@@ -191,12 +191,12 @@ def read_epochs(folder: Path) -> list[EpochEntry]:
 
 
 class EpochLog:
-    """One JSON line and one set of TensorBoard scalars an epoch, written at once.
+    """Writes one JSON line and one set of TensorBoard scalars per epoch, at its end.
 
     Args:
         folder: run folder.
-        last_epoch: entries after this epoch are of a run that was cut off before it saved its state; they are
-            taken away, since these epochs are run again.
+        last_epoch: entries after this epoch come from a run that stopped before it saved its state; they are deleted,
+            since these epochs are trained again.
         trackers: `train.trackers`.
     """
 
@@ -264,8 +264,8 @@ def flatten_numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 @contextmanager
-def _damage_said(path: Path, advice: str) -> Iterator[None]:
-    """Turn what is wrong with a run's file into one line; `advice` says what to do."""
+def _damage_reported(path: Path, advice: str) -> Iterator[None]:
+    """Report a damaged file of a run in one line; `advice` says what to do."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -273,10 +273,10 @@ def _damage_said(path: Path, advice: str) -> Iterator[None]:
 
 
 def _check_same_run(folder: Path, config: Config) -> None:
-    """Refuse to continue a run under settings that would have made it another one."""
+    """Refuse to resume a run with settings that change what is learnt."""
     path = folder / CONFIG_FILE
     if not path.exists():
-        raise RunError(f"{folder} has no {CONFIG_FILE}, so that its run cannot be resumed: choose another folder")
+        raise RunError(f"{folder} has no {CONFIG_FILE}, so its run cannot be resumed: choose another folder")
     before, now = dict(setting_values(load_config(path))), dict(setting_values(config))
     differing = [name for name in now if now[name] != before.get(name) and name not in FREE_TO_CHANGE]
     if differing:

@@ -1,4 +1,4 @@
-"""What the model selects of a few fixed test triplets while it trains: maps, and statistics as numbers."""
+"""The selection of patches in a few fixed test triplets during training: maps and statistics."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from trireid.types import ReIDOutput
 _log = logging.getLogger(__name__)
 
 NUM_ITEMS = 4
-"""Triplets that are drawn, evenly over the queries and the same in every epoch."""
+"""Number of triplets, spread evenly over the queries and the same in every epoch."""
 
 FAILURES = (OSError, RuntimeError, ValueError, TypeError, LookupError, ImportError, TrireidError)
-"""What drawing may meet: images, memory, fonts, packages."""
+"""Errors of drawing that must not stop a run: of images, memory, fonts, packages."""
 
 Pixels = NDArray[np.uint8]
 SelectionNumbers = dict[str, dict[str, float]]
 """Statistics of the selection, by stage and name."""
 Draw = Callable[[ReIDOutput, Tensor, Sequence[str]], dict[str, Pixels]]
-"""From what the model gave, the pixels `(B, M, 3, H, W)` and names to pictures by tag; training knows no plots."""
+"""Makes pictures by tag from the output of the model, the pixels `(B, M, 3, H, W)` and the names of the triplets."""
 
 
 def watch_selection(
     model: nn.Module, split: EvaluationSplit, *, device: torch.device, dtype: torch.dtype | None, draw: Draw | None
 ) -> tuple[SelectionNumbers, dict[str, Pixels]]:
-    """Statistics and maps of what a model selects of `NUM_ITEMS` queries; draws no random number that training sees.
+    """Statistics and maps of the patches that a model selects in `NUM_ITEMS` queries; does not change random numbers.
 
     Args:
         model: on `device`; keeps its training mode.
-        split: whose queries are drawn.
+        split: gives the queries.
         device: where the model runs.
-        dtype: autocast type, None for none.
-        draw: makes the pictures, None for numbers alone.
+        dtype: autocast type; None: no autocast.
+        draw: makes the pictures; None: statistics only.
 
     Returns:
         Numbers by stage and name, `selection_statistics` and `guide_shares` (those without a value left out), and
@@ -58,7 +58,7 @@ def watch_selection(
         dataset: Any = split.query_loader.dataset
         rows = sorted({index * len(dataset) // NUM_ITEMS for index in range(NUM_ITEMS)})
         batch = dataset.__getitems__(rows)
-        # As in training and evaluation, a model is only asked to look for absent modalities where some are.
+        # As in training and evaluation, the model checks for absent modalities only where some are absent.
         present = None if bool(batch.present.all()) else batch.present.to(device)
         moved = batch.to(device)
         with evaluation_mode(model), torch.inference_mode():
@@ -68,7 +68,7 @@ def watch_selection(
         names = [split.query_records[row].name for row in rows]
         return _numbers(model, output), {} if draw is None else draw(output, batch.images, names)
     except FAILURES as error:  # a picture must never cost a run
-        _log.warning("the selection of this epoch is not drawn: %s", error)
+        _log.warning("the selection of this epoch could not be drawn: %s", error)
         return {}, {}
 
 

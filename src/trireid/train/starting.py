@@ -1,4 +1,4 @@
-"""Start a training from a checkpoint of another run: the ViT, and every other part that means the same in both."""
+"""Start training from a checkpoint of another run: the ViT, and every other part with the same settings."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CAMERAS = "backbone.camera_embedding.weight"
 
 
 def start_checkpoint(config: Config) -> Checkpoint | None:
-    """The checkpoint that `model.backbone.pretrained` names, None where it names something else.
+    """The checkpoint that `model.backbone.pretrained` names; None where it names something else.
 
     Raises:
-        CheckpointError: it is damaged, or of another kind of ViT than the settings say, also where the shapes agree.
+        CheckpointError: It is damaged, or its ViT is of another kind than in the settings, even if the shapes agree.
     """
     ours = config.model.backbone
     if ours.pretrained in ("none", "timm"):
@@ -51,8 +51,8 @@ def start_checkpoint(config: Config) -> Checkpoint | None:
 def fill_from(model: ReIDModel, checkpoint: Checkpoint, *, config: Config, label_map: LabelMap) -> tuple[str, ...]:
     """Fill the parts of a model beside its ViT, which `build_model` has loaded, with those of a checkpoint.
 
-    A part is taken whole or not at all: where its settings and the shapes of all its tensors agree, and classifiers
-    where the identities are the same. A camera gets the vector of the camera of that name where the data sets have one
+    A part is loaded as a whole if its settings and the shapes of all its tensors agree, and classifiers if the
+    identities are the same. A camera gets the vector of the camera of the same name if both data sets have the same
     format, else the mean of all.
 
     Args:
@@ -61,10 +61,10 @@ def fill_from(model: ReIDModel, checkpoint: Checkpoint, *, config: Config, label
         config, label_map: of this run.
 
     Returns:
-        Lines that say what was taken, and of each part that was not, why.
+        Lines for the log: what was loaded, and why each other part was not.
 
     Raises:
-        CheckpointError: values that are no weights.
+        CheckpointError: The values are no weights.
     """
     check_values(checkpoint.model_state, source=checkpoint.path)
     own, given = model.state_dict(), checkpoint.model_state
@@ -108,7 +108,7 @@ def _why_not(
     config: Config,
     label_map: LabelMap,
 ) -> str | None:
-    """Why a part means something else in the checkpoint, None where it can be taken."""
+    """Why a part of the checkpoint cannot be loaded; None where it can."""
     if not theirs or not ours:
         return "the file has none, here it starts fresh" if ours else "this model has none"
     before, now = checkpoint.config.model, config.model

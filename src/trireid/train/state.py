@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was cut off: weights, optimiser, gradient scaler, epoch."""
+"""The state from which a stopped run is resumed: weights, optimiser, gradient scaler, epoch."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class TrainingState:
         model: weights and buffers by name.
         optimizer: state of the optimiser, with its groups.
         scaler: state of the fp16 gradient scaler, empty where there is none.
-        label_map: `LabelMap.to_dict()`, to find out that the data changed.
-        seconds: time spent so far.
-        untrained: figures of the untrained model, empty where not measured.
+        label_map: `LabelMap.to_dict()`, to detect that the data changed.
+        seconds: training time so far.
+        untrained: metrics of the untrained model, empty where not measured.
         value_range: of each modality, as resolved (`data.range`); empty in the files of older versions.
     """
 
@@ -65,7 +65,7 @@ def save_state(path: Path, state: TrainingState) -> None:
 
 
 def find_state(path: Path) -> TrainingState | None:
-    """The state of a run that goes on, None where there is none yet.
+    """The saved state of a run; None where there is none yet.
 
     Raises:
         RunError: It is damaged or of another version.
@@ -99,15 +99,15 @@ def _check_types(state: TrainingState) -> None:
     """Raise ValueError, one line, where a part is not of the type that `save_state` writes."""
     numbers = {"epoch": int, "seconds": float}
     for name in TrainingState.__annotations__:
-        value, wanted = getattr(state, name), numbers.get(name, dict)
-        right = isinstance(value, wanted) and not isinstance(value, bool)
-        if not right or (wanted is not dict and not 0 <= value < 1e12):
-            raise ValueError(f"{name} is a {type(value).__name__}, not a {wanted.__name__} that a run saves")
+        value, expected = getattr(state, name), numbers.get(name, dict)
+        right = isinstance(value, expected) and not isinstance(value, bool)
+        if not right or (expected is not dict and not 0 <= value < 1e12):
+            raise ValueError(f"{name} is a {type(value).__name__}, not a {expected.__name__}")
     groups, slots = state.optimizer.get("param_groups"), state.optimizer.get("state")
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-        raise ValueError("optimizer.param_groups is no list of groups")
+        raise ValueError("optimizer.param_groups is not a list of groups")
     if not isinstance(slots, dict) or not all(isinstance(slot, dict) for slot in slots.values()):
-        raise ValueError("optimizer.state is no table of parameters")
+        raise ValueError("optimizer.state is not a table of parameters")
     checked(TypeAdapter(Figures), state.untrained)
 
 
@@ -120,7 +120,7 @@ def restore(
     label_map: LabelMap,
     value_range: dict[str, object] | None = None,
 ) -> None:
-    """Put a state back into a model, its optimiser and its gradient scaler (None where there is none).
+    """Restore the state of a model, its optimiser and its gradient scaler (None: no scaler).
 
     Raises:
         RunError: The data set has other identities, cameras or values than before, or the model is another one.

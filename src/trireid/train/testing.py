@@ -1,4 +1,4 @@
-"""A checkpoint on its test split: what `trireid test` does."""
+"""Evaluation of a checkpoint on its test split, as `trireid test` does it."""
 
 from __future__ import annotations
 
@@ -34,21 +34,20 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint on the test split, in the precision it was trained in.
 
     Args:
-        path: a checkpoint file, or a run folder, whose last checkpoint is taken.
-        config: another configuration than the checkpoint's own, such as other data or withheld modalities; its
-            model must be the same.
+        path: a checkpoint file, or a run folder, whose last checkpoint is used.
+        config: used instead of the configuration of the checkpoint, such as other data or withheld modalities; its
+            model must be the same. None: that of the checkpoint.
         progress: show a bar.
-        missing_cases, any_to_any: tables over withheld modalities, see `cases.describe_cases`; the configuration
-            itself withholds none then.
+        missing_cases, any_to_any: add the tables over withheld modalities, see `missing_table.describe_cases`; the
+            configuration itself must withhold none.
 
     Returns:
-        `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, figures in [0, 1];
-        with the tables that were asked for as `missing` and `any_to_any`, and
-        with `evaluate.rerank` also `reranked`, with the same figures after re-ranking. Empty on all processes
-        of a launcher but the main one; they share the work.
+        `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, metrics in [0, 1];
+        the requested tables as `missing` and `any_to_any`; with `evaluate.rerank` also `reranked`, the same metrics
+        after re-ranking. Several processes of a launcher share the work; the result is empty on all but the main one.
 
     Raises:
-        ConfigError: Modalities are withheld where a table over them is asked for.
+        ConfigError: The configuration withholds modalities, and a table over withheld modalities is requested.
         CheckpointError: The checkpoint is damaged or does not fit the configuration's model.
         DataError: Something is wrong with the data set.
     """
@@ -68,20 +67,20 @@ def evaluate_checkpoint(
 
 
 def checkpoint_features(path: Path, *, config: Config | None = None, progress: bool = True) -> Ranking:
-    """The features of a checkpoint on the test split with all that a ranking needs; arguments as `evaluate_checkpoint`.
+    """Extract the features of a checkpoint on the test split, ready to be ranked; arguments as `evaluate_checkpoint`.
 
     Raises:
-        RunError: This is one of several processes and not the main one, which alone has them.
+        RunError: This is not the main process, which alone has the features.
     """
     tested = _run_test(path, config, progress=progress)
     if tested.result is None:
-        raise RunError("features are made by the main process alone: run this in one process")
+        raise RunError("only the main process has the features: run this in one process")
     return saved_features(tested.result)
 
 
 @dataclass(frozen=True)
 class _Tested:
-    """A checkpoint that went over its test split; result None on all processes but the main one."""
+    """A checkpoint and its evaluation; the result is None on all processes but the main one."""
 
     checkpoint: Checkpoint
     config: Config

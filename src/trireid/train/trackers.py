@@ -24,20 +24,20 @@ PROJECT = "trireid"
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse a tracker whose package is not installed, before any time is spent.
+    """Check that the packages of all trackers are installed, before anything that takes time.
 
     Raises:
-        RunError: A package is missing; the extra that brings it is named.
+        RunError: A package is missing; the message names the extra that installs it.
     """
     for name in names:
         if find_spec(name) is None:
             raise RunError(
-                f"train.trackers asks for {name}, which is not installed: pip install 'trireid[{name}]', or take it out"
+                f"train.trackers names {name}, which is not installed: pip install 'trireid[{name}]', or remove it"
             )
 
 
 class RemoteTrackers:
-    """The trackers of a run that may fail without harm: one that does is left out from there on, with a warning.
+    """Trackers whose errors do not stop a run: one that fails is no longer used, with a warning.
 
     Args:
         names: of `wandb` and `mlflow`.
@@ -50,12 +50,12 @@ class RemoteTrackers:
             self._try(name, partial(self._start, name, folder))
 
     def log(self, values: Mapping[str, float], *, epoch: int) -> None:
-        """Hand on the numbers of an epoch."""
+        """Send the numbers of an epoch."""
         for name, tracker in list(self._trackers.items()):
             self._try(name, partial(tracker.log, dict(values), step=epoch))
 
     def show(self, images: Mapping[str, NDArray[np.uint8]], *, epoch: int) -> None:
-        """Hand on pictures `(H, W, 3)` by tag."""
+        """Send pictures `(H, W, 3)` by tag."""
         for name, tracker in list(self._trackers.items()):
             self._try(name, partial(_show, tracker, images, epoch))
 
@@ -72,11 +72,11 @@ class RemoteTrackers:
             call()
         except _errors_of(name) as error:
             self._trackers.pop(name, None)
-            _log.warning("%s failed and gets nothing more of this run: %s", name, error)
+            _log.warning("%s failed and is not used for the rest of this run: %s", name, error)
 
 
 def _errors_of(name: str) -> tuple[type[Exception], ...]:
-    """What a tracker may meet: network, disk, values, and the errors of its own package."""
+    """Errors that a tracker may raise: of network, disk and values, and those of its own package."""
     common = (OSError, RuntimeError, ValueError, TypeError, ImportError)
     module, error = {"wandb": ("wandb.errors", "Error"), "mlflow": ("mlflow.exceptions", "MlflowException")}[name]
     try:
@@ -102,7 +102,7 @@ def _show(tracker: Any, images: Mapping[str, NDArray[np.uint8]], epoch: int) -> 
     if hasattr(tracker, "log_images"):
         tracker.log_images({tag: [image] for tag, image in images.items()}, step=epoch)
         return
-    import mlflow  # its tracker knows figures and files only
+    import mlflow  # its tracker accepts only figures and files
 
     for tag, image in images.items():
         mlflow.log_image(image, artifact_file=f"{tag}/{epoch:04d}.png")
