@@ -1,12 +1,12 @@
 """Several processes as one: the rows of a batch, batch statistics and features are brought together.
 
-Why a run of n processes equals that of one. Each process holds B / n rows of every batch. The forward pass
-treats the rows independently, except for batch normalisation and the loss. Both are computed on the gathered rows, all
-B of them, in the order of the one process. So every process r has the same loss L_r = L. The backward pass of a gather
-adds up what all processes send back: process r gets the gradient of L_1 + ... + L_n = n L with respect to its own copy of
-the weights, that is, n times what its own rows add to the gradient. DistributedDataParallel takes the mean of that
-over the processes, (1 / n) * sum over r of n * (share of r): the gradient of one process, up to the rounding of sums
-in another order.
+Why a run of n processes equals that of one. Each process holds B / n rows of every batch. The forward pass treats the
+rows independently, except for batch normalisation and the loss. Both are computed on the gathered rows, all B of them,
+in the order of the one process. So every process r has the same loss L_r = L. The backward pass of a gather adds up
+what all processes send back: process r gets the gradient of L_1 + ... + L_n = n L with respect to its own copy of the
+weights, that is, n times what its own rows add to the gradient. DistributedDataParallel takes the mean of that over
+the processes, (1 / n) * sum over r of n * (share of r): the gradient of one process, up to the rounding of sums in
+another order.
 """
 
 from __future__ import annotations
