@@ -26,6 +26,7 @@ from trireid.config.schema import Config
 from trireid.errors import ConfigError, RunError
 from trireid.files import file_name, locked, write_text, writing
 from trireid.train.run_files import CONFIG_FILE, METRICS_FILE, RunMetrics
+from trireid.typed_json import JsonObject
 
 FIGURES = ("mAP", "mINP", "rank1")
 TABLE_FILES = ("table.md", "table.json")
@@ -287,7 +288,7 @@ def _figures(job: Job) -> RunMetrics:
     return metrics
 
 
-def collect(jobs: Sequence[Job], *, costs: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def collect(jobs: Sequence[Job], *, costs: Mapping[str, Mapping[str, Any]] | None = None) -> JsonObject:
     """Figures of all finished cells by cell, checkpoint (`last`; `best` where a validation split chose it) and feature.
 
     Args:
@@ -298,7 +299,7 @@ def collect(jobs: Sequence[Job], *, costs: Mapping[str, Mapping[str, Any]] | Non
         `{"cells": {name: {"overrides", "seeds", "cost", "last": {feature: {figure: [values]}}, "best": ...}},
         "missing": n}`, figures in [0, 1].
     """
-    table: dict[str, Any] = {"cells": {}, "missing": 0}
+    table: JsonObject = {"cells": {}, "missing": 0}
     for job in jobs:
         if not job.is_finished:
             table["missing"] += 1

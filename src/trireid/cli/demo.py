@@ -15,6 +15,7 @@ from trireid.cli.console import note, progress, say
 from trireid.config.load import override_config, validate
 from trireid.config.read import read_mapping
 from trireid.errors import RunError
+from trireid.typed_json import JsonObject
 
 NOT_AS_EXPECTED = 1
 Figures = Mapping[str, Mapping[str, float]]
@@ -34,7 +35,7 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     started = time.monotonic()
     recipe = read_recipe()
     images = write_images(out, recipe["synthetic"])
-    tree: dict[str, Any] = recipe["run"]
+    tree: JsonObject = recipe["run"]
     tree = {**tree, "data": {**tree["data"], "root": images}, "output": free_folder(out / "run")}
     config = override_config(validate(tree), overrides)
     from trireid.cli.train import run as train
@@ -57,7 +58,7 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
         raise SystemExit(NOT_AS_EXPECTED)
 
 
-def read_recipe() -> dict[str, Any]:
+def read_recipe() -> JsonObject:
     """The packaged recipe: sections `synthetic`, `floors` and `run`."""
     with as_file(files("trireid") / "configs" / "demo.yaml") as path:
         return read_mapping(path)
