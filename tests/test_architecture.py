@@ -16,6 +16,7 @@ MAX_FILE, MAX_FUNCTION, MAX_FORWARD = 400, 60, 40
 LEVELS = {
     "types": 0,
     "errors": 0,
+    "names": 0,
     "lazy": 0,
     "files": 1,
     "typed_json": 2,
@@ -34,9 +35,9 @@ LEVELS = {
     "__main__": 6,
     "__init__": 6,
 }
-# Parts of one level that may use each other, user -> used: training evaluates, pages show pictures,
-# and settings are read from files.
-BESIDE = {("train", "evaluation"), ("report", "visualize"), ("config", "files")}
+# Parts of one level that may use each other, user -> used: the order of the modalities is a list of names, training
+# evaluates, pages show pictures, and settings are read from files.
+BESIDE = {("types", "names"), ("train", "evaluation"), ("report", "visualize"), ("config", "files")}
 TENSORS_ONLY = {"torch", "timm", "numpy"}
 # Only these may know the configuration, of all that models, losses and evaluation hold.
 KNOW_CONFIG = {"models/build.py"}
@@ -145,3 +146,27 @@ def test_every_part_has_a_level():
 def test_what_is_written_to_a_terminal_is_made_printable(path):
     writes = re.findall(r"(?:stdout|stderr)\.write\((.*)", path.read_text(encoding="utf-8"))
     assert [line for line in writes if "printable" not in line] == []
+
+
+def test_the_values_of_a_named_option_are_written_once():
+    places = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
+                names = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+                values = frozenset(name.value for name in names if isinstance(name, ast.Constant))
+                if len(values) > 1:
+                    places.setdefault(values, []).append(f"{module_of(path)}:{node.lineno}")
+    assert [found for found in places.values() if len(found) > 1] == []
+
+
+def test_every_format_exclusion_and_preset_that_settings_allow_is_one_that_exists():
+    from typing import get_args
+
+    from trireid import names
+    from trireid.data.readers import EXCLUSIONS, FORMATS
+    from trireid.models.sdtps import PRESETS
+
+    assert set(FORMATS) == set(get_args(names.DataFormat))
+    assert set(EXCLUSIONS) == set(get_args(names.Exclusion))
+    assert set(PRESETS) == set(get_args(names.PresetName))

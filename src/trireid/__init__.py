@@ -64,7 +64,20 @@ _HOMES = {
     "write_synthetic": "data.synthetic",
 }
 _PARTS = tuple(
-    ["config", "data", "errors", "evaluation", "losses", "models", "report", "train", "types", "upstream", "visualize"]
+    [
+        "config",
+        "data",
+        "errors",
+        "evaluation",
+        "losses",
+        "models",
+        "names",
+        "report",
+        "train",
+        "types",
+        "upstream",
+        "visualize",
+    ]
 )
 _RENAMED = {"test_checkpoint": "evaluate_checkpoint"}
 """Public names of 0.1.0 -> their names now; the old ones warn, and go with 0.3.0."""

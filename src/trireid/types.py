@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-MODALITIES: tuple[str, ...] = ("rgb", "nir", "tir")
+from trireid.names import MODALITIES as MODALITIES
+from trireid.names import Exclusion as Exclusion
+
 NUM_MODALITIES = len(MODALITIES)
 
 UNKNOWN = -1
 """Camera or scene index of an item whose camera or scene is not known."""
-
-Exclusion = Literal["camera", "scene", "cross_camera", "none"]
 
 EXCLUSION_FIELD: dict[Exclusion, str | None] = {
     "camera": "camera",

@@ -146,7 +146,7 @@ def test_a_resolved_configuration_takes_single_switches_only():
         ("data.sampler=uniform", "data.sampler: given 'uniform'"),
         ("train.lr_noise=0.67", "should be true or false"),
         ("evaluate.missing_as=zero", "the nearest is zeros"),
-        ("model.backbone.position_interpolation=nearest", "should be 'bicubic' or 'bilinear'"),
+        ("model.backbone.position_interpolation=nearest", "should be 'bilinear' or 'bicubic'"),
     ],
 )
 def test_a_wrong_value_of_a_switch_is_one_line(override, message):

@@ -12,7 +12,7 @@ from trireid.models.backbone import Backbone, CameraEmbedding, create_vit, proje
 from trireid.models.build import build_model
 from trireid.models.reid import ReIDModel
 from trireid.models.sdtps import PRESETS, Scoring
-from trireid.models.slot_pooling import SlotReaderName
+from trireid.names import SlotPoolingName
 from trireid.types import ReIDOutput, modality_subsets
 
 SIZE = (32, 16)
@@ -111,7 +111,7 @@ def without_gradient(model, *, present=None):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("reader", get_args(SlotReaderName))
+@pytest.mark.parametrize("reader", get_args(SlotPoolingName))
 @pytest.mark.parametrize("use_gumbel", [False, True])
 @pytest.mark.parametrize("scoring", get_args(Scoring))
 @pytest.mark.parametrize("learned_guides", [False, True])

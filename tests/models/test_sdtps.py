@@ -7,7 +7,7 @@ import torch
 
 from trireid.errors import InputError
 from trireid.models.sdtps import PRESETS, SDTPS, slot_count
-from trireid.models.slot_pooling import SlotReaderName
+from trireid.names import SlotPoolingName
 from trireid.types import modality_subsets
 
 from reference import sdtps_reference
@@ -70,7 +70,7 @@ def test_reference_forward_equals_literal_loops(sparse_ratio, beta):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("use_gumbel", [False, True])
-@pytest.mark.parametrize("reader", get_args(SlotReaderName))
+@pytest.mark.parametrize("reader", get_args(SlotPoolingName))
 def test_every_parameter_receives_a_finite_nonzero_gradient(preset, use_gumbel, reader):
     head = make(preset, use_gumbel=use_gumbel, reader=reader).train()
     patches, guides = inputs(batch=4)

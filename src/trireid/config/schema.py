@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from trireid import names
+
 
 def _not_a_truth_value(value: object) -> object:
     """Keep `true` from being read as the number 1."""
@@ -47,8 +49,6 @@ Ratio = Annotated[float, Number, Field(gt=0.0, le=1.0)]
 Rate = Annotated[float, Number, Field(ge=0.0)]
 ValueRange = Literal["auto", "file"] | tuple[Real, Real]
 Folder = Annotated[Path, AfterValidator(_expanded)]
-ModalityName = Literal["rgb", "nir", "tir"]
-MODALITY_ORDER = ("rgb", "nir", "tir")  # types.MODALITIES, spelled here because types imports torch
 
 
 class Section(BaseModel):
@@ -57,10 +57,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _check_modalities(path: str, names: tuple[str, ...]) -> None:
+def _check_modalities(path: str, given: tuple[str, ...]) -> None:
     """Refuse repeated names and another order than rgb, nir, tir."""
-    if list(names) != [name for name in MODALITY_ORDER if name in names]:
-        raise ValueError(f"{path} is ({', '.join(names)}): name each once, in the order rgb, nir, tir")
+    if list(given) != [name for name in names.MODALITIES if name in given]:
+        raise ValueError(f"{path} is ({', '.join(given)}): name each once, in the order rgb, nir, tir")
 
 
 class AugmentationConfig(Section):
@@ -75,12 +75,12 @@ class AugmentationConfig(Section):
     flip: Probability = 0.5
     vertical_flip: Probability = 0.0
     padding: NonNegative = 10  # pixels added on each side before the random crop back to image_size
-    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    padding_mode: names.PaddingMode = "zeros"
     erasing: Probability = 0.5
     jitter: Rate = 0.0  # gain and offset per modality are drawn from [-jitter, jitter], in units of the pixel range
     shared_geometry: bool = True
     dihedral_identities: bool = False
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: names.Interpolation = "bicubic"
 
 
 class RangeConfig(Section):
@@ -108,21 +108,21 @@ class RangeConfig(Section):
 class DataConfig(Section):
     """Where the images are and how they are read."""
 
-    format: Literal["rgbnt201", "rgbnt100", "msvr310", "wmveid863", "csv"] = "rgbnt201"
+    format: names.DataFormat = "rgbnt201"
     root: Folder = Path("data")  # folder of the data set, or the CSV file for format csv
     image_size: tuple[Positive, Positive] = (256, 128)  # (height, width)
     mean: tuple[Real, Real, Real] = (0.5, 0.5, 0.5)
     std: tuple[Spread, Spread, Spread] = (0.5, 0.5, 0.5)
-    modalities: tuple[ModalityName, ...] = ("rgb", "nir", "tir")  # the others are treated as absent everywhere
+    modalities: tuple[names.ModalityName, ...] = ("rgb", "nir", "tir")  # the others are treated as absent everywhere
     range: RangeConfig = RangeConfig()  # of values of images of more than 8 bits
-    exclude: Literal["auto", "camera", "scene", "cross_camera", "none"] = "auto"  # gallery items a query must not see
+    exclude: names.ExclusionSetting = "auto"  # gallery items a query must not see
     val_ids: NonNegative = 0  # training identities held out to choose `best` by
     skip_bad: bool = False  # leave out (and list) faulty triplets instead of stopping
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of the test images
+    interpolation: names.Interpolation = "bilinear"  # of the test images
     batch_size: Positive = 64  # triplets in a whole batch, which several processes share in equal parts
     num_instances: Positive = 8  # images of one identity in a batch
-    sampler: Literal["identity", "uniform_identity", "random"] = "identity"  # data/sampler.py
-    cache: Literal["auto", "none", "memory", "device", "disk"] = "auto"  # decoded pixels: data/pixels.py says where
+    sampler: names.SamplerName = "identity"  # data/sampler.py
+    cache: names.CacheName = "auto"  # decoded pixels: data/pixels.py says where
     cache_folder: Folder | None = None  # of data.cache=disk; None is the user's cache folder
     workers: NonNegative = 2  # threads that fill the cache; without a cache, processes that decode
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -185,7 +185,7 @@ class BackboneConfig(Section):
     num_heads: Positive | None = None
     projection: Positive | None = None
     drop_path: Probability = 0.0
-    position_interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # antialiased, as timm does; plain, as upstream
+    position_interpolation: names.Interpolation = "bicubic"  # antialiased, as timm does; plain, as upstream
 
     @model_validator(mode="after")
     def _check_together(self) -> BackboneConfig:
@@ -201,20 +201,20 @@ class BackboneConfig(Section):
 class SDTPSConfig(Section):
     """The SDTPS head (models/sdtps.py). `preset` fills every setting that is None."""
 
-    preset: Literal["reference", "sound"] = "reference"
+    preset: names.PresetName = "reference"
     sparse_ratio: Ratio | None = None
     aggr_ratio: Ratio = 0.4
     beta: Annotated[float, Number, Field(ge=0.0, le=0.5)] = 0.25
     use_gumbel: bool = False
     gumbel_tau: Spread = 1.0
-    relaxation: Literal["none", "softmax", "k_hot"] | None = None
-    noise: Literal["none", "relaxation", "shared"] | None = None
-    mask: Literal["log", "masked_softmax"] | None = None
-    normalisation: Literal["min_max", "quantile"] | None = None
-    guide: Literal["reduced", "cls", "mean_patch"] = "reduced"
+    relaxation: names.Relaxation | None = None
+    noise: names.Noise | None = None
+    mask: names.Mask | None = None
+    normalisation: names.Normalisation | None = None
+    guide: names.GuideName = "reduced"
     learned_guides: bool | None = None
-    reader: Literal["mean", "max", "attention", "project", "hdm"] | None = None
-    scoring: Literal["guided", "random"] | None = None
+    reader: names.SlotPoolingName | None = None
+    scoring: names.Scoring | None = None
 
 
 class SlimmingConfig(Section):
@@ -222,10 +222,8 @@ class SlimmingConfig(Section):
 
     after_block: Positive
     keep_ratio: Ratio
-    guidance: Literal[
-        "self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"
-    ] = "consensus"
-    dropped: Literal["fuse", "merge"] = "fuse"
+    guidance: names.Guidance = "consensus"
+    dropped: names.Dropped = "fuse"
 
 
 class ModelConfig(Section):
@@ -233,17 +231,17 @@ class ModelConfig(Section):
 
     backbone: BackboneConfig = BackboneConfig()
     sie_coefficient: Rate = 1.0  # scale of the camera embedding; 0 switches it off
-    sie_tokens: Literal["cls", "all"] = "cls"  # that it is added to
+    sie_tokens: names.SieTokens = "cls"  # that it is added to
     pife: bool = True
-    head: Literal["none", "hdm", "hdm_atmoe", "sdtps"] = "sdtps"
+    head: names.HeadName = "sdtps"
     sdtps: SDTPSConfig = SDTPSConfig()
     slimming: tuple[SlimmingConfig, ...] = ()
     hdm_head_width: Positive | None = (
         None  # channels of a head; None: 8 heads (fewer where 8 does not divide the width)
     )
-    hdm_query: Literal["unit", "scaled"] = "unit"  # its queries start from normal draws, of std 1 or 1 / sqrt(width)
+    hdm_query: names.HDMQuery = "unit"  # its queries start from normal draws, of std 1 or 1 / sqrt(width)
     atmoe_heads: Positive = 4
-    global_classifier: Literal["joint", "separate"] = "joint"  # upstream DIRECT 1 / 0
+    global_classifier: names.ClassifierName = "joint"  # upstream DIRECT 1 / 0
 
 
 class TrainConfig(Section):
@@ -252,20 +250,20 @@ class TrainConfig(Section):
     epochs: Positive = 50
     dense_epochs: NonNegative = 0  # first epochs, in which model.slimming drops no patch but is trained
     seed: NonNegative = 1111
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: names.OptimizerName = "adam"
     lr: Rate = 3.5e-4
     backbone_lr: Rate = 5e-6
     momentum: Probability = 0.9  # sgd only
     weight_decay: Rate = 1e-4
     bias_lr_factor: Rate = 2.0  # learning rate of biases, relative to that of weights
     backbone_bias_lr_factor: Rate | None = None  # the same in the backbone; None: bias_lr_factor
-    camera_lr_from: Literal["base", "backbone"] = "base"  # rate of the camera embedding: lr, or backbone_lr
+    camera_lr_from: names.CameraRate = "base"  # rate of the camera embedding: lr, or backbone_lr
     classifier_lr_factor: Rate = 1.0
     warmup_epochs: NonNegative = 10
     warmup_factor: Ratio = 0.1  # every group warms up from this share
-    warmup_from: Literal["own", "base"] = "own"  # of its own lr, or of train.lr, from which a slower group warms down
+    warmup_from: names.RateReference = "own"  # of its own lr, or of train.lr, from which a slower group warms down
     final_lr_factor: Probability = 1e-3  # cosine ends at this share
-    final_lr_from: Literal["own", "base"] = "own"  # of each group's own lr, or of train.lr
+    final_lr_from: names.RateReference = "own"  # of each group's own lr, or of train.lr
     cosine_under_warmup: bool = False  # cosine counts from epoch 0 and not from the end of the warm-up
     lr_noise: bool = False  # upstream's random factor on the learning rates of each epoch, see train/optim.py
     clip_grad_norm: Rate = 0.0  # 0 switches clipping off
@@ -274,15 +272,15 @@ class TrainConfig(Section):
     triplet_margin: Rate | None = None  # None: soft margin
     label_smoothing: Annotated[float, Number, Field(ge=0.0, lt=1.0)] = 0.1
     modality_dropout: Probability = 0.0  # that an item of a training batch loses some, never all, of its modalities
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: names.PrecisionSetting = "auto"
+    device: names.DeviceName = "auto"
     compile: bool = False  # torch.compile the blocks of the ViT for training; needs a C++ compiler, or Triton on CUDA
     cuda_graph: bool = False  # record a training step once and replay it, see train/recording.py
     evaluate_every: Positive = 1  # evaluate every so many epochs
     checkpoint_every: Positive = 10  # save a state to resume from every so many epochs
     log_every: Positive = 10  # log every so many steps
     maps_every: NonNegative = 5  # evaluated epochs divisible by it, and the last, show what is selected; 0 is never
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)  # besides metrics.jsonl
+    trackers: tuple[names.TrackerName, ...] = ("tensorboard",)  # besides metrics.jsonl
 
     @model_validator(mode="after")
     def _check_together(self) -> TrainConfig:
@@ -302,8 +300,8 @@ class EvaluateConfig(Section):
 
     batch_size: Positive = 128
     normalise: bool = True  # L2-normalise features before the Euclidean distance
-    missing: tuple[ModalityName, ...] = ()  # modalities withheld at test
-    missing_as: Literal["absent", "zeros"] = "absent"  # left out by the model, or seen by it as an image of zeros
+    missing: tuple[names.ModalityName, ...] = ()  # modalities withheld at test
+    missing_as: names.MissingAs = "absent"  # left out by the model, or seen by it as an image of zeros
     rerank: bool = False  # final figures re-ranked as well, beside the plain ones
     rerank_k1: Positive = 20
     rerank_k2: Positive = 6

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from trireid.data.randomness import seeded_generator, uniform_draws
 from trireid.data.transforms import Channels, normalise
-
-PaddingMode = Literal["zeros", "reflect"]
+from trireid.names import PaddingMode
 
 ERASING_AREA = (0.02, 0.33)
 ERASING_ASPECT = (0.3, 1 / 0.3)

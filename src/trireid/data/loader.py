@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
@@ -17,6 +17,7 @@ from trireid.data.randomness import seeded_generator
 from trireid.data.records import Record
 from trireid.data.sampler import IdentitySampler, RandomBatchSampler, UniformIdentitySampler
 from trireid.errors import ConfigError, DataError
+from trireid.names import SamplerName
 from trireid.types import UNKNOWN, Batch
 
 FILES_PER_WORKER, SPARE_FILES = 5, 24
@@ -30,7 +31,7 @@ def train_loader(
     label_map: LabelMap,
     batch_size: int,
     num_instances: int,
-    sampler: Literal["identity", "uniform_identity", "random"] = "identity",
+    sampler: SamplerName = "identity",
     seed: int,
     workers: int = 0,
     pin_memory: bool = False,

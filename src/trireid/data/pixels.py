@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import psutil
 import torch
@@ -24,13 +24,13 @@ from trireid.data.formats import quiet_decoders
 from trireid.data.images import Progress, decode_sources, load_images, orient_sources
 from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.records import ImageFacts, ImageSource, Record
-from trireid.data.transforms import Interpolation, resize_triplet
+from trireid.data.transforms import resize_triplet
 from trireid.errors import ConfigError
+from trireid.names import CacheName, Interpolation
 from trireid.types import NUM_MODALITIES
 
 _log = logging.getLogger(__name__)
 
-CacheName = Literal["auto", "none", "memory", "device", "disk"]
 
 MEMORY_SHARE = 0.5
 """Share of the host's free memory that `auto` may fill."""

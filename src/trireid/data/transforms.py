@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import functional as F
 
 from trireid.errors import InputError
 from trireid.lazy import warn_renamed
+from trireid.names import Interpolation
 
-Interpolation = Literal["bilinear", "bicubic"]
 Channels = tuple[float, float, float]
 Images = Sequence[Tensor | None]
 

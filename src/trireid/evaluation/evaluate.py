@@ -13,10 +13,10 @@ from trireid.evaluation.applied_rule import AppliedRule, applied_rule, unknown_m
 from trireid.evaluation.distance import check_features, check_widths, unit
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
-from trireid.evaluation.missing import MissingAs
 from trireid.evaluation.presence import Presence, shared_distance, unrelated_cosine, unshared_pairs
 from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.evaluation.rerank import k_reciprocal
+from trireid.names import MissingAs
 from trireid.types import Batch, Labels, Protocol
 
 

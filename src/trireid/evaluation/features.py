@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
-from trireid.evaluation.missing import MissingAs, take_shown, withhold_batch
+from trireid.evaluation.missing import take_shown, withhold_batch
+from trireid.names import MissingAs
 from trireid.types import NUM_MODALITIES, Batch, Blocks, ReIDOutput
 
 RANKED_FEATURES: tuple[str, ...] = ("global", "head", "joint")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Literal
 
 from torch import Tensor
 
 from trireid.errors import InputError
 from trireid.types import MODALITIES, Batch
 
-MissingAs = Literal["absent", "zeros"]
 """A withheld modality is left out by the model (`absent`), or seen by it as a normalised image of zeros (`zeros`)."""
 
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -19,6 +19,7 @@ from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.models.untrusted import one_line
 from trireid.models.vit_parts import check_vit
+from trireid.names import SieTokens
 from trireid.types import Selection
 
 ALIASES: MappingProxyType[str, str] = MappingProxyType(
@@ -31,9 +32,6 @@ ALIASES: MappingProxyType[str, str] = MappingProxyType(
 """Short names of backbones -> timm names. `tiny` is ours, for the CPU, and has no pretrained weights."""
 
 TINY = MappingProxyType({"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 4})
-
-
-SieTokens = Literal["cls", "all"]
 
 
 class BackboneOutput(NamedTuple):

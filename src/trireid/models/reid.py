@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,8 @@ from trireid.models.modality import mask_absent
 from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS
 from trireid.models.slimming import in_original_grid
+from trireid.names import GuideName
 from trireid.types import MODALITIES, MODALITY_BLOCKS, ReIDOutput, Selection
-
-GuideName = Literal["reduced", "cls", "mean_patch"]
 
 
 class HDMHead(nn.Module):

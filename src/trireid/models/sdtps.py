@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,11 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
-from trireid.models.slot_pooling import SlotReader, SlotReaderName
+from trireid.models.slot_pooling import SlotReader
+from trireid.names import Mask, Noise, Normalisation, PresetName, Relaxation, Scoring, SlotPoolingName
 from trireid.types import NUM_MODALITIES, Selection
 
-Relaxation = Literal["none", "softmax", "k_hot"]
-Noise = Literal["none", "relaxation", "shared"]
-Mask = Literal["log", "masked_softmax"]
-Normalisation = Literal["min_max", "quantile"]
-Scoring = Literal["guided", "random"]
-
-PRESETS: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
+PRESETS: MappingProxyType[PresetName, MappingProxyType[str, Any]] = MappingProxyType(
     {
         "reference": MappingProxyType(
             {
@@ -127,7 +122,7 @@ class SDTPS(nn.Module):
         mask: Mask = "log",
         normalisation: Normalisation = "min_max",
         learned_guides: bool = False,
-        reader: SlotReaderName = "mean",
+        reader: SlotPoolingName = "mean",
         scoring: Scoring = "guided",
     ) -> None:
         super().__init__()

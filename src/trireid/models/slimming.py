@@ -7,17 +7,15 @@ Everything works on rows: R of the B * M images, those whose modality is present
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.models import selection as select
+from trireid.names import Dropped, Guidance
 from trireid.types import Selection
-
-Guidance = Literal["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"]
-Dropped = Literal["fuse", "merge"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ keep the slots apart. Shapes: B batch, M modality, S slots, D channels.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models.hdm import HDM
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
+from trireid.names import SlotPoolingName
 from trireid.types import NUM_MODALITIES, Blocks
-
-SlotReaderName = Literal["mean", "max", "attention", "project", "hdm"]
 
 
 class SlotReader(nn.Module):
@@ -32,10 +31,12 @@ class SlotReader(nn.Module):
         num_modalities: M.
     """
 
-    def __init__(self, name: SlotReaderName, *, dim: int, num_slots: int, num_modalities: int = NUM_MODALITIES) -> None:
+    def __init__(
+        self, name: SlotPoolingName, *, dim: int, num_slots: int, num_modalities: int = NUM_MODALITIES
+    ) -> None:
         super().__init__()
-        if name not in get_args(SlotReaderName):
-            raise InputError(f"slot reader is {name!r}; allowed are {', '.join(get_args(SlotReaderName))}")
+        if name not in get_args(SlotPoolingName):
+            raise InputError(f"slot reader is {name!r}; allowed are {', '.join(get_args(SlotPoolingName))}")
         self.name = name
         self.num_slots = num_slots
         self.feature_dim = num_modalities * dim

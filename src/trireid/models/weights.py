@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import safetensors
@@ -28,10 +28,10 @@ from trireid.models.positions import Grid, published_grid, recorded_grid, resize
 from trireid.models.torchscript import is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream
 from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
+from trireid.names import Interpolation
 
 _PROGRAM_BYTES = 2**20
 
-PositionInterpolation = Literal["bicubic", "bilinear"]
 
 CLIP_FILE = " (for CLIP OpenAI's ViT-B-16.pt)"
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
@@ -44,7 +44,7 @@ def load_backbone_weights(
     *,
     name: str,
     pretrained: str,
-    interpolation: PositionInterpolation = "bicubic",
+    interpolation: Interpolation = "bicubic",
     image_size: Grid | None = None,
 ) -> str:
     """Load start weights in place.
@@ -100,7 +100,7 @@ def fill_backbone(
     name: str,
     source: Path,
     num_others: int = 0,
-    interpolation: PositionInterpolation = "bicubic",
+    interpolation: Interpolation = "bicubic",
     image_size: Grid | None = None,
     is_square: bool = False,
 ) -> str:
@@ -299,7 +299,7 @@ def fetch_timm_weights(timm_name: str) -> Path:
 
 
 def _convert(
-    vit: VisionTransformer, state: dict[str, Tensor], *, source: Path, interpolation: PositionInterpolation
+    vit: VisionTransformer, state: dict[str, Tensor], *, source: Path, interpolation: Interpolation
 ) -> dict[str, Tensor]:
     """The tensors in timm's names, patch filters in the size of the model; the position table stays as it is."""
     # timm resizes the table by a guess at its grid, unless the model has none (or, in older versions, one as long).
@@ -340,7 +340,7 @@ def _fit_positions(
     name: str,
     source: Path,
     patch_size: Grid,
-    interpolation: PositionInterpolation,
+    interpolation: Interpolation,
     given: Grid | None,
     is_square: bool,
 ) -> list[str]:

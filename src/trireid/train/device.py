@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 
 from trireid.errors import ConfigError
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from trireid.names import DeviceName, Precision
 
 _AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: CUDA is requested and not available, or the name is not known.
     """
-    if name not in ("auto", "cpu", "cuda"):
+    if name not in get_args(DeviceName):
         raise ConfigError(f"train.device is {name!r}: allowed are auto, cpu and cuda")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -44,7 +43,7 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if name == "fp16" and device.type != "cuda":
         raise ConfigError("train.precision fp16 needs a CUDA device: set train.precision=fp32, bf16 or auto")
-    precisions: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+    precisions: tuple[Precision, ...] = get_args(Precision)
     for precision in precisions:
         if name == precision:
             return precision

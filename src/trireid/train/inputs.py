@@ -22,8 +22,9 @@ from trireid.data.range_settings import depth_messages, known_ranges, resolve_ra
 from trireid.data.readers import scan
 from trireid.data.records import DatasetIndex, Record
 from trireid.data.splits import hold_out
-from trireid.data.transforms import Interpolation, Normalise
+from trireid.data.transforms import Normalise
 from trireid.errors import DataError
+from trireid.names import Interpolation
 from trireid.train.progress import progress_bar
 from trireid.types import UNKNOWN, Batch, Labels, Protocol
 

@@ -24,8 +24,8 @@ from trireid.errors import RunError
 from trireid.models.build import build_model, check_model, check_published_weights
 from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
+from trireid.names import Precision
 from trireid.train.device import (
-    Precision,
     autocast_dtype,
     deterministic_algorithms,
     make_accelerator,

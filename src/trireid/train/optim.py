@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
@@ -12,10 +12,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trireid.errors import InputError
+from trireid.names import OptimizerName, RateReference
 
 ParameterGroups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
-OptimizerName = Literal["adam", "adamw", "sgd"]
-Reference = Literal["own", "base"]
 
 
 class ParameterGroup(TypedDict):
@@ -97,8 +96,8 @@ def group_lr_factor(
     epochs: int,
     warmup_factor: float,
     final_lr_factor: float,
-    warmup_from: Reference = "own",
-    final_lr_from: Reference = "own",
+    warmup_from: RateReference = "own",
+    final_lr_from: RateReference = "own",
     lr_noise: bool = False,
     **shape: Any,
 ) -> float:

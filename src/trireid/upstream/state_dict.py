@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.nn import functional
 from trireid.errors import CheckpointError
 from trireid.models.towers import Rule, clip_rules, count_blocks, is_upstream, same, timm_rules
 from trireid.models.untrusted import value_fault
+from trireid.names import HeadName
 from trireid.types import MODALITIES, modality_subsets
 
 BASE = "BACKBONE.base."
@@ -40,8 +40,6 @@ IGNORED = (
     (re.compile(r"BACKBONE\.base\.(fc|head)\.(weight|bias)"), "the ImageNet classifier, which features do not use"),
 )
 """Keys that a file may have and that are not used, with the reason."""
-
-HeadName = Literal["none", "hdm", "hdm_atmoe", "sdtps"]
 
 
 @dataclass(frozen=True)

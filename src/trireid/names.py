@@ -1,0 +1,61 @@
+"""The values that named options can take, each list written once. Settings and modules share them; torch is not needed.
+
+An option that a user sets by name is a `Literal` here: the settings (`config/schema.py`) check against it, the modules
+annotate their arguments with it, and `typing.get_args` lists its values in error messages.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# Modalities and missing ones
+ModalityName = Literal["rgb", "nir", "tir"]
+MODALITIES: tuple[str, ...] = ("rgb", "nir", "tir")
+"""All modalities in the one order that is used everywhere."""
+MissingAs = Literal["absent", "zeros"]
+"""A withheld modality is left out by the model, or is seen by it as an image of zeros."""
+
+# Data
+DataFormat = Literal["rgbnt201", "rgbnt100", "msvr310", "wmveid863", "csv"]
+Exclusion = Literal["camera", "scene", "cross_camera", "none"]
+"""Which gallery items a query must not see (`types.Protocol`)."""
+ExclusionSetting = Literal["auto", Exclusion]
+"""`auto` is the rule that the data set's publication uses."""
+SamplerName = Literal["identity", "uniform_identity", "random"]
+CacheName = Literal["auto", "none", "memory", "device", "disk"]
+PaddingMode = Literal["zeros", "reflect"]
+Interpolation = Literal["bilinear", "bicubic"]
+"""Of images, and of the position table of start weights."""
+
+# Model
+HeadName = Literal["none", "hdm", "hdm_atmoe", "sdtps"]
+SieTokens = Literal["cls", "all"]
+"""Tokens that the camera embedding is added to."""
+HDMQuery = Literal["unit", "scaled"]
+"""The standard deviation of the first query tokens: 1, or 1 / sqrt(width)."""
+ClassifierName = Literal["joint", "separate"]
+"""One global classifier for all modalities, or one per modality."""
+
+# SDTPS head
+PresetName = Literal["reference", "sound"]
+Relaxation = Literal["none", "softmax", "k_hot"]
+Noise = Literal["none", "relaxation", "shared"]
+Mask = Literal["log", "masked_softmax"]
+Normalisation = Literal["min_max", "quantile"]
+GuideName = Literal["reduced", "cls", "mean_patch"]
+SlotPoolingName = Literal["mean", "max", "attention", "project", "hdm"]
+Scoring = Literal["guided", "random"]
+
+# Slimming inside the ViT
+Guidance = Literal["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"]
+Dropped = Literal["fuse", "merge"]
+
+# Training
+OptimizerName = Literal["adam", "adamw", "sgd"]
+RateReference = Literal["own", "base"]
+"""The learning rate that a share refers to: each group's own, or `train.lr`."""
+CameraRate = Literal["base", "backbone"]
+Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionSetting = Literal["auto", Precision]
+DeviceName = Literal["auto", "cpu", "cuda"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
