@@ -58,7 +58,7 @@ class Section(BaseModel):
 
 
 def _check_modalities(path: str, given: tuple[str, ...]) -> None:
-    """Refuse repeated names and another order than rgb, nir, tir."""
+    """Refuse repeated names, and any order other than rgb, nir, tir."""
     if list(given) != [name for name in names.MODALITIES if name in given]:
         raise ValueError(f"{path} is ({', '.join(given)}): name each once, in the order rgb, nir, tir")
 
@@ -113,17 +113,17 @@ class DataConfig(Section):
     image_size: tuple[Positive, Positive] = (256, 128)  # (height, width)
     mean: tuple[Real, Real, Real] = (0.5, 0.5, 0.5)
     std: tuple[Spread, Spread, Spread] = (0.5, 0.5, 0.5)
-    modalities: tuple[names.ModalityName, ...] = ("rgb", "nir", "tir")  # the others are treated as absent everywhere
-    range: RangeConfig = RangeConfig()  # of values of images of more than 8 bits
-    exclude: names.ExclusionSetting = "auto"  # gallery items a query must not see
-    val_ids: NonNegative = 0  # training identities held out to choose `best` by
+    modalities: tuple[names.ModalityName, ...] = ("rgb", "nir", "tir")  # all others are treated as absent
+    range: RangeConfig = RangeConfig()  # value range of images of more than 8 bits
+    exclude: names.ExclusionSetting = "auto"  # which gallery items are hidden from a query
+    val_ids: NonNegative = 0  # training identities held out for model selection
     skip_bad: bool = False  # leave out (and list) faulty triplets instead of stopping
-    interpolation: names.Interpolation = "bilinear"  # of the test images
-    batch_size: Positive = 64  # triplets in a whole batch, which several processes share in equal parts
-    num_instances: Positive = 8  # images of one identity in a batch
-    sampler: names.SamplerName = "identity"  # data/sampler.py
-    cache: names.CacheName = "auto"  # decoded pixels: data/pixels.py says where
-    cache_folder: Folder | None = None  # of data.cache=disk; None is the user's cache folder
+    interpolation: names.Interpolation = "bilinear"  # of test images
+    batch_size: Positive = 64  # triplets per batch, over all processes
+    num_instances: Positive = 8  # triplets of one identity in a batch
+    sampler: names.SamplerName = "identity"  # see data/sampler.py
+    cache: names.CacheName = "auto"  # where decoded pixels are kept, see data/pixels.py
+    cache_folder: Folder | None = None  # of data.cache=disk; None: the user's cache folder
     workers: NonNegative = 2  # threads that fill the cache; without a cache, processes that decode
     augmentation: AugmentationConfig = AugmentationConfig()
 
@@ -135,8 +135,8 @@ class DataConfig(Section):
         self._check_augmentation()
         if self.batch_size < 2:
             raise ValueError(
-                "data.batch_size=1 puts one triplet in a batch, of which BatchNorm has no statistics and the triplet "
-                "loss no pair: use 2 or more (32 to 128 learn better; evaluate.batch_size may be 1)"
+                "data.batch_size=1 gives BatchNorm no statistics and the triplet loss no pair: use 2 or "
+                "more (32 to 128 learn better; evaluate.batch_size may be 1)"
             )
         identities, rest = divmod(self.batch_size, self.num_instances)
         if self.sampler != "random" and rest:
@@ -185,7 +185,7 @@ class BackboneConfig(Section):
     num_heads: Positive | None = None
     projection: Positive | None = None
     drop_path: Probability = 0.0
-    position_interpolation: names.Interpolation = "bicubic"  # antialiased, as timm does; plain, as upstream
+    position_interpolation: names.Interpolation = "bicubic"  # bicubic with antialiasing, as timm; bilinear, as upstream
 
     @model_validator(mode="after")
     def _check_together(self) -> BackboneConfig:
@@ -231,17 +231,15 @@ class ModelConfig(Section):
 
     backbone: BackboneConfig = BackboneConfig()
     sie_coefficient: Rate = 1.0  # scale of the camera embedding; 0 switches it off
-    sie_tokens: names.SieTokens = "cls"  # that it is added to
+    sie_tokens: names.SieTokens = "cls"  # tokens that it is added to
     pife: bool = True
     head: names.HeadName = "sdtps"
     sdtps: SDTPSConfig = SDTPSConfig()
     slimming: tuple[SlimmingConfig, ...] = ()
-    hdm_head_width: Positive | None = (
-        None  # channels of a head; None: 8 heads (fewer where 8 does not divide the width)
-    )
-    hdm_query: names.HDMQuery = "unit"  # its queries start from normal draws, of std 1 or 1 / sqrt(width)
+    hdm_head_width: Positive | None = None  # channels per head; None: 8 heads (fewer if 8 does not divide the width)
+    hdm_query: names.HDMQuery = "unit"  # standard deviation of the initial queries: 1 or 1 / sqrt(width)
     atmoe_heads: Positive = 4
-    global_classifier: names.ClassifierName = "joint"  # upstream DIRECT 1 / 0
+    global_classifier: names.ClassifierName = "joint"  # upstream's DIRECT 1 or 0
 
 
 class TrainConfig(Section):
@@ -256,31 +254,31 @@ class TrainConfig(Section):
     momentum: Probability = 0.9  # sgd only
     weight_decay: Rate = 1e-4
     bias_lr_factor: Rate = 2.0  # learning rate of biases, relative to that of weights
-    backbone_bias_lr_factor: Rate | None = None  # the same in the backbone; None: bias_lr_factor
-    camera_lr_from: names.CameraRate = "base"  # rate of the camera embedding: lr, or backbone_lr
+    backbone_bias_lr_factor: Rate | None = None  # the same for the backbone; None: bias_lr_factor
+    camera_lr_from: names.CameraRate = "base"  # learning rate of the camera embedding: lr or backbone_lr
     classifier_lr_factor: Rate = 1.0
     warmup_epochs: NonNegative = 10
-    warmup_factor: Ratio = 0.1  # every group warms up from this share
-    warmup_from: names.RateReference = "own"  # of its own lr, or of train.lr, from which a slower group warms down
-    final_lr_factor: Probability = 1e-3  # cosine ends at this share
-    final_lr_from: names.RateReference = "own"  # of each group's own lr, or of train.lr
-    cosine_under_warmup: bool = False  # cosine counts from epoch 0 and not from the end of the warm-up
+    warmup_factor: Ratio = 0.1  # warm-up starts at this share of the learning rate
+    warmup_from: names.RateReference = "own"  # share of each group's own lr, or of train.lr
+    final_lr_factor: Probability = 1e-3  # the cosine schedule ends at this share
+    final_lr_from: names.RateReference = "own"  # share of each group's own lr, or of train.lr
+    cosine_under_warmup: bool = False  # the cosine starts at epoch 0, not after the warm-up
     lr_noise: bool = False  # upstream's random factor on the learning rates of each epoch, see train/optim.py
     clip_grad_norm: Rate = 0.0  # 0 switches clipping off
     id_weight: Rate = 0.25
     triplet_weight: Rate = 1.0
     triplet_margin: Rate | None = None  # None: soft margin
     label_smoothing: Annotated[float, Number, Field(ge=0.0, lt=1.0)] = 0.1
-    modality_dropout: Probability = 0.0  # that an item of a training batch loses some, never all, of its modalities
+    modality_dropout: Probability = 0.0  # that a training item loses some (never all) of its modalities
     precision: names.PrecisionSetting = "auto"
     device: names.DeviceName = "auto"
-    compile: bool = False  # torch.compile the blocks of the ViT for training; needs a C++ compiler, or Triton on CUDA
+    compile: bool = False  # torch.compile the ViT blocks in training; needs a C++ compiler, or Triton on CUDA
     cuda_graph: bool = False  # record a training step once and replay it, see train/recording.py
     evaluate_every: Positive = 1  # evaluate every so many epochs
     checkpoint_every: Positive = 10  # save a state to resume from every so many epochs
     log_every: Positive = 10  # log every so many steps
-    maps_every: NonNegative = 5  # evaluated epochs divisible by it, and the last, show what is selected; 0 is never
-    trackers: tuple[names.TrackerName, ...] = ("tensorboard",)  # besides metrics.jsonl
+    maps_every: NonNegative = 5  # log pictures of the selection every so many epochs and at the end; 0: never
+    trackers: tuple[names.TrackerName, ...] = ("tensorboard",)  # in addition to metrics.jsonl
 
     @model_validator(mode="after")
     def _check_together(self) -> TrainConfig:
@@ -300,9 +298,9 @@ class EvaluateConfig(Section):
 
     batch_size: Positive = 128
     normalise: bool = True  # L2-normalise features before the Euclidean distance
-    missing: tuple[names.ModalityName, ...] = ()  # modalities withheld at test
-    missing_as: names.MissingAs = "absent"  # left out by the model, or seen by it as an image of zeros
-    rerank: bool = False  # final figures re-ranked as well, beside the plain ones
+    missing: tuple[names.ModalityName, ...] = ()  # modalities withheld in the test
+    missing_as: names.MissingAs = "absent"  # left out by the model, or replaced by an image of zeros
+    rerank: bool = False  # also report re-ranked metrics at the end
     rerank_k1: Positive = 20
     rerank_k2: Positive = 6
     rerank_lambda: Probability = 0.3
