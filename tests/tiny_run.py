@@ -68,7 +68,11 @@ def tiny_config(root: Path, output: Path, *overrides: str, **settings: Any) -> C
 
 def untrained_run(root: Path, output: Path, *overrides: str) -> Path:
     """A run folder as training leaves it, of a model that never trained: checkpoint, settings and test features."""
-    config = tiny_config(root, output, *overrides)
+    return write_untrained(tiny_config(root, output, *overrides))
+
+
+def write_untrained(config: Config) -> Path:
+    """The same for any configuration."""
     index = scan(config.data.format, config.data.root)
     label_map = LabelMap.from_records(index.train)
     torch.manual_seed(0)
@@ -78,6 +82,7 @@ def untrained_run(root: Path, output: Path, *overrides: str) -> Path:
         num_classes=len(label_map.identities),
         num_cameras=len(label_map.cameras),
     )
+    output = config.output
     output.mkdir(parents=True)
     (output / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     save_checkpoint(output / "last.safetensors", model, config=config, label_map=label_map, epoch=0)
