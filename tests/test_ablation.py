@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tiny_run import tiny_config, write_tree
 from trireid import ablation
-from trireid.ablation import Cell, Job
+from trireid.ablation import Cell, Job, running
 from trireid.cli.app import app
 from trireid.config.load import dump_config, load_config
 from trireid.errors import ConfigError, RunError
@@ -41,7 +41,7 @@ def test_vary_makes_every_combination_and_does_not_split_lists():
 
 @pytest.mark.parametrize("entry", ["model.head", "=none", "model.head=", "model.head=none,,sdtps"])
 def test_a_wrong_axis_is_named(entry):
-    with pytest.raises(ConfigError, match="is not key=v1,v2"):
+    with pytest.raises(ConfigError, match="is not of the form key=v1,v2"):
         ablation.vary_cells([entry])
 
 
@@ -64,10 +64,10 @@ def test_a_wrong_setting_in_any_cell_stops_before_the_first_run(tmp_path):
 
 
 REFUSED = [
-    (["train.seed=5,6"], [], "seed=5: train.seed is set by the ablation itself"),
-    (["train.epochs=3,4"], ["train.seed=9"], "train.seed is set by the ablation itself"),
-    (["output=elsewhere"], [], "output is set by the ablation itself"),
-    (["train.lr=0.1,1e-1"], [], "lr=0.1 and lr=1e-1 are the same settings"),
+    (["train.seed=5,6"], [], "seed=5: the ablation sets train.seed itself"),
+    (["train.epochs=3,4"], ["train.seed=9"], "the ablation sets train.seed itself"),
+    (["output=elsewhere"], [], "the ablation sets output itself"),
+    (["train.lr=0.1,1e-1"], [], "lr=0.1 and lr=1e-1 have the same settings"),
 ]
 
 
@@ -126,7 +126,7 @@ def test_best_is_reported_where_a_validation_split_chose_it(tmp_path):
 
 
 def test_nothing_finished_is_an_error(tmp_path):
-    with pytest.raises(RunError, match="no cell of the ablation has finished"):
+    with pytest.raises(RunError, match="no run of the ablation has finished"):
         ablation.markdown(ablation.collect([Job(Cell("a", ()), 1, tmp_path)]))
 
 
@@ -152,7 +152,7 @@ def test_a_failure_is_told_by_what_its_own_process_said(tmp_path):
     job.folder.with_suffix(".log").write_text("next: trireid report, of an earlier process\n")
     (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
     assert "train.epochs" in ablation.run_jobs([job], config_path=tmp_path / "c.yaml", overrides=[])[0][1]
-    assert ablation._last_line(ablation._Running(job, 0, job.folder.with_suffix(".log").stat().st_size)) == ""
+    assert running._last_line(running._Running(job, 0, job.folder.with_suffix(".log").stat().st_size)) == ""
 
 
 def test_finished_runs_are_not_started_again_and_failures_say_why(tmp_path):
@@ -176,7 +176,7 @@ def test_runs_end_with_an_ablation_that_is_told_to_stop(tmp_path, monkeypatch):
         started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(5)"]))
         return started[-1]
 
-    monkeypatch.setattr(ablation, "_start", start)
+    monkeypatch.setattr(running, "_start", start)
     (tmp_path / "seed1.log").write_text("")
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -255,7 +255,7 @@ def test_runs_at_a_time_are_spread_over_the_devices(tmp_path, monkeypatch):
             return 0
 
     started = []
-    monkeypatch.setattr(ablation.subprocess, "Popen", Ended)
+    monkeypatch.setattr(running.subprocess, "Popen", Ended)
     (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
     jobs = [Job(Cell("a", ()), seed, tmp_path / f"seed{seed}") for seed in range(4)]
     options = {"config_path": tmp_path / "c.yaml", "overrides": []}
@@ -343,5 +343,5 @@ def test_costs_that_cannot_be_measured_do_not_lose_the_table(tmp_path, monkeypat
     ]
     result = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--out", str(tmp_path / "grid")])
     assert result.exit_code == 0, result.output
-    assert "costs are left out of the table: out of memory" in result.stderr
+    assert "the table has no costs: out of memory" in result.stderr
     assert "| a | 1 | last |" in (tmp_path / "grid/table.md").read_text()

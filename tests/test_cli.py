@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import platform
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +17,7 @@ import trireid.train.loop
 import trireid.train.testing
 from trireid.cli import demo
 from trireid.cli.app import app
-from trireid.cli.console import note, progress, say, show_figures, show_log, show_table
+from trireid.cli.console import note, progress, say, show_log, show_metrics, show_table
 from trireid.cli.evaluate import parse_missing
 from trireid.cli.guard import guarded, rest_idle_threads
 from trireid.cli.synth import parse_size
@@ -108,6 +111,53 @@ def test_version():
     assert (result.exit_code, result.output) == (0, f"trireid {trireid.__version__}\n")
 
 
+def test_the_plain_version_loads_no_torch():
+    code = "import sys; from trireid.cli import main; sys.argv = ['trireid', '--version']\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules)"
+    assert run_module("-c", code).stdout.splitlines() == [f"trireid {trireid.__version__}", "False"]
+
+
+@pytest.mark.parametrize("options", [("--version", "--verbose"), ("--verbose", "--version")])
+def test_the_verbose_version_holds_what_an_issue_needs(options):
+    import torch
+
+    result = call(*options)
+    assert result.exit_code == 0
+    first, *others = result.stdout.splitlines()
+    shown = dict(line.split(": ", 1) for line in others)
+    assert first == f"trireid {trireid.__version__}"
+    assert shown["python"].split()[0] == platform.python_version()
+    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "simplejpeg", "tifffile"):
+        assert shown[package].split("+")[0] == metadata.version(package).split("+")[0]
+    assert shown["platform"] == platform.platform()
+    assert "GiB memory" in shown["cpu"]
+    assert int(shown["threads"].split()[0]) == torch.get_num_threads()
+    assert shown["cuda"] == (torch.version.cuda or "torch was built without CUDA")
+    assert shown["precision"].split()[0] in ("fp32", "bf16")
+    if not torch.cuda.is_available():
+        assert (shown["device"].split()[0], shown["gpu"]) == ("cpu", "none that torch can use")
+
+
+def test_the_verbose_version_names_every_gpu(monkeypatch):
+    import torch
+
+    names = ["First", "Second"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda number: SimpleNamespace(name=names[number], total_memory=3 * 2**30, major=9, minor=0),
+    )
+    shown = call("--version", "--verbose").stdout
+    assert "gpu 0: First, 3.0 GiB memory, compute capability 9.0\n" in shown
+    assert "gpu 1: Second, 3.0 GiB" in shown
+    assert "none that torch can use" not in shown
+
+
+def test_verbose_alone_says_what_it_goes_with():
+    assert "--version" in failed(call("--verbose", "demo"))
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "test", "ablate", "bench", "synth", "check-data", "report"])
 def test_every_command_has_help(command):
     result = call(command, "--help")
@@ -142,8 +192,8 @@ def test_train_says_figures_split_and_where_to_look(trained, settings):
     result = call("train", "--config", settings)
     for word in ("50.0", "25.0", "75.0", "3 joint", "chosen on the test split", "trireid report runs/run"):
         assert word in result.stdout, word
-    assert "no fair figure" in result.stderr
-    assert "2 of 8 queries have no valid match" in result.stderr
+    assert "biased: its epoch was chosen on the test split" in result.stderr
+    assert "2 of 8 queries have no match" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -166,8 +216,8 @@ def test_a_mistake_is_one_line_and_code_2(settings, tmp_path, arguments, message
     ("left", "said"),
     [
         ((), "stopped before anything was saved: start with the same command again"),
-        (("config.yaml",), "before a first state was saved (train.checkpoint_every="),
-        (("config.yaml", "state/state.pt"), "run/state, go on with the same command and --resume"),
+        (("config.yaml",), "before the first state was saved (train.checkpoint_every="),
+        (("config.yaml", "state/state.pt"), "run/state: continue with the same command and --resume"),
     ],
 )
 def test_ctrl_c_says_what_is_left(monkeypatch, settings, tmp_path, left, said):
@@ -405,7 +455,7 @@ def test_check_data_lists_faults_and_ends_with_2_unless_they_are_skipped(tree, t
     skipped = call("check-data", "--format", "rgbnt201", "--root", broken, "--skip-bad")
     assert skipped.exit_code == 0, skipped.output
     assert image.name in skipped.stdout
-    assert "left out" in skipped.stderr
+    assert "leaves these triplets out" in skipped.stderr
 
 
 def test_check_data_of_nothing_is_a_fault_even_when_faults_are_skipped(tmp_path):
@@ -441,7 +491,7 @@ def test_the_demo_compares_with_its_floors(capsys, trained_map, untrained_map, g
     said = capsys.readouterr().out
     assert f"{trained_map:.3f}" in said
     assert f"{untrained_map:.3f}" in said
-    assert ("NOT as it should be" in said) is not good
+    assert ("NOT as expected" in said) is not good
 
 
 def test_the_demo_goes_from_images_to_a_page_and_uses_images_again(trained, monkeypatch, tmp_path):
@@ -457,7 +507,7 @@ def test_the_demo_goes_from_images_to_a_page_and_uses_images_again(trained, monk
     assert list(config.data.root.glob("train*/RGB/*.jpg"))
     config.output.mkdir()
     second = call("demo", "--out", tmp_path)
-    assert "written before" in second.stderr
+    assert "an earlier demo wrote" in second.stderr
     assert trained[1][0].output == tmp_path / "run-2"
     assert trained[1][0].data.root == config.data.root
     for word in ("images:", "run:", "page:", "next:", "trained:", "untrained:"):
@@ -469,7 +519,7 @@ def test_the_demo_goes_from_images_to_a_page_and_uses_images_again(trained, monk
 
 def test_only_the_main_process_writes(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    show_figures("figures", FIGURES)
+    show_metrics("figures", FIGURES)
     assert capsys.readouterr() == ("", "")
 
 
@@ -486,7 +536,7 @@ def test_names_of_others_do_not_reach_the_terminal_as_commands(capsys):
 
 
 def test_figures_that_are_not_there_are_a_dash(capsys):
-    show_figures("figures", {"joint": {"mAP": 0.5}})
+    show_metrics("figures", {"joint": {"mAP": 0.5}})
     assert "-" in capsys.readouterr().out
 
 

@@ -26,7 +26,7 @@ def test_the_demo_reaches_its_floors_and_leaves_a_page(tmp_path):
     assert floors == {"joint_map": 0.60, "untrained_map": 0.30}
     assert metrics["feature"]["joint"]["mAP"] >= floors["joint_map"]
     assert metrics["untrained"]["feature"]["joint"]["mAP"] <= floors["untrained_map"]
-    assert "as it should be" in said.splitlines()[-2]
+    assert "as expected" in said.splitlines()[-2]
     assert (run / "report.html").stat().st_size > 50_000
 
 

@@ -48,7 +48,7 @@ def test_rank_lists_of_each_kind_or_of_one_query(run_dir, tmp_path):
     result = call("show", "ranks", run_dir, "--n", 1, "--out", tmp_path / "all")
     kinds = [name.partition("_0")[0] for name in written(result, tmp_path / "all")]
     assert kinds == ["ranks_easiest", "ranks_hardest"]
-    assert "no query is confidently wrong" in result.stderr
+    assert "there is no confidently wrong query" in result.stderr
     one = call("show", "ranks", run_dir, "--ids", "000101_cam1_0_01", "--format", "pdf", "--out", tmp_path / "one")
     assert written(one, tmp_path / "one") == ["ranks_query_000101_cam1_0_01.pdf"]
     assert (tmp_path / "one" / "ranks_query_000101_cam1_0_01.pdf").read_bytes().startswith(b"%PDF")

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, latency, throughput and memory, several models side by side."""
+"""The cost of models, side by side: parameters, multiply-adds, latency, throughput and memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +27,16 @@ Step = Callable[[], object]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one candidate costs in one mode.
+    """The cost of one model in one mode.
 
     Attributes:
-        name: of the candidate; mode: `inference` or `training`; batch_size: triplets a batch.
-        parameters: number; gmac: 1e9 multiply-adds a triplet of the forward pass (both None for a foreign callable,
-            which is only timed).
-        latency: median seconds a batch; latency_low, latency_high: first and third quartile.
-        throughput: triplets a second at the median.
-        peak_memory: bytes of device memory at the highest point of a batch while this candidate alone is on the
-            device (weights, optimiser state, images, activations), None on the CPU.
+        name: of the model; mode: `inference` or `training`; batch_size: triplets per batch.
+        parameters: their number; gmac: 1e9 multiply-adds per triplet in the forward pass (both None for a user's
+            callable, which is only timed).
+        latency: median seconds per batch; latency_low, latency_high: first and third quartile.
+        throughput: triplets per second at the median latency.
+        peak_memory: largest number of bytes of device memory during a batch, with this model alone on the device
+            (weights, optimiser state, images, activations), None on the CPU.
         repeats: number of timed batches.
     """
 
@@ -53,11 +53,34 @@ class Cost:
     repeats: int
 
 
+class CostRow(TypedDict):
+    """A `Cost` as a plain dictionary, with the numbers that compare it with others, see `as_rows`."""
+
+    name: str
+    mode: str
+    batch_size: int
+    parameters: int | None
+    gmac: float | None
+    latency: float
+    latency_low: float
+    latency_high: float
+    throughput: float
+    peak_memory: int | None
+    repeats: int
+    relative_throughput: float
+    tflops: float | None
+    matrix_share: float | None
+
+
 def count_macs(call: Callable[[], Any]) -> int:
     """Multiply-adds of everything that `call` runs, by torch's FLOP counter (2 FLOPs are 1 multiply-add).
 
-    Fused attention runs in its plain form while it is counted: the counter has no formula for the fused operator of
-    the CPU and would leave attention out without a word.
+    Fused attention is counted in its plain form, since the counter has no formula for the fused operator of the CPU
+    and would silently leave attention out.
+
+    Example:
+        >>> count_macs(lambda: torch.zeros(3, 4) @ torch.zeros(4, 5))
+        60
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
@@ -65,7 +88,7 @@ def count_macs(call: Callable[[], Any]) -> int:
 
 
 def model_macs(model: nn.Module, *, image_size: tuple[int, int], device: torch.device | str = "cpu") -> int:
-    """Multiply-adds of one triplet in evaluation, `model(images)` with images `(1, M, 3, H, W)`."""
+    """Multiply-adds per triplet in evaluation mode, of `model(images)` with images `(1, M, 3, H, W)`."""
     images = torch.zeros(1, NUM_MODALITIES, 3, *image_size, device=device)
     was_training = model.training
     model.eval()
@@ -77,7 +100,7 @@ def model_macs(model: nn.Module, *, image_size: tuple[int, int], device: torch.d
 
 
 def inference_step(model: Callable[[Tensor], object], images: Tensor, *, dtype: torch.dtype | None) -> Step:
-    """One forward pass without gradient, in autocast where a type is given (a `RecordedModel` brings its own)."""
+    """A forward pass without gradient, in autocast if a type is given (a `RecordedModel` has its own)."""
 
     def step() -> object:
         with torch.inference_mode(), torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
@@ -89,14 +112,14 @@ def inference_step(model: Callable[[Tensor], object], images: Tensor, *, dtype: 
 def training_step(
     model: ReIDModel, images: Tensor, *, num_classes: int, dtype: torch.dtype | None, recorded: bool = False
 ) -> Step:
-    """One optimiser step: forward, the losses of the recipe, backward, Adam.
+    """One optimiser step: forward pass, the losses of training, backward pass, Adam.
 
     Args:
-        model: in training mode afterwards.
+        model: is put into training mode.
         images: `(B, M, 3, H, W)`.
-        num_classes: C; four items share a label.
-        dtype: autocast type or None.
-        recorded: replay forward, loss and backward as a CUDA graph (a `ReIDModel` on a CUDA device).
+        num_classes: number of identities C; four items share a label.
+        dtype: autocast type; None: no autocast.
+        recorded: replay forward pass, losses and backward pass as a CUDA graph (a `ReIDModel` on a CUDA device).
     """
     numbers = torch.arange(len(images), device=images.device)
     present = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
@@ -131,13 +154,13 @@ def time_steps(
     warmup: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each step, taken in turn (A B C A B C ...), so that a machine that drifts is fair to all.
+    """Seconds of each step, timed in turn (A B C A B C ...), so that a drift of the machine affects all alike.
 
     Raises:
         InputError: fewer than one repeat or a negative warm-up.
     """
     if repeats < 1 or warmup < 0:
-        raise InputError(f"repeats is {repeats} and warm-up {warmup}: at least 1 and 0 are needed")
+        raise InputError(f"repeats is {repeats} and warmup is {warmup}: allowed are repeats >= 1 and warmup >= 0")
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(warmup + repeats):
         for name, step in steps.items():
@@ -153,18 +176,17 @@ def time_steps(
 
 
 def peak_memory(make: Callable[[], Step], *, device: torch.device) -> int | None:
-    """Bytes of device memory at the highest point of one step; None on the CPU, where nothing is made.
+    """Largest number of bytes of device memory during one step; None on the CPU, where `make` is not called.
 
     Args:
-        make: puts everything that the step needs on the device and returns the step, so that what is not measured need
-            not be there; it is let go of afterwards.
-        device: where.
+        make: puts everything that the step needs on the device and returns the step, which is freed afterwards.
+        device: that of the step.
     """
     if device.type != "cuda":
         return None
     _release()
     step = make()
-    step()  # the optimiser's state is there, and a compiled model compiled, from the second step on
+    step()  # creates the state of the optimiser, and compiles the model
     _release()
     torch.cuda.reset_peak_memory_stats(device)
     step()
@@ -177,7 +199,7 @@ def peak_memory(make: Callable[[], Step], *, device: torch.device) -> int | None
 
 @contextmanager
 def naming_out_of_memory(name: str, mode: str, *, batch_size: int) -> Iterator[None]:
-    """Say which candidate ran out of device memory.
+    """Name the model that runs out of device memory within the block.
 
     Raises:
         ConfigError: in place of torch's error.
@@ -186,7 +208,7 @@ def naming_out_of_memory(name: str, mode: str, *, batch_size: int) -> Iterator[N
         yield
     except torch.OutOfMemoryError:
         raise ConfigError(
-            f"{name} ran out of device memory in {mode} with {batch_size} triplets a batch: give a smaller "
+            f"{name} ran out of device memory in {mode} with {batch_size} triplets per batch: give a smaller "
             "--batch-size, or compare fewer models in one call (all are on the device while they are timed)"
         ) from None
 
@@ -201,7 +223,7 @@ def summarise(
     macs: int | None,
     memory: int | None,
 ) -> Cost:
-    """A `Cost` out of timed batches."""
+    """The `Cost` of timed batches; `seconds` has one entry per batch."""
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [seconds[0]] * 3
     return Cost(
         name=name,
@@ -218,8 +240,8 @@ def summarise(
     )
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on: device, cores, threads, versions."""
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """What a measured time depends on: device, threads, versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": str(device),
@@ -231,10 +253,10 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def matrix_rate(device: torch.device, *, dtype: torch.dtype, size: int = 8192, repeats: int = 10) -> float | None:
-    """Floating-point operations a second of a square matrix product on a CUDA device: what a model can be held against.
+    """Floating-point operations per second of a square matrix product on a CUDA device, as a yardstick for models.
 
     Args:
-        device: None is returned for the CPU.
+        device: on the CPU the result is None.
         dtype: of the matrices, which hold random numbers (a card computes zeros faster).
         size: rows and columns; repeats: timed products, of which the median counts, after three others.
     """
@@ -245,27 +267,28 @@ def matrix_rate(device: torch.device, *, dtype: torch.dtype, size: int = 8192, r
     return 2 * size**3 / statistics.median(seconds)
 
 
-def as_rows(costs: Sequence[Cost], *, rate: float | None = None) -> list[dict[str, Any]]:
-    """Costs as plain dictionaries, with figures that need more than one of them.
+def as_rows(costs: Sequence[Cost], *, rate: float | None = None) -> list[CostRow]:
+    """Costs as plain dictionaries, with the numbers that compare them.
 
     Args:
         costs: in the order of the rows.
-        rate: operations a second of a matrix product, see `matrix_rate`.
+        rate: operations per second of a matrix product, see `matrix_rate`.
 
     Returns:
-        The attributes of each, and `relative_throughput` to the first of the same mode; `tflops`, 1e12 operations a
-        second (2 a multiply-add, 3 times as many in training for the gradients of inputs and weights); `matrix_share`
-        of `rate` in [0, 1]. The last two are None where they are not known.
+        The attributes of each, and `relative_throughput`, relative to the first of the same mode; `tflops`, 1e12
+        operations per second (2 per multiply-add; 3 times as many in training, for the gradients of inputs and
+        weights); `matrix_share`, `tflops` as a share of `rate`. The last two are None if they are not known.
     """
     first: dict[str, float] = {}
-    rows = []
+    rows: list[CostRow] = []
     for cost in costs:
         base = first.setdefault(cost.mode, cost.throughput)
         passes = 3 if cost.mode == "training" else 1
         tflops = None if cost.gmac is None else 2e-3 * cost.gmac * passes * cost.throughput
         share = None if tflops is None or rate is None else 1e12 * tflops / rate
         relative = cost.throughput / base
-        rows.append({**asdict(cost), "relative_throughput": relative, "tflops": tflops, "matrix_share": share})
+        row = {**asdict(cost), "relative_throughput": relative, "tflops": tflops, "matrix_share": share}
+        rows.append(cast(CostRow, row))
     return rows
 
 

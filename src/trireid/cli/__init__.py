@@ -21,7 +21,7 @@ def evaluate_from_upstream() -> None:
 
 
 def _run(module: str, name: str) -> None:
-    """Import and call, so that Ctrl-C and a lack of memory end in one line while the imports last, too."""
+    """Import and call; Ctrl-C and a lack of memory end in one line during the imports as well."""
     from trireid.cli.guard import OneInterrupt, guarded, rest_idle_threads
 
     with OneInterrupt(), guarded():

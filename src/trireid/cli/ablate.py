@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trireid.cli.console import note, progress, say
 from trireid.errors import ConfigError, TrireidError
+
+if TYPE_CHECKING:
+    from trireid.ablation import Cell, Job
 
 
 def run(
@@ -21,13 +24,13 @@ def run(
     parallel: int,
     costs: bool,
 ) -> int:
-    """Run what is not there yet, then print and write the table.
+    """Run what has not finished yet, then print and write the table.
 
     Returns:
         the exit code: 0, or 1 where a run failed.
 
     Raises:
-        ConfigError: neither or both ways of naming cells, a wrong setting in a cell, or a cell whose run cannot start.
+        ConfigError: cells are given in both ways or in neither, a setting of a cell is wrong, or its run cannot start.
     """
     from trireid.ablation import (
         collect,
@@ -42,7 +45,7 @@ def run(
     )
 
     if bool(vary) == (cells_file is not None):
-        raise ConfigError("give either --vary key=v1,v2 (as often as you like) or --cells FILE")
+        raise ConfigError("give either --vary key=v1,v2 (repeat for more axes) or --cells FILE")
     cells = file_cells(cells_file) if cells_file is not None else vary_cells(vary)
     jobs = plan(config, cells, overrides=overrides, seeds=seeds, out=out)
     with only_ablation(out):
@@ -62,17 +65,17 @@ def run(
     finished = {job.cell.name for job in jobs if job.is_finished}  # the rows of the table
     try:
         measured = _costs(config, [cell for cell in cells if cell.name in finished], overrides) if costs else {}
-    except TrireidError as error:  # the figures took far longer than the costs will
-        note(f"costs are left out of the table: {error}")
+    except TrireidError as error:  # the runs took far longer than the costs do; keep their table
+        note(f"the table has no costs: {error}")
     table = collect(jobs, costs=measured)
     files = write_table(table, out)
     say(markdown(table))
-    say(f"table: {files[0]} and {files[1]}; run again to complete or extend it")
+    say(f"table: {files[0]} and {files[1]}; run the same command again to complete or extend it")
     return 1 if failed else 0
 
 
-def _check(jobs: Sequence[Any], config: Path, overrides: Sequence[str]) -> None:
-    """Refuse cells whose runs cannot start, once, before the first of them."""
+def _check(jobs: Sequence[Job], config: Path, overrides: Sequence[str]) -> None:
+    """Refuse cells whose runs cannot start, before the first run."""
     from trireid.ablation import cell_config
 
     waiting = {job.cell.name: job.cell for job in jobs if not job.is_finished}
@@ -82,7 +85,7 @@ def _check(jobs: Sequence[Any], config: Path, overrides: Sequence[str]) -> None:
         check_runs({name: cell_config(config, cell, overrides) for name, cell in waiting.items()})
 
 
-def _costs(config: Path, cells: Sequence[Any], overrides: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+def _costs(config: Path, cells: Sequence[Cell], overrides: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
     from trireid.ablation import cell_config
     from trireid.cli.bench import measure
 
@@ -91,4 +94,7 @@ def _costs(config: Path, cells: Sequence[Any], overrides: Sequence[str]) -> Mapp
     configs = {cell.name: cell_config(config, cell, overrides) for cell in cells}
     with progress("measuring costs") as bar:
         rows = measure(configs, modes=("inference",), repeats=5, warmup=2, progress=bar.reach)
-    return {row["name"]: {"GMAC": row["gmac"], "triplets/s": row["throughput"]} for row in rows}
+    return {
+        row["name"]: {"triplets/s": row["throughput"]} | ({} if row["gmac"] is None else {"GMAC": row["gmac"]})
+        for row in rows
+    }

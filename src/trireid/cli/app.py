@@ -1,4 +1,4 @@
-"""All commands and their options. What each does lies in its own module, imported when it runs."""
+"""All commands and their options. Each command has its own module, which is imported when it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trireid.cli.show import Evaluate, show_app
 
 
 class GuardedGroup(TyperGroup):
-    """A group whose commands end in one line, not in a traceback, after a user's mistake."""
+    """A group whose commands end in one line, not in a traceback, after a mistake of the user."""
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
         """Read the command line."""
@@ -33,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Re-identification of objects seen by three spectra at once: RGB, near-infrared and thermal.",
+    help="Re-identify objects seen by three spectra at once: RGB, near-infrared and thermal.",
 )
 
 Overrides = Annotated[
@@ -46,41 +46,45 @@ SetOption = Annotated[
     ),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave faulty triplets out and list them; the same as data.skip_bad=true.")
+    bool, typer.Option("--skip-bad", help="List faulty triplets and leave them out; the same as data.skip_bad=true.")
 ]
 
 
 def _overrides(settings: list[str] | None, set_: list[str] | None, *, skip_bad: bool = False) -> list[str]:
-    """All settings that a command line changes, the last one winning."""
+    """All settings that a command line changes; the last value of a setting counts."""
     return [*(["data.skip_bad=true"] if skip_bad else []), *(set_ or []), *(settings or [])]
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"trireid {version('trireid')}")
-        raise typer.Exit
-
-
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="With --version: also show packages, device and threads, for an issue.")
     ] = False,
 ) -> None:
-    from trireid.cli.console import show_log
+    from trireid.cli.console import say, show_log
 
+    if version:
+        from trireid.cli.version import lines
+
+        for line in lines(verbose=verbose):
+            say(line)
+        raise typer.Exit
+    if verbose:
+        raise typer.BadParameter("it goes with --version only", param_hint="--verbose")
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
     show_log()
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write the images and the run into.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the images and the run.")] = Path("runs/demo"),
     settings: Overrides = None,
     set_: SetOption = None,
 ) -> None:
-    """Write a synthetic set, train a small SDTPS model on the CPU, evaluate it, and make a page of it."""
+    """Write a synthetic data set, train a small SDTPS model on it on the CPU, evaluate it and write its page."""
     from trireid.cli.demo import run
 
     run(out, overrides=_overrides(settings, set_))
@@ -88,11 +92,11 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option("--config", "-c", help="A YAML file of configs/trireid/, or your own.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="A YAML file from configs/trireid/, or your own.")],
     settings: Overrides = None,
     set_: SetOption = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run of this output folder stopped.")
+        bool, typer.Option("--resume", help="Continue the run in the output folder where it stopped.")
     ] = False,
     skip_bad: SkipBad = False,
 ) -> None:
@@ -109,19 +113,21 @@ def evaluate(
     settings: Overrides = None,
     set_: SetOption = None,
     rerank: Annotated[
-        bool | None, typer.Option("--rerank/--no-rerank", help="Re-ranked figures as well (k-reciprocal).")
+        bool | None, typer.Option("--rerank/--no-rerank", help="Also report metrics after k-reciprocal re-ranking.")
     ] = None,
     missing: Annotated[
         str | None,
-        typer.Option(help="Modalities to withhold: r, n, rn, ... or rgb,nir; all: a table of every case."),
+        typer.Option(help="Modalities to withhold: r, n, rn, ... or rgb,nir; all: a table of all cases."),
     ] = None,
     any_to_any: Annotated[
-        bool, typer.Option("--any-to-any", help="Every subset of modalities as query against every one as gallery.")
+        bool, typer.Option("--any-to-any", help="Every subset of modalities as query against every subset as gallery.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the figures: .md as Markdown, else as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the metrics: Markdown if its name ends in .md, else JSON.")
+    ] = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Evaluate a trained model on the query and gallery of its configuration."""
+    """Evaluate a trained model on the query and gallery sets of its configuration."""
     from trireid.cli.evaluate import parse_missing, run_checkpoint
 
     overrides = _overrides(settings, set_, skip_bad=skip_bad)
@@ -139,17 +145,19 @@ def synth(
     layout: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310 or wmveid863.")] = "rgbnt201",
     names: Annotated[
         list[Path] | None,
-        typer.Option(help="List of true file names, ..._train.txt or ..._test.txt (repeat), or the folder of both."),
+        typer.Option(
+            help="List of a data set's file names, ..._train.txt or ..._test.txt (repeat), or the folder with both."
+        ),
     ] = None,
-    ids: Annotated[int | None, typer.Option(help="Identities of each split (24).")] = None,
+    ids: Annotated[int | None, typer.Option(help="Identities per split (24).")] = None,
     cameras: Annotated[int | None, typer.Option(help="Cameras, or scenes for msvr310 (2).")] = None,
-    per_camera: Annotated[int | None, typer.Option(help="Triplets of an identity and camera (4).")] = None,
+    per_camera: Annotated[int | None, typer.Option(help="Triplets per identity and camera (4).")] = None,
     difficulty: Annotated[str, typer.Option(help="easy or hard.")] = "easy",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
     size: Annotated[str | None, typer.Option(help="Height x width of each image, e.g. 64x32.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 works in this one.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: no further process.")] = 0,
 ) -> None:
-    """Write a deterministic synthetic data set in the layout of a published one."""
+    """Write a synthetic data set in the layout of a published one; the same options give the same files."""
     from trireid.cli.synth import run
 
     run(
@@ -171,14 +179,14 @@ def check_data(
     format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863 or csv.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set, or the CSV file.")],
     exclude: Annotated[
-        str, typer.Option(help="Rule of the ranking: auto, camera, scene, cross_camera or none.")
+        str, typer.Option(help="Which gallery items a query must not see: auto, camera, scene, cross_camera or none.")
     ] = "auto",
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="List faulty triplets and accept the rest, as data.skip_bad does.")
+        bool, typer.Option("--skip-bad", help="List faulty triplets and accept the rest, as data.skip_bad=true does.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
 ) -> None:
-    """Check every image of a data set: counts beside the published ones, every fault; exit code 2 if there is one."""
+    """Check every image of a data set: list its counts beside the published ones and every fault (exit code 2)."""
     from trireid.cli.check_data import run
 
     raise typer.Exit(run(format, root, exclude=exclude, skip_bad=skip_bad, workers=workers))
@@ -186,18 +194,20 @@ def check_data(
 
 @app.command()
 def ablate(
-    config: Annotated[Path, typer.Option("--config", "-c", help="The YAML file that all cells share.")],
-    out: Annotated[Path, typer.Option(help="Folder of all runs and of the table.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="The YAML file that all cells start from.")],
+    out: Annotated[Path, typer.Option(help="Folder for all runs and the table.")],
     settings: Overrides = None,
-    vary: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One axis of the grid; repeat.")] = None,
-    cells: Annotated[
-        Path | None, typer.Option(help="Instead of --vary: a YAML file, name and list of settings.")
+    vary: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One axis of the grid; repeat for more.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 1 to N of every cell.")] = 3,
-    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    costs: Annotated[bool, typer.Option(help="Measure multiply-adds and throughput of every cell.")] = True,
+    cells: Annotated[
+        Path | None, typer.Option(help="Instead of --vary: a YAML file of cells, name: [KEY=VALUE, ...].")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Run every cell with the seeds 1 to N.")] = 3,
+    parallel: Annotated[int, typer.Option(min=1, help="Number of runs at the same time.")] = 1,
+    costs: Annotated[bool, typer.Option(help="Also measure multiply-adds and throughput of every cell.")] = True,
 ) -> None:
-    """Train and evaluate a grid of settings over several seeds; what is finished is not run again."""
+    """Train and evaluate a grid of settings over several seeds; finished runs are not repeated."""
     from trireid.cli.ablate import run
 
     code = run(
@@ -217,21 +227,27 @@ def ablate(
 def bench(
     config: Annotated[list[Path], typer.Option("--config", "-c", help="A YAML file; repeat to compare.")],
     settings: Overrides = None,
-    vary: Annotated[list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Compare settings of each file.")] = None,
-    cells: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file of cells, name: [KEY=VALUE, ...], as for ablate.")
+    vary: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Compare values of a setting, for each file.")
     ] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="inference, training, or both by repeating.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets a batch (those of the settings).")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed batches of each.")] = 10,
-    warmup: Annotated[int, typer.Option(min=0, help="Batches before; 1 or more with --compile.")] = 3,
-    compiled: Annotated[bool, typer.Option("--compile", help="Time models with compiled blocks.")] = False,
-    record: Annotated[bool, typer.Option("--cuda-graph", help="Time replays of CUDA graphs.")] = False,
+    cells: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A YAML file of cells, name: [KEY=VALUE, ...], as for ablate.")
+    ] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="inference or training; repeat for both (both).")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets per batch (as the settings say).")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed batches per model.")] = 10,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed batches before; with --compile at least 1.")] = 3,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the blocks of the models first.")] = False,
+    record: Annotated[bool, typer.Option("--cuda-graph", help="Time CUDA graphs.")] = False,
     callable_: Annotated[
         list[str] | None,
-        typer.Option("--callable", metavar="MODULE:FACTORY", help="Your own factory(image_size, device) -> f(images)."),
+        typer.Option(
+            "--callable",
+            metavar="MODULE:FACTORY",
+            help="A model of your own: factory(image_size, device) returns f(images).",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the rows as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the rows, as JSON.")] = None,
 ) -> None:
     """Measure parameters, multiply-adds, latency, throughput and memory of models, side by side."""
     from trireid.cli.bench import run
@@ -263,24 +279,26 @@ def import_(
         str | None, typer.Option(help="Height x width of the images the model will see (256x128).")
     ] = None,
     checkpoint_image_size: Annotated[
-        str | None, typer.Option(help="Height x width the checkpoint was trained at , where that is another.")
+        str | None, typer.Option(help="Height x width that the checkpoint was trained at, if different.")
     ] = None,
-    cameras: Annotated[int | None, typer.Option(min=1, help="Cameras, where they are not those of the file.")] = None,
+    cameras: Annotated[int | None, typer.Option(min=1, help="Number of cameras, if not as in the file.")] = None,
     sie_coefficient: Annotated[float | None, typer.Option(help="SIE_COE of the checkpoint (1).")] = None,
     sparse_ratio: Annotated[float | None, typer.Option(help="SDTPS_SPARSE_RATIO of the checkpoint (0.5).")] = None,
     beta: Annotated[float | None, typer.Option(help="SDTPS_BETA of the checkpoint (0.25).")] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Unknown keys to leave out, e.g. 'extra.*'; repeat.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Unknown keys to leave out, e.g. 'extra.*'; repeat as needed."),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="rgbnt201 (without this option), rgbnt100, msvr310, wmveid863 or csv.")
+        str | None,
+        typer.Option(help="Data set of the checkpoint: rgbnt201 (default), rgbnt100, msvr310, wmveid863 or csv."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name of the ViT, where the keys of timm weights do not tell.")
+        str | None, typer.Option(help="Name of the backbone, if the keys of timm weights do not tell it.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over the target and its report.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the target and its report.")] = False,
 ) -> None:
-    """Turn a checkpoint of upstream into one of ours, or CLIP and timm weights into start weights; report every key."""
+    """Turn a DeMo checkpoint into one of trireid, or CLIP and timm weights into start weights; report every key."""
     from trireid.cli.importing import run
 
     run(
@@ -305,7 +323,7 @@ def report(
     settings: Overrides = None,
     evaluate: Evaluate = False,
 ) -> None:
-    """Write one page with the figures, curves, rank lists and kept patches of a run."""
+    """Write one page with the metrics, curves, rank lists and kept patches of a run."""
     from trireid.cli.console import say
     from trireid.report.page import write_report
 
@@ -317,11 +335,11 @@ def report(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders, two or more.")],
-    out: Annotated[Path | None, typer.Option(help="The page (compare.html beside the first run).")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the page (compare.html beside the first run).")] = None,
     set_: SetOption = None,
     evaluate: Evaluate = False,
 ) -> None:
-    """Write one page of several runs side by side, with the queries on which they differ."""
+    """Write one page that compares several runs and shows the queries on which they differ."""
     from trireid.cli.console import say
     from trireid.files import real_path
     from trireid.report.compare import write_comparison
@@ -333,7 +351,7 @@ def compare(
 
 
 def _writing_a_page(*, quiet: bool = False) -> Any:
-    """A sign of life while a page is written, unless bars give it."""
+    """A spinner while a page is written, unless the evaluation shows progress bars."""
     from contextlib import nullcontext
 
     from trireid.cli.console import progress

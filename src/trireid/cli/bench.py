@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def run(
     callables: Sequence[str],
     out: Path | None,
 ) -> None:
-    """Measure, print a table, and write it as JSON; shares are of a matrix product in the precision of the first.
+    """Measure, print a table, and write it as JSON. Shares are those of a matrix product in the first one's precision.
 
     Raises:
         ConfigError: a setting is wrong, or a callable cannot be found.
@@ -104,28 +104,56 @@ def measure(
     callables: Sequence[str] = (),
     rate: float | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[benchmark.CostRow]:
     """Rows of `benchmark.as_rows` for every configuration and mode, timed in turn.
 
     Args:
-        configs: by name, all on one device, each in its own precision; the first one speaks for callables.
+        configs: by name, all on one device, each in its own precision; callables use the image size and
+            precision of the first.
         modes: of `inference`, `training`.
-        repeats, warmup: batches; compiled models need a warm-up of 1 at least, since the first batch compiles.
-        batch_size: None takes evaluate.batch_size or data.batch_size of each configuration.
+        repeats, warmup: batches; compiled models need a warm-up of at least 1, since the first batch compiles.
+        batch_size: triplets per batch; None: evaluate.batch_size (inference) or data.batch_size of each configuration.
         compile_models: time models with compiled blocks, as `train.compile` makes them.
         record: time replays of CUDA graphs, as `train.cuda_graph` makes them for training.
-        callables: `package.module:factory`; the factory gets image_size and device and returns what takes images. On a
-            GPU it is called twice, the first time to measure the memory of what it makes.
-        rate: operations a second of a matrix product there, see `benchmark.matrix_rate`.
-        progress: called with (done, all) rounds.
+        callables: `package.module:factory`; the factory takes image_size and device and returns a function of images.
+            On a GPU it is called twice, the first time to measure the memory of what it makes.
+        rate: operations per second of a matrix product on the device, see `benchmark.matrix_rate`.
+        progress: called with (rounds done, all rounds).
 
     Raises:
         ConfigError: the devices differ, a compiled model would be timed without a warm-up, a callable cannot be
-            found, or a candidate does not fit on the device.
+            found, or a model does not fit on the device.
+    """
+    device = _checked_device(configs, warmup=warmup, compile_models=compile_models, record=record)
+    models = {name: _model(config) for name, config in configs.items()}
+    own = partial(_own, batch_size=batch_size, device=device, compiled=compile_models, record=record)
+    candidates = [own(name, models[name], config, mode) for mode in modes for name, config in configs.items()]
+    if "inference" in modes:
+        first = next(iter(configs.values()))
+        candidates += [_callable(spec, first, batch_size=batch_size, device=device) for spec in callables]
+    # Here each model is alone on the device; while they are timed, all of them are on it.
+    macs = {name: _macs(model, configs[name], device) for name, model in models.items()}
+    costs = []
+    with room_to_compile(len(candidates)) if compile_models else nullcontext():
+        memory = [_memory_alone(candidate, device) for candidate in candidates]
+        for mode in modes:
+            chosen = [(each, peak) for each, peak in zip(candidates, memory, strict=True) if each.mode == mode]
+            steps = {each.name: _ready(each) for each, _ in chosen}
+            seconds = benchmark.time_steps(steps, device=device, repeats=repeats, warmup=warmup, progress=progress)
+            del steps  # frees the device before the next mode
+            costs += [_cost(each, seconds[each.name], macs=macs.get(each.name), memory=peak) for each, peak in chosen]
+    return benchmark.as_rows(costs, rate=rate)
+
+
+def _checked_device(configs: Mapping[str, Config], *, warmup: int, compile_models: bool, record: bool) -> torch.device:
+    """The device that all configurations are measured on.
+
+    Raises:
+        ConfigError: they name several, or a compiled or recorded model would be timed without its warm-up.
     """
     if compile_models and warmup < 1:
         raise ConfigError(
-            f"--warmup is {warmup} with --compile: the first batch compiles the model, give --warmup 1 or more so that "
+            f"--warmup is {warmup} with --compile: the first batch compiles the model; give --warmup 1 or more so that "
             "it is not timed"
         )
     if len({config.train.device for config in configs.values()}) > 1:
@@ -135,41 +163,7 @@ def measure(
         raise ConfigError(
             f"--cuda-graph needs a CUDA device and --warmup {WARM_UP + 1} or more; given are {device.type} and {warmup}"
         )
-    models = {name: _model(config) for name, config in configs.items()}
-    candidates = [
-        _own(
-            name,
-            models[name],
-            config,
-            mode,
-            batch_size=batch_size,
-            device=device,
-            compiled=compile_models,
-            record=record,
-        )
-        for mode in modes
-        for name, config in configs.items()
-    ]
-    if "inference" in modes:
-        first = next(iter(configs.values()))
-        candidates += [_foreign(spec, first, batch_size=batch_size, device=device) for spec in callables]
-    # Each is alone on the device here; from the first timed mode on, all models are there together.
-    macs = {name: _macs(model, configs[name], device) for name, model in models.items()}
-    costs = []
-    with room_to_compile(len(candidates)) if compile_models else nullcontext():
-        memory = [_memory_alone(candidate, device) for candidate in candidates]
-        for mode in modes:
-            chosen = [(each, peak) for each, peak in zip(candidates, memory, strict=True) if each.mode == mode]
-            # Nothing else refers to the steps, so that the device is free of them before the next mode.
-            seconds = benchmark.time_steps(
-                {each.name: _ready(each) for each, _ in chosen},
-                device=device,
-                repeats=repeats,
-                warmup=warmup,
-                progress=progress,
-            )
-            costs += [_cost(each, seconds[each.name], macs=macs.get(each.name), memory=peak) for each, peak in chosen]
-    return benchmark.as_rows(costs, rate=rate)
+    return device
 
 
 @dataclass(frozen=True)
@@ -177,9 +171,9 @@ class _Candidate:
     """What is measured in one mode.
 
     Attributes:
-        name: of the row; mode: `inference` or `training`; batch_size: triplets a batch.
+        name: of the row; mode: `inference` or `training`; batch_size: triplets per batch.
         make: puts model and images on the device and returns the step.
-        model: on the CPU until it is asked for; None for a foreign callable.
+        model: on the CPU until it is measured; None for a user's callable.
     """
 
     name: str
@@ -216,7 +210,7 @@ def _own(
     return _Candidate(name, mode, size, make, model)
 
 
-def _foreign(spec: str, config: Config, *, batch_size: int | None, device: torch.device) -> _Candidate:
+def _callable(spec: str, config: Config, *, batch_size: int | None, device: torch.device) -> _Candidate:
     factory = _factory(spec)
     dtype = autocast_dtype(resolve_precision(config.train.precision, device))
     size = batch_size or config.evaluate.batch_size
@@ -255,7 +249,7 @@ def _memory_alone(candidate: _Candidate, device: torch.device) -> int | None:
 
 
 def _ready(candidate: _Candidate) -> benchmark.Step:
-    """The step, which names its candidate where the device is too small for it."""
+    """The step; its error names the candidate if the device has too little memory for it."""
     name, mode, size = candidate.name, candidate.mode, candidate.batch_size
     with benchmark.naming_out_of_memory(name, mode, batch_size=size):
         step = candidate.make()
@@ -268,7 +262,7 @@ def _ready(candidate: _Candidate) -> benchmark.Step:
 
 
 def _model(config: Config) -> ReIDModel:
-    # Cost does not depend on the weights, so none are loaded.
+    # The cost does not depend on the weights, so none are loaded.
     return build_model(
         config.model,
         image_size=config.data.image_size,
@@ -289,9 +283,11 @@ def _evaluating(model: nn.Module) -> Callable[[torch.Tensor], object]:
 def _factory(spec: str) -> Callable[..., Callable[[torch.Tensor], object]]:
     module, sign, name = spec.partition(":")
     if not sign:
-        raise ConfigError(f"--callable {spec!r} is not package.module:factory")
+        raise ConfigError(f"--callable {spec!r}: give package.module:factory, the function that makes your model")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # a file beside the user, which `python -m trireid` finds and the console script did not
+        sys.path.insert(
+            0, ""
+        )  # the current folder, which `python -m trireid` has on its path and the console script not
     try:
         factory: Callable[..., Callable[[torch.Tensor], object]] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -303,7 +299,7 @@ def _factory(spec: str) -> Callable[..., Callable[[torch.Tensor], object]]:
     return factory
 
 
-def _operations(row: Mapping[str, Any]) -> str:
+def _operations(row: benchmark.CostRow) -> str:
     if row["tflops"] is None:
         return "-"
     share = "" if row["matrix_share"] is None else f" ({100 * row['matrix_share']:.0f} %)"
@@ -316,7 +312,7 @@ _HEADER = [
     "batch",
     "parameters M",
     "GMAC",
-    "ms a batch",
+    "ms per batch",
     "quartiles",
     "triplets/s",
     "relative",
@@ -325,7 +321,7 @@ _HEADER = [
 ]
 
 
-def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _cells(rows: Sequence[benchmark.CostRow]) -> list[list[str]]:
     return [
         [
             row["name"],

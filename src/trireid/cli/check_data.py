@@ -13,10 +13,10 @@ def run(format: str, root: Path, *, exclude: str, skip_bad: bool, workers: int) 
 
     Args:
         format, root, exclude, workers: as `trireid.data.check.check_dataset`.
-        skip_bad: faults that leave usable splits are listed and accepted, as training with data.skip_bad does.
+        skip_bad: list and accept faults that leave usable splits, as training with data.skip_bad does.
 
     Returns:
-        0 where nothing is wrong (or `skip_bad` leaves the faults out), else 2.
+        0 if there is no fault, or `skip_bad` leaves all of them out; else 2.
     """
     from trireid.data.check import check_dataset
     from trireid.data.listing import TREE_FAULTS
@@ -28,6 +28,6 @@ def run(format: str, root: Path, *, exclude: str, skip_bad: bool, workers: int) 
     if found.ok:
         return 0
     if skip_bad and not any(fault.kind in TREE_FAULTS for fault in found.faults):
-        note("these triplets are left out with data.skip_bad=true; the counts above are without them")
+        note("data.skip_bad=true leaves these triplets out; the counts above do not include them")
         return 0
     return USER_ERROR

@@ -1,4 +1,4 @@
-"""`trireid demo`: from nothing to a trained model and a page of its results, on a CPU, in minutes."""
+"""`trireid demo`: a trained model and the page of its results, from nothing, on a CPU, in minutes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from trireid.cli.console import note, progress, say
 from trireid.config.load import override_config, validate
 from trireid.config.read import read_mapping
 from trireid.errors import RunError
+from trireid.train.run_files import ENVIRONMENT_FILE
 from trireid.typed_json import JsonObject
 
 NOT_AS_EXPECTED = 1
-Figures = Mapping[str, Mapping[str, float]]
+Metrics = Mapping[str, Mapping[str, float]]
 
 
 def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     """Write the images, measure the untrained model, train, evaluate, make the page, and compare with the floors.
 
     Args:
-        out: gets `images-<key of the recipe>/` (used again where it is there) and a new run folder each time.
-        overrides: changes of the recipe's run, `setting=value`.
+        out: gets `images-<hash of the recipe>/`, which is used again if it exists, and a new run folder each time.
+        overrides: changes to the settings of the recipe's run, `setting=value`.
 
     Raises:
-        SystemExit: 1 where the figures are not what they should be.
+        SystemExit: 1 if the metrics miss their floors.
         TrireidError: a setting or folder is wrong.
     """
     started = time.monotonic()
     recipe = read_recipe()
     images = write_images(out, recipe["synthetic"])
-    tree: JsonObject = recipe["run"]
-    tree = {**tree, "data": {**tree["data"], "root": images}, "output": free_folder(out / "run")}
+    tree = {**recipe["run"], "output": free_folder(out / "run")}
+    tree["data"] = {**tree["data"], "root": images}
     config = override_config(validate(tree), overrides)
     from trireid.cli.train import run as train
 
@@ -48,11 +49,11 @@ def run(out: Path, *, overrides: Sequence[str] = ()) -> None:
     say()
     say(f"images:  {images}")
     say(f"run:     {config.output}")
-    say(f"page:    {page}  (open it in a browser: figures, curves, rank lists, kept patches)")
-    say("next:    README.md, then `trireid train --help` and configs/ for your own data")
+    say(f"page:    {page}  (open it in a browser: metrics, curves, rank lists, kept patches)")
+    say("next:    `trireid train --help` and configs/trireid/ for your own data")
     good = compare(metrics["feature"], metrics["untrained"]["feature"], recipe["floors"])
     if not good and overrides:
-        note(f"these figures are those of the recipe as it is; you changed {', '.join(overrides)}")
+        note(f"the bounds are those of the unchanged recipe; you changed {', '.join(overrides)}")
     say(f"time:    {time.monotonic() - started:.0f} s")
     if not good:
         raise SystemExit(NOT_AS_EXPECTED)
@@ -65,11 +66,11 @@ def read_recipe() -> JsonObject:
 
 
 def write_images(out: Path, recipe: Mapping[str, Any]) -> Path:
-    """Write the synthetic set, or use the one that this version wrote by the same recipe before."""
+    """Write the synthetic data set, or use the one that this version wrote from the same recipe before."""
     made_of = json.dumps([version("trireid"), recipe], sort_keys=True)
     folder = out / f"images-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
     if folder.is_dir():
-        note(f"using the images in {folder}, written before by the same recipe")
+        note(f"using the images in {folder}, which an earlier demo wrote")
         return folder
     from trireid.data.synthetic import write_synthetic
 
@@ -79,24 +80,28 @@ def write_images(out: Path, recipe: Mapping[str, Any]) -> Path:
     return folder
 
 
-def compare(trained: Figures, untrained: Figures, floors: Mapping[str, float]) -> bool:
-    """Say the figures and what they should be; True where both are as they should be."""
+def compare(trained: Metrics, untrained: Metrics, floors: Mapping[str, float]) -> bool:
+    """Print mAP of the trained and the untrained model with their bounds; True if both keep them."""
     after, before, rank1 = trained["joint"]["mAP"], untrained["joint"]["mAP"], trained["joint"]["rank1"]
     good = after >= floors["joint_map"] and before <= floors["untrained_map"]
-    say(f"trained:   joint mAP {after:.3f}, rank-1 {rank1:.3f}  (mAP should be >= {floors['joint_map']})")
-    say(f"untrained: joint mAP {before:.3f}  (should be <= {floors['untrained_map']}), the same split")
-    say("as it should be" if good else "NOT as it should be: please report this with environment.json of the run")
+    say(f"trained:   joint mAP {after:.3f}, rank-1 {rank1:.3f}  (expected: mAP >= {floors['joint_map']})")
+    say(f"untrained: joint mAP {before:.3f}  (expected: <= {floors['untrained_map']}), same split")
+    say(
+        "result:    as expected"
+        if good
+        else f"result:    NOT as expected; please report it with {ENVIRONMENT_FILE} of the run"
+    )
     return good
 
 
-def free_folder(wanted: Path) -> Path:
-    """The wanted folder, or the first of wanted-2, wanted-3, ... that does not exist.
+def free_folder(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, ... that does not exist.
 
     Raises:
-        RunError: if there are a thousand already.
+        RunError: there are a thousand already.
     """
     for number in range(1, 1000):
-        candidate = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         if not candidate.exists():
             return candidate
-    raise RunError(f"{wanted} and 998 more like it exist; delete some, or choose another --out")
+    raise RunError(f"{folder} and 998 more like it exist; delete some, or give another --out")

@@ -1,12 +1,12 @@
-"""`trireid test` and `test_net.py`: the figures of a checkpoint on its query and gallery."""
+"""`trireid test` and `test_net.py`: the metrics of a checkpoint on its query and gallery sets."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked, show_rule
+from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule
 from trireid.cli.missing import page, tables
 from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
@@ -27,15 +27,14 @@ def run_checkpoint(
     missing_cases: bool = False,
     any_to_any: bool = False,
 ) -> CheckpointMetrics:
-    """Evaluate a checkpoint with the configuration it carries, some settings changed.
+    """Evaluate a checkpoint with the configuration that it holds, some settings changed.
 
     Args:
         path: a checkpoint, or a run folder, whose last checkpoint is taken.
         overrides: `section.setting=value`.
-        out: file for the figures and the settings they were measured with: Markdown where its name ends in .md, else
-            JSON.
-        missing_cases: a table of every case of missing modalities, and its mean.
-        any_to_any: tables of every subset of modalities as query against every subset as gallery.
+        out: file for the metrics and the settings they were measured with: Markdown if its name ends in .md, else JSON.
+        missing_cases: also a table of every case of missing modalities, and their mean.
+        any_to_any: also tables of every subset of modalities as query against every subset as gallery.
 
     Raises:
         TrireidError: a setting, the checkpoint or the data set is wrong, or the file cannot be written.
@@ -46,23 +45,25 @@ def run_checkpoint(
     saved = config_here(load_checkpoint(path))
     notes = []
     if missing_cases or any_to_any:
-        # What the run withholds gives way to the tables; what is asked for beside them contradicts them.
+        # The tables replace what the run withholds; evaluate.missing in `overrides` contradicts them and is refused.
         overrides = ["evaluate.missing=[]", *overrides]
     config = override_config(saved, overrides)
     if missing_cases or any_to_any:
         check_cases(config)
         if saved.evaluate.missing:
-            notes.append(f"the run withholds {', '.join(saved.evaluate.missing)} (evaluate.missing); here nothing is")
+            notes.append(
+                f"the run withholds {', '.join(saved.evaluate.missing)} (evaluate.missing); this test does not"
+            )
     if out is not None:
         check_writable(out)
-    figures = run(path, config, notes=notes, missing_cases=missing_cases, any_to_any=any_to_any)
-    if out is not None and figures:
+    metrics = run(path, config, notes=notes, missing_cases=missing_cases, any_to_any=any_to_any)
+    if out is not None and metrics:
         if out.suffix.lower() == ".md":
-            write_text(out, page(figures))
+            write_text(out, page(metrics))
         else:
-            write_json(out, {**figures, "config": config.model_dump(mode="json")})
+            write_json(out, {**metrics, "config": config.model_dump(mode="json")})
         say(f"written: {out}")
-    return figures
+    return metrics
 
 
 def run(
@@ -73,12 +74,12 @@ def run(
     missing_cases: bool = False,
     any_to_any: bool = False,
 ) -> CheckpointMetrics:
-    """Evaluate a checkpoint with a resolved configuration; log its changed settings and print the figures.
+    """Evaluate a checkpoint with a resolved configuration; log its changed settings and print the metrics.
 
     Args:
         path: a checkpoint, or a run folder, whose last checkpoint is taken.
-        config: what is evaluated and how; its model must be the checkpoint's.
-        notes: lines to show beside the settings.
+        config: the model, which must be that of the checkpoint, the data set and the kind of evaluation.
+        notes: lines to show after the settings.
         missing_cases, any_to_any: as in `run_checkpoint`.
 
     Raises:
@@ -89,35 +90,35 @@ def run(
     _log.info("settings that differ from the defaults:\n%s", dump_changes(config).rstrip())
     for line in notes:
         note(line)
-    figures = evaluate_checkpoint(
+    metrics = evaluate_checkpoint(
         path, config=config, progress=is_main_process(), missing_cases=missing_cases, any_to_any=any_to_any
     )
-    if not figures:  # of several processes, the main one has them
-        return figures
-    for line in figures["messages"]:
+    if not metrics:  # only the main process has them
+        return metrics
+    for line in metrics["messages"]:
         note(line)
-    saved = f"epoch {figures['epoch']}" + (f", {figures['note']}" if figures["note"] else "")
-    say(f"checkpoint: {figures['checkpoint']} ({saved})")
-    counts = f"{figures['num_queries']} queries, {figures['num_gallery']} in the gallery"
-    show_figures(f"test split: {counts}", figures["feature"])
-    show_rule(figures)
-    show_reranked("test split", figures)
-    for table in tables(figures):
+    saved = f"epoch {metrics['epoch']}" + (f", {metrics['note']}" if metrics["note"] else "")
+    say(f"checkpoint: {metrics['checkpoint']} ({saved})")
+    counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} in the gallery"
+    show_metrics(f"test split: {counts}", metrics["feature"])
+    show_rule(metrics)
+    show_reranked("test split", metrics)
+    for table in tables(metrics):
         say(f"\n{table}")
-    return figures
+    return metrics
 
 
 def parse_missing(text: str) -> list[str]:
-    """Modalities by letters (`rn`) or names (`rgb,nir`), in the order rgb, nir, tir; `none` is no modality.
+    """Modalities from letters (`rn`) or names (`rgb,nir`), in the order rgb, nir, tir; `none` is no modality.
 
     Raises:
-        ConfigError: if it names something else.
+        ConfigError: the text names something else.
     """
-    wanted = text.strip().lower()
-    if wanted in ("", "none", "nothing"):
+    given = text.strip().lower()
+    if given in ("", "none", "nothing"):
         return []
-    by_name = "," in wanted or wanted in LETTERS.values()
-    names = [LETTERS.get(part.strip(), part.strip()) for part in (wanted.split(",") if by_name else wanted)]
+    by_name = "," in given or given in LETTERS.values()
+    names = [LETTERS.get(part.strip(), part.strip()) for part in (given.split(",") if by_name else given)]
     if len(set(names)) < len(names) or not set(names) <= set(LETTERS.values()):
         raise ConfigError(
             f"--missing: given {text}, allowed are r, n, t, rn, rt, nt, names such as rgb,nir, none, or all"

@@ -1,4 +1,4 @@
-"""What a user's mistake looks like: one clear line on the error stream and exit code 2, never a traceback."""
+"""Mistakes of the user end in one clear line on the error stream and exit code 2, never in a traceback."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from trireid.cli.wording import in_own_words
+from trireid.cli.wording import in_words_of_command
 from trireid.errors import TrireidError, printable_lines
 
 USER_ERROR = 2
-_LONGEST_LINE = 2000  # characters: a name or path of others may be longer than anybody reads
+_LONGEST_LINE = 2000  # characters; names and paths may be of any length
 INTERRUPTED = 130
 
-# Faults of the machine that a user can mend; any other OSError is a bug and keeps its traceback.
+# System errors that a user can mend; any other OSError is a bug and keeps its traceback.
 _ADVICE = {
     errno.ENOSPC: "free some space there, or choose another folder",
     errno.EDQUOT: "free some space there, or choose another folder",
@@ -34,7 +34,7 @@ _ADVICE = {
     errno.EAGAIN: "use fewer data.workers, or allow more processes (ulimit -u)",
 }
 
-# How libraries say that the machine has no more of something; they have no classes of their own for it.
+# Words by which libraries report that a resource is used up; they have no exception classes for it.
 _SHORTAGES = {
     "Too many open files": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
     "ancdata": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
@@ -54,23 +54,23 @@ _NO_MEMORY = (
 def rest_idle_threads() -> None:
     """Let OpenMP's threads sleep while they wait for work; to be called before torch is imported.
 
-    By default they spin, which takes the cores from loader workers and other processes: with one core in use elsewhere
-    a training step was measured 2 to 10 times slower. On a quiet machine sleeping costs nothing measurable. What the
-    user has set stays.
+    By default they spin and take the cores from loader workers and other processes: with one core in use elsewhere a
+    training step took 2 to 10 times as long. On an idle machine no cost of sleeping could be measured. A policy that
+    the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager
 def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[None]:
-    """Turn the errors that a user can cause into a line and an exit code.
+    """Turn errors that a user can cause into one line and an exit code.
 
     Args:
-        on_interrupt: gives the line after Ctrl-C, which says where the work so far is.
+        on_interrupt: gives the line after Ctrl-C, which says where the work done so far is.
 
     Raises:
-        SystemExit: 2 after a user's mistake or where the machine has too little of something, 130 after Ctrl-C. All
-            other errors pass: they are bugs.
+        SystemExit: 2 after a mistake of the user or when a resource of the machine is used up, 130 after Ctrl-C. All
+            other errors are bugs and pass.
     """
     try:
         yield
@@ -95,16 +95,16 @@ def guarded(*, on_interrupt: Callable[[], str] = lambda: "stopped") -> Iterator[
 
 
 class OneInterrupt:
-    """While the block runs, Ctrl-C ends it in a line, whatever error becomes of it; another one ends it without a word.
+    """Within the block, Ctrl-C ends the program in one line; a second Ctrl-C ends it at once.
 
-    Some libraries take an interrupt during their import for a fault, or for nothing, and fail later by another error.
+    Some libraries hide an interrupt during their import and fail later with another error.
     """
 
     def __init__(self) -> None:
         self._came = False
 
     def __enter__(self) -> None:
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a caller may have it ignored
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # unless a caller ignores it
             signal.signal(signal.SIGINT, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -113,14 +113,14 @@ class OneInterrupt:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if signal.getsignal(signal.SIGINT) == self._note:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would show where it is as it winds up
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Python prints a traceback at its end
         if self._came and error is not None and not isinstance(error, SystemExit):
             _say("stopped")
             raise SystemExit(INTERRUPTED) from None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it came from."""
+    """An error and its causes."""
     now: BaseException | None = error
     while now is not None:
         yield now
@@ -128,7 +128,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _shortage(error: BaseException) -> str | None:
-    """What the machine has too little of, where that is what an error is about."""
+    """The line about the resource that is used up, None for any other error."""
     for each in _chain(error):
         if isinstance(each, MemoryError):
             return _NO_MEMORY
@@ -139,5 +139,5 @@ def _shortage(error: BaseException) -> str | None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{printable_lines(in_own_words(text), indent='  ', limit=_LONGEST_LINE)}\n")
+    sys.stderr.write(f"{printable_lines(in_words_of_command(text), indent='  ', limit=_LONGEST_LINE)}\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`trireid import`: a file of upstream, CLIP or timm in the form that is used here."""
+"""`trireid import`: convert a file of upstream (DeMo), CLIP or timm."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trireid.cli.synth import parse_size
 def run(
     source: Path, target: Path, *, image_size: str | None, checkpoint_image_size: str | None, **options: Any
 ) -> None:
-    """Import and print the report; options as `trireid.upstream.importing.import_file`.
+    """Import a file and print the report; options as for `trireid.upstream.importing.import_file`.
 
     Raises:
-        TrireidError: the file is damaged or does not fit; the report was printed where there is one.
+        TrireidError: the file is damaged or does not fit; if a report could be made, it was printed.
     """
     size = parse_size(image_size, option="--image-size") if image_size else None
     its_own = parse_size(checkpoint_image_size, option="--checkpoint-image-size") if checkpoint_image_size else None
@@ -41,12 +41,12 @@ def run(
 
 
 def show_report(source: Path, report: Any) -> None:
-    """The report as a table, alike keys in one row; the notes below it."""
+    """Print the report as a table, similar keys in one row, and its notes."""
     rows: Counter[tuple[str, str, str]] = Counter()
     for key, ours in report.used.items():
-        rows["used", _alike(key), _alike(ours)] += 1
+        rows["used", _pattern(key), _pattern(ours)] += 1
     for key, why in report.ignored.items():
-        rows["ignored", _alike(key), why] += 1
+        rows["ignored", _pattern(key), why] += 1
     for ours, keys in report.missing.items():
         for key in keys:
             rows["missing", key, f"needed for {ours}"] += 1
@@ -57,11 +57,11 @@ def show_report(source: Path, report: Any) -> None:
     for key, what in report.unusable.items():
         rows["no weights", key, what] += 1
     table = [[fate, f"{number}", key, where] for (fate, key, where), number in rows.items()]
-    show_table(f"{source}: {report.describe()}", ["fate", "keys", "in the file", "here, or why"], table)
+    show_table(f"{source}: {report.describe()}", ["fate", "keys", "in the file", "in trireid, or reason"], table)
     for line in report.notes:
         note(line)
 
 
-def _alike(name: str) -> str:
-    """The name with its numbers left out."""
+def _pattern(name: str) -> str:
+    """The name with `*` in place of its numbers."""
     return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)

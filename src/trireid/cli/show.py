@@ -1,11 +1,11 @@
-"""`trireid show`: single pictures of a run. Commands and options here; what is heavy is imported when one runs."""
+"""`trireid show`: single pictures of a run. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 show_app = typer.Typer(
     name="show",
     no_args_is_help=True,
-    help="Draw single pictures of a run: kept patches, rank lists, Grad-CAM, features in a plane.",
+    help="Draw single pictures of a run: kept patches, rank lists, Grad-CAM, features in two dimensions.",
 )
 
 
@@ -34,7 +34,7 @@ class Format(StrEnum):
 
 
 class Method(StrEnum):
-    """Ways to bring features into a plane."""
+    """Projections of features to two dimensions."""
 
     tsne = "tsne"
     pca = "pca"
@@ -45,14 +45,15 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. data.root=path/to/images.")
 ]
 Ids = Annotated[
-    list[str] | None, typer.Option("--ids", help="Identities or names of queries, by commas; repeat as needed.")
+    list[str] | None,
+    typer.Option("--ids", help="Identities or names of queries, separated by commas; repeat as needed."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder of the pictures (`pictures` in the run folder).")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the pictures (`pictures` in the run folder).")]
 FormatOption = Annotated[Format, typer.Option("--format", help="png or pdf.")]
 Evaluate = Annotated[
-    bool, typer.Option("--evaluate", help="Run the model over the test set where the run has no saved features.")
+    bool, typer.Option("--evaluate", help="Run the model on the test split if the run has no saved features.")
 ]
-Count = Annotated[int, typer.Option("--n", min=1, help="Triplets to draw, or of each of --ids.")]
+Count = Annotated[int, typer.Option("--n", min=1, help="Number of triplets to draw; with --ids, per identity.")]
 
 
 @show_app.command()
@@ -64,7 +65,7 @@ def patches(
     out: Out = None,
     format: FormatOption = Format.png,
 ) -> None:
-    """Draw which patches each cut scored, kept and dropped, and what the slots of SDTPS are made of."""
+    """Draw the scores of each cut, the patches it kept and dropped, and the weights of the slots of SDTPS."""
     from trireid.report.items import select_items
     from trireid.visualize.patches import patches_figure, slots_figure
 
@@ -72,7 +73,9 @@ def patches(
     save = _saver(out or folder.pictures, format)
     for item in select_items(opened, given):
         if not item.selection:
-            raise RunError(f"{run} selects no patches: it has no head sdtps and no model.slimming, so nothing is drawn")
+            raise RunError(
+                f"the model of {run} selects no patches (no head sdtps and no model.slimming): there is no map to draw"
+            )
         name = item.record.name
         save(f"patches_{name}", patches_figure(item.record, item.selection, size=opened.size, title=name))
         chosen = item.selection.get("sdtps")
@@ -86,14 +89,14 @@ def ranks(
     run: Run,
     settings: Overrides = None,
     ids: Ids = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Queries of each kind, or of each of --ids.")] = 3,
-    top: Annotated[int, typer.Option(min=1, help="Places of each list.")] = 10,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of queries of each kind; with --ids, per identity.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Places per list.")] = 10,
     feature: Annotated[str, typer.Option(help="joint, global or head.")] = "joint",
     out: Out = None,
     format: FormatOption = Format.png,
     evaluate: Evaluate = False,
 ) -> None:
-    """Draw rank lists in the three spectra: of the easiest, hardest and most confidently wrong queries, or of --ids."""
+    """Draw rank lists of the easiest, hardest and most confidently wrong queries, or of those named by --ids."""
     from trireid.report.items import named_records
     from trireid.report.queries import rank_saved, shown_queries
     from trireid.report.run_folder import read_run, saved_features_of
@@ -110,7 +113,7 @@ def ranks(
         queries = shown_queries(ranked, num_queries=n, top=top)
     for reason, shown in queries.items():
         if not shown:
-            note(f"no query is {reason}")
+            note(f"there is no {reason} query")
         for query in shown:
             kind = "" if ids else f", {reason}"
             title = f"{query.record.name}{kind}: average precision {query.average_precision:.2f}"
@@ -125,12 +128,12 @@ def gradcam(
     ids: Ids = None,
     n: Count = 3,
     after_block: Annotated[
-        int | None, typer.Option(min=1, help="Block of the ViT whose output is weighed (the last but one).")
+        int | None, typer.Option(min=1, help="Block of the backbone whose output is explained (the last but one).")
     ] = None,
     out: Out = None,
     format: FormatOption = Format.png,
 ) -> None:
-    """Draw what speaks for the likeness of a query to its right matches (where features are saved), by Grad-CAM."""
+    """Draw by Grad-CAM which places make a query similar to its matches; without saved features, to its own feature."""
     from trireid.report.items import matching_feature
     from trireid.visualize.gradcam import grad_cam, grad_cam_figure
 
@@ -147,7 +150,7 @@ def gradcam(
                 reference=reference,
                 after_block=after_block,
             )
-        what = "the length of its feature" if reference is None else "its likeness to its right matches"
+        what = "length of its feature" if reference is None else "similarity to its matches"
         save(f"gradcam_{record.name}", grad_cam_figure(record, heat, title=f"{record.name}: {what}"))
 
 
@@ -156,15 +159,15 @@ def tsne(
     run: Run,
     settings: Overrides = None,
     ids: Ids = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Identities, evenly over all of them.")] = 12,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of identities, spread evenly over all of them.")] = 12,
     method: Annotated[Method, typer.Option(help="tsne or pca.")] = Method.tsne,
     feature: Annotated[str, typer.Option(help="joint, global or head.")] = "joint",
-    seed: Annotated[int, typer.Option(min=0, help="Of t-SNE's start.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of t-SNE.")] = 0,
     out: Out = None,
     format: FormatOption = Format.png,
     evaluate: Evaluate = False,
 ) -> None:
-    """Draw the features of the queries in a plane, coloured by identity, marked by camera."""
+    """Draw the features of the queries in two dimensions, coloured by identity and marked by camera."""
     from trireid.report.items import named_records, spread_records
     from trireid.report.queries import feature_of
     from trireid.report.run_folder import read_run, saved_features_of
@@ -173,8 +176,8 @@ def tsne(
     folder = read_run(run, overrides=settings or [], evaluate=evaluate, progress=True)
     side = saved_features_of(folder).query
     chosen = named_records(side.records, _split(ids), 1) if ids else spread_records(side.records, n)
-    wanted = {record.identity for record in chosen}
-    rows = [row for row, record in enumerate(side.records) if record.identity in wanted]
+    identities = {record.identity for record in chosen}
+    rows = [row for row, record in enumerate(side.records) if record.identity in identities]
     with progress(method.value, counted=False):
         points = embed_in_plane(feature_of(side, feature)[rows], method=method.value, seed=seed)
     records = [side.records[row] for row in rows]
@@ -187,7 +190,7 @@ def tsne(
 def _open_items(
     run: Path, settings: Sequence[str] | None, ids: Sequence[str] | None, n: int
 ) -> tuple[OpenModel, RunFolder, ModelInput]:
-    """The model of a run and the triplets to draw; what cannot be read is said."""
+    """The model of a run and the triplets to draw; a note names each image that cannot be read."""
     from trireid.report.items import named_records, open_model, prepare, spread_records
     from trireid.report.run_folder import evaluated_records, read_run
 
@@ -203,20 +206,22 @@ def _open_items(
 
 
 def _split(ids: Sequence[str] | None) -> list[str]:
-    """Names given by commas or one by one."""
+    """Names separated by commas, of options given once or more."""
     return [name.strip() for each in ids or () for name in each.split(",") if name.strip()]
 
 
 def _saver(folder: Path, format: Format) -> Callable[[str, Figure], None]:
-    """What writes a figure under a name, whole or not at all, and says where."""
+    """A function that writes a figure under a name, completely or not at all, and prints its path."""
     from trireid.files import file_name, replacing
     from trireid.visualize.text import readable
 
     def save(name: str, figure: Figure) -> None:
         path = folder / f"{file_name(name)}.{format.value}"
         with replacing(path) as temporary, readable(figure):
-            options: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if format is Format.png else {}
-            figure.savefig(temporary, format=format.value, facecolor="white", **options)
+            if format is Format.png:
+                figure.savefig(temporary, format="png", facecolor="white", pil_kwargs={"optimize": True})
+            else:
+                figure.savefig(temporary, format="pdf", facecolor="white")
         say(f"written: {path}")
 
     return save

@@ -23,7 +23,7 @@ def run(
     size: str | None,
     workers: int,
 ) -> None:
-    """Write the set and say how to check it; arguments as `trireid.data.synthetic.write_synthetic`."""
+    """Write the data set and print how to check it; arguments as for `trireid.data.synthetic.write_synthetic`."""
     image_size = None if size is None else parse_size(size)
     from trireid.data.synthetic import write_synthetic
 
@@ -47,12 +47,16 @@ def run(
 
 
 def parse_size(text: str, *, option: str = "--size") -> tuple[int, int]:
-    """`64x32` -> (64, 32), height first.
+    """A size as (height, width).
 
     Raises:
-        ConfigError: if it is written another way.
+        ConfigError: it is not height x width in whole pixels.
+
+    Example:
+        >>> parse_size("64x32")
+        (64, 32)
     """
     found = re.fullmatch(r"([1-9]\d*)[xX,]([1-9]\d*)", text)
     if not found:
-        raise ConfigError(f"{option}: given {text}, should be height x width in pixels, e.g. 64x32")
+        raise ConfigError(f"{option}: given {text}, give height x width in pixels, e.g. 64x32")
     return int(found[1]), int(found[2])

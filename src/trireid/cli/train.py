@@ -1,13 +1,13 @@
-"""`trireid train`, `train_net.py` and the demo: one run, and its figures at the end. The run logs its own settings."""
+"""`trireid train`, `train_net.py` and the demo: one run, and its metrics at the end. The run logs its own settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trireid.cli.console import is_main_process, note, say, show_figures, show_reranked, show_rule
+from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule
 from trireid.cli.guard import guarded
 from trireid.config.schema import Config
-from trireid.train.run_files import CONFIG_FILE, STATE_FILE, RunMetrics
+from trireid.train.run_files import CONFIG_FILE, METRICS_FILE, STATE_FILE, TENSORBOARD_FOLDER, RunMetrics
 
 
 def run(
@@ -23,14 +23,14 @@ def run(
 
     Args:
         config: the run.
-        resume: go on where the run of `config.output` stopped.
+        resume: continue the run in `config.output` where it stopped.
         notes: lines to show before it starts.
-        resume_with: how to go on after Ctrl-C.
-        measure_untrained: evaluate the model before training as well.
-        brief: log the settings that differ from the defaults, not all.
+        resume_with: how to continue after Ctrl-C.
+        measure_untrained: also evaluate the model before training.
+        brief: log only the settings that differ from the defaults.
 
     Returns:
-        The content of metrics.json; empty on all but the main process.
+        The content of metrics.json; empty on all processes but the main one.
     """
     for line in notes:
         note(line)
@@ -52,28 +52,33 @@ def run(
 
 
 def _stopped(config: Config, resume_with: str) -> str:
-    """What Ctrl-C left, by what lies in the run folder at that moment."""
+    """What the run folder holds after Ctrl-C, and how to continue."""
     state = config.output / STATE_FILE
     if state.exists():
-        return f"stopped; the state to resume from is in {state.parent}, go on with {resume_with}"
+        return f"stopped; the state to resume from is in {state.parent}: continue with {resume_with}"
     if (config.output / CONFIG_FILE).exists():
         every = f"train.checkpoint_every={config.train.checkpoint_every}"
-        return f"stopped before a first state was saved ({every}): {resume_with} starts from the first epoch"
+        return f"stopped before the first state was saved ({every}): {resume_with} starts from the first epoch"
     return "stopped before anything was saved: start with the same command again"
 
 
 def show_result(config: Config, metrics: RunMetrics) -> None:
-    """Print the figures of metrics.json and where to look next."""
-    show_figures("last checkpoint, test split", metrics["feature"])
+    """Print the content of metrics.json and the next command."""
+    from trireid.train.checkpoint import LAST_FILE
+
+    show_metrics("last checkpoint, test split", metrics["feature"])
     show_rule(metrics)
     show_reranked("last checkpoint, test split", metrics)
     best = metrics.get("best")
     if best:
         title = f"best checkpoint (epoch {best['epoch']}, chosen on the {best['chosen_on']} split), test split"
-        show_figures(title, best["feature"])
+        show_metrics(title, best["feature"])
         if best["chosen_on"] == "test":
-            note("`best` was chosen on the test split itself and is no fair figure; data.val_ids=N chooses it apart")
+            note(
+                "the metrics of `best` are biased: its epoch was chosen on the test split; with data.val_ids=N it is "
+                "chosen on a validation split"
+            )
     if metrics.get("num_unmatched"):
-        note(f"{metrics['num_unmatched']} of {metrics['num_queries']} queries have no valid match and do not count")
-    say(f"run:  {config.output} (metrics.json, last.safetensors, tensorboard/)")
+        note(f"{metrics['num_unmatched']} of {metrics['num_queries']} queries have no match and are excluded")
+    say(f"run:  {config.output} ({METRICS_FILE}, {LAST_FILE}, {TENSORBOARD_FOLDER}/)")
     say(f"next: trireid report {config.output}")

@@ -1,4 +1,4 @@
-"""The two doors that users of upstream know: `train_net.py` and `test_net.py`, `--config_file F [KEY VALUE ...]`."""
+"""Upstream's two scripts, `train_net.py` and `test_net.py`, with its options `--config_file F [KEY VALUE ...]`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 
 from trireid.cli.console import show_log
 from trireid.cli.guard import guarded, rest_idle_threads
-from trireid.cli.wording import speaking
+from trireid.cli.wording import translated
 from trireid.errors import CheckpointError
 from trireid.upstream.configuration import UpstreamSettings, load_upstream_yaml
 from trireid.upstream.wording import in_upstream_words
 
 
 def train_from_upstream(arguments: Sequence[str] | None = None) -> None:
-    """Train what an upstream configuration asks for.
+    """Train with an upstream configuration.
 
     Raises:
-        SystemExit: 2 after a user's mistake.
+        SystemExit: 2 after a mistake of the user.
     """
-    parser = _parser("train_net.py", "Train with an upstream (DeMo) configuration; ours: trireid train --config F.")
-    parser.add_argument("--resume", action="store_true", help="go on where the run of OUTPUT_DIR stopped")
+    parser = _parser(
+        "train_net.py",
+        "Train with an upstream (DeMo) configuration. Same with trireid's own settings: trireid train --config F.",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR where it stopped")
     given = parser.parse_args(arguments)
     rest_idle_threads()
     with guarded():
@@ -29,7 +32,7 @@ def train_from_upstream(arguments: Sequence[str] | None = None) -> None:
         settings = _settings(given)
         from trireid.cli.train import run
 
-        with speaking(in_upstream_words):
+        with translated(in_upstream_words):
             run(
                 settings.config,
                 resume=given.resume,
@@ -39,12 +42,14 @@ def train_from_upstream(arguments: Sequence[str] | None = None) -> None:
 
 
 def evaluate_from_upstream(arguments: Sequence[str] | None = None) -> None:
-    """Evaluate the checkpoint of an upstream configuration: TEST.WEIGHT, or else the last one of its output folder.
+    """Evaluate the checkpoint of an upstream configuration: TEST.WEIGHT, or the last one of its output folder.
 
     Raises:
-        SystemExit: 2 after a user's mistake.
+        SystemExit: 2 after a mistake of the user.
     """
-    parser = _parser("test_net.py", "Evaluate with an upstream (DeMo) configuration; ours: trireid test RUN.")
+    parser = _parser(
+        "test_net.py", "Evaluate with an upstream (DeMo) configuration. Same for a run folder: trireid test RUN."
+    )
     given = parser.parse_args(arguments)
     rest_idle_threads()
     with guarded():
@@ -52,7 +57,7 @@ def evaluate_from_upstream(arguments: Sequence[str] | None = None) -> None:
         settings = _settings(given)
         from trireid.cli.evaluate import run
 
-        with speaking(in_upstream_words), guarded():
+        with translated(in_upstream_words), guarded():
             run(_weight(settings), settings.config, notes=settings.notes)
 
 
@@ -66,7 +71,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="settings to change, e.g. SOLVER.MAX_EPOCHS 10; those that upstream has no key for as well",
+        help="settings to change, e.g. SOLVER.MAX_EPOCHS 10, also those of trireid that upstream has no key for",
     )
     return parser
 

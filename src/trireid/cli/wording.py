@@ -1,4 +1,4 @@
-"""The language that messages speak: settings by the names of trireid, or by the keys of upstream in its two scripts."""
+"""The names of settings in messages: those of trireid or, in the two scripts of upstream, the keys of upstream."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _words: ContextVar[Words] = ContextVar("words", default=str)
 
 
 @contextmanager
-def speaking(words: Words) -> Iterator[None]:
-    """Pass errors, notes and the log through a translation for a while."""
+def translated(words: Words) -> Iterator[None]:
+    """Translate errors, notes and log lines while the block runs."""
     token = _words.set(words)
     try:
         yield
@@ -20,6 +20,6 @@ def speaking(words: Words) -> Iterator[None]:
         _words.reset(token)
 
 
-def in_own_words(text: str) -> str:
-    """A message in the language of the command that runs."""
+def in_words_of_command(text: str) -> str:
+    """A message with the names that the running command uses."""
     return _words.get()(text)

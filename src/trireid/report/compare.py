@@ -15,7 +15,8 @@ from trireid.report.page import query_for_page
 from trireid.report.queries import Ranked, differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import RunFolder, parse_config, read_run
 from trireid.report.same_data import differences
-from trireid.report.tables import COLUMNS, differing_settings, percent
+from trireid.report.tables import COLUMNS, differing_settings
+from trireid.report.values import percent
 from trireid.train.run_files import EpochEntry, RunMetrics
 from trireid.visualize.curves import cmc_curves, compared_figures
 

@@ -14,7 +14,7 @@ from trireid.models.selection import fused_weights
 from trireid.models.selection_statistics import selection_statistics
 from trireid.report.items import SelectedItem, joined
 from trireid.report.media import Picture, enlarged, picture
-from trireid.report.tables import percent
+from trireid.report.values import percent
 from trireid.types import MODALITIES, Selection
 from trireid.visualize.patches import Pixels, finite_limits, heat_image, patch_states, slot_maps, state_image
 from trireid.visualize.ranklist import caption

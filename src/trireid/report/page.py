@@ -23,11 +23,11 @@ from trireid.report.tables import (
     counts,
     figure_groups,
     flat,
-    percent,
     summary,
     warnings,
     what_was_trained,
 )
+from trireid.report.values import percent
 from trireid.train.run_files import Environment, EpochEntry, RunMetrics
 from trireid.visualize.curves import cmc_curves, distance_histogram, history_figures
 from trireid.visualize.ranklist import caption

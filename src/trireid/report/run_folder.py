@@ -25,9 +25,12 @@ from trireid.train.run_files import (
     ENVIRONMENT_FILE,
     EPOCH_ENTRY,
     EPOCHS_FILE,
+    IMPORT_REPORT_SUFFIX,
     IMPORTED_FILE,
     LAST_FILE,
     METRICS_FILE,
+    PAGE_FILE,
+    PICTURES_FOLDER,
     RUN_METRICS,
     Environment,
     EpochEntry,
@@ -37,7 +40,6 @@ from trireid.train.run_files import (
 from trireid.train.testing import checkpoint_features
 from trireid.typed_json import parse_object, without_faults
 
-PAGE_FILE = "report.html"
 MAX_NOTES = 3
 """Damaged lines of a file that are named one by one."""
 
@@ -86,7 +88,11 @@ class RunFolder:
     @property
     def pictures(self) -> Path:
         """Where its pictures go unless another folder is given."""
-        return self.path / "pictures" if self.path.is_dir() else self.path.with_name(f"{self.path.stem}_pictures")
+        return (
+            self.path / PICTURES_FOLDER
+            if self.path.is_dir()
+            else self.path.with_name(f"{self.path.stem}_{PICTURES_FOLDER}")
+        )
 
 
 def read_run(path: Path, *, overrides: Sequence[str] = (), evaluate: bool = False, progress: bool = False) -> RunFolder:
@@ -165,7 +171,7 @@ def _read_file(path: Path) -> RunFolder:
         f"a checkpoint alone has no history, figures or environment, and no {FEATURES_FILE}: no rank lists and no "
         "curves; evaluate it with --evaluate data.root=..."
     ]
-    report = path.with_suffix(".report.json")
+    report = path.with_suffix(IMPORT_REPORT_SUFFIX)
     imported = _read_part(report, IMPORTED_FILE, notes) if report.exists() else None
     # Its own figures, where it has some, are of the split that chose it and not of the test.
     return RunFolder(

@@ -10,7 +10,8 @@ from typing import Any
 
 from trireid.config.schema import Config
 from trireid.evaluation.ranking import Ranking
-from trireid.train.run_files import RunMetrics
+from trireid.report.values import percent, setting_text
+from trireid.train.run_files import RunMetrics, leaves
 
 COLUMNS: dict[str, str] = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
 HEADS = {"none": "no head", "hdm": "HDM", "hdm_atmoe": "HDM and ATMoE (DeMo)", "sdtps": "SDTPS"}
@@ -82,11 +83,6 @@ def warnings(metrics: RunMetrics) -> list[str]:
     return messages
 
 
-def percent(value: float | None) -> str:
-    """A share as percent with one decimal, a dash where there is none."""
-    return "–" if value is None or value != value else f"{100 * value:.1f}"
-
-
 def counts(metrics: RunMetrics, saved: Ranking | None, num_unmatched: int | None) -> dict[str, str]:
     """Items and queries by name, and what the protocol hides."""
     found = {
@@ -118,13 +114,9 @@ def settings_table(config: Config) -> dict[str, str]:
     return flat(config.model_dump(mode="json"))
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(content: Mapping[str, Any]) -> dict[str, str]:
     """A nested mapping as dotted names and texts."""
-    table: dict[str, str] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        table |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: _text(value)}
-    return table
+    return {name: setting_text(value) for name, value in leaves(content)}
 
 
 def command_line(command: Sequence[str] | None) -> str | None:
@@ -138,7 +130,3 @@ def _program(path: str) -> str:
     """What a user types for a program of this path."""
     name = Path(path).name
     return "python -m trireid" if name == "__main__.py" else name
-
-
-def _text(value: Any) -> str:
-    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -21,6 +21,8 @@ PACKAGES = (
     "pillow",
     "pydantic",
     "safetensors",
+    "simplejpeg",
+    "tifffile",
 )
 
 

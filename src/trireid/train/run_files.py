@@ -6,6 +6,7 @@ does so through the adapter of its type, which refuses values of other types and
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Required
 
 from pydantic import ConfigDict, TypeAdapter
@@ -21,6 +22,10 @@ METRICS_FILE = "metrics.json"
 BEST_FILE = "best.safetensors"
 TENSORBOARD_FOLDER = "tensorboard"
 STATE_FILE = "state/state.pt"
+PAGE_FILE = "report.html"
+PICTURES_FOLDER = "pictures"
+IMPORT_REPORT_SUFFIX = ".report.json"
+"""In place of the ending of an imported checkpoint's name."""
 
 STRICT = ConfigDict(extra="allow", strict=True)
 
@@ -250,3 +255,17 @@ RUN_METRICS = TypeAdapter(RunMetrics)
 EPOCH_ENTRY = TypeAdapter(EpochEntry)
 ENVIRONMENT = TypeAdapter(Environment)
 IMPORTED_FILE = TypeAdapter(ImportedFile)
+
+
+def leaves(tree: Mapping[str, Any], *, separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested mapping under its path, the names of the levels joined by a separator.
+
+    Example:
+        >>> dict(leaves({"loss": {"total": 1.5}, "epoch": 3}))
+        {'loss.total': 1.5, 'epoch': 3}
+    """
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}{separator}{path}", leaf) for path, leaf in leaves(value, separator=separator))
+        else:
+            yield name, value

@@ -33,6 +33,7 @@ from trireid.train.run_files import (
     TENSORBOARD_FOLDER,
     EpochEntry,
     RunMetrics,
+    leaves,
 )
 from trireid.train.trackers import RemoteTrackers
 from trireid.typed_json import checked, parse_object, read_object
@@ -254,13 +255,11 @@ class EpochLog:
                 self._board.close()
 
 
-def flatten_numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def flatten_numbers(tree: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Numbers of a nested mapping, by path: `metrics/test/joint/mAP`."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten_numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            yield prefix + name, float(value)
+    for path, value in leaves(tree, separator="/"):
+        if isinstance(value, int | float):
+            yield path, float(value)
 
 
 @contextmanager
@@ -289,12 +288,4 @@ def _check_same_run(folder: Path, config: Config) -> None:
 
 def setting_values(config: Config) -> Iterator[tuple[str, Any]]:
     """Every setting by its dotted path, as plain data."""
-    yield from _leaves(config.model_dump(mode="json"))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+    yield from leaves(config.model_dump(mode="json"))

@@ -18,7 +18,7 @@ from trireid.models.positions import GRID_KEY, Grid, grid_text, published_grid, 
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream
 from trireid.models.weights import fill_backbone, read_metadata, read_state, visual_tower
 from trireid.train.checkpoint import save_checkpoint
-from trireid.train.run_files import LAST_FILE
+from trireid.train.run_files import IMPORT_REPORT_SUFFIX, LAST_FILE
 from trireid.upstream.checkpoint import read_upstream
 from trireid.upstream.state_dict import HEAD_WIDTH, ImportReport
 
@@ -132,7 +132,7 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> Path:
         raise CheckpointError(f"the target {target} must end in .safetensors, the only format that is written")
     if os.path.realpath(target) == os.path.realpath(source):  # Path.resolve fails on links that lead to each other
         raise CheckpointError(f"the target {target} is the source itself: give another name")
-    report_path = target.with_suffix(".report.json")
+    report_path = target.with_suffix(IMPORT_REPORT_SUFFIX)
     existing = [path for path in (target, report_path) if path.exists()]
     if existing and not overwrite:
         raise RunError(f"{existing[0]} exists already: give another name, or replace it with --force (overwrite=True)")

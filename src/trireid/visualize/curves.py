@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trireid.evaluation.metrics import RankMetrics
 from trireid.evaluation.verification import EqualError
+from trireid.train.run_files import leaves
 from trireid.visualize.text import add_legend
 
 INK = "#767676"
@@ -44,10 +45,11 @@ def history_series(history: Sequence[Mapping[str, Any]], key: str) -> Series:
     series: Series = {}
     for line in history:
         if key in line and "epoch" in line:
-            for name, value in _numbers(line[key], name=""):
-                epochs, values = series.setdefault(name, ([], []))
-                epochs.append(float(line["epoch"]))
-                values.append(value)
+            for name, value in leaves({"": line[key]}, separator=" "):
+                if isinstance(value, int | float):
+                    epochs, values = series.setdefault(name.strip(), ([], []))
+                    epochs.append(float(line["epoch"]))
+                    values.append(float(value))
     return series
 
 
@@ -130,13 +132,6 @@ def _range_of(values: Tensor) -> tuple[float, float]:
     """Smallest and largest value, a little apart where they are the same."""
     low, high = float(values.min()), float(values.max())
     return low, max(high, low + 1e-6)
-
-
-def _numbers(value: Any, *, name: str) -> list[tuple[str, float]]:
-    """All numbers of a nested mapping with their joined names."""
-    if isinstance(value, Mapping):
-        return [item for key, inner in value.items() for item in _numbers(inner, name=f"{name} {key}".strip())]
-    return [(name, float(value))] if isinstance(value, int | float) else []
 
 
 def line_figure(
