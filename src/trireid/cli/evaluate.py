@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule
 from trireid.cli.guard import guarded
 from trireid.config.schema import Config
-from trireid.train.run_files import CONFIG_FILE, METRICS_FILE, STATE_FILE, TENSORBOARD_FOLDER, RunMetrics
+from trireid.train.run_files import CONFIG_FILE, LAST_FILE, METRICS_FILE, STATE_FILE, TENSORBOARD_FOLDER, RunMetrics
 
 
 def run(
@@ -64,8 +64,6 @@ def _stopped(config: Config, resume_with: str) -> str:
 
 def show_result(config: Config, metrics: RunMetrics) -> None:
     """Print the content of metrics.json and the next command."""
-    from trireid.train.checkpoint import LAST_FILE
-
     show_metrics("last checkpoint, test split", metrics["feature"])
     show_rule(metrics)
     show_reranked("last checkpoint, test split", metrics)

@@ -28,17 +28,15 @@ def _details() -> list[str]:
     import torch
 
     from trireid.train.device import resolve_device, resolve_precision
-    from trireid.train.environment import describe_environment, git_commit
+    from trireid.train.environment import PACKAGES, git_commit, package_version
 
     device = resolve_device("auto")
     precision = resolve_precision("auto", device)
-    found = describe_environment(device=device, precision=precision, num_processes=1, seed=0)
-    packages: dict[str, str | None] = found["packages"]
     shown = {
         "commit": git_commit(Path(__file__).parent) or "not a git checkout",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        **{name: known or "not installed" for name, known in packages.items() if name != "trireid"},
-        "platform": found["platform"],
+        **{name: package_version(name) or "not installed" for name in PACKAGES if name != "trireid"},
+        "platform": platform.platform(),
         "cpu": f"{_processor()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / GIB:.1f} GiB memory",
         "threads": f"{torch.get_num_threads()} (torch)",
         "cuda": torch.version.cuda or "torch was built without CUDA",

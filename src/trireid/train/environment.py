@@ -41,7 +41,7 @@ def describe_environment(*, device: torch.device, precision: str, num_processes:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cuda": torch.version.cuda if cuda else None,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
     }
 
 
@@ -55,7 +55,8 @@ def git_commit(folder: Path) -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version, None without the package."""
     try:
         return version(package)
     except PackageNotFoundError:
