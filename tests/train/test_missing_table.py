@@ -126,7 +126,7 @@ def test_a_case_without_items_is_a_row_of_dashes(tmp_path: Path) -> None:
     assert mean["head"]["mAP"] == pytest.approx(sum(rest) / 5)
     assert "| rn | 0 | 0 | - | - | - | - | - | - | - | - | - |" in shown.stdout
     assert "| mean of 5 |" in shown.stdout
-    assert "`-`: nothing is left of queries or gallery; the mean is over those of the 6 cases" in shown.stdout
+    assert "`-`: no query or no gallery item is left; the mean is over the cases, of 6," in shown.stdout
     only_tir = written["any_to_any"]["subsets"].index("t")
     assert written["any_to_any"]["feature"]["global"]["mAP"][only_tir] == [None] * 7
     assert written["any_to_any"]["num_queries"][only_tir] == 0
@@ -153,13 +153,13 @@ def test_zeros_are_images_that_every_cell_compares(complete: dict[str, Path], tm
     assert call("test", complete["sdtps"], *settings).exit_code == 0
     text = out.read_text()
     assert "| - |" not in text
-    assert text.count("what is withheld as images of zeros") == 1 + 2 * 3
+    assert text.count("withheld modalities as images of zeros") == 1 + 2 * 3
 
 
 def test_dashes_of_the_matrix_are_explained(complete: dict[str, Path]) -> None:
     shown = call("test", complete["hdm"], "--any-to-any").stdout
-    assert shown.count("`-`: no pair of query and gallery shares a modality that the feature compares") == 2
-    assert "rows are what queries have at most" in shown
+    assert shown.count("`-`: no query shares with a gallery item a modality that the feature compares") == 2
+    assert "rows: modalities that queries may have" in shown
     assert "queries that count" not in shown  # all do
 
 
@@ -211,5 +211,5 @@ def test_what_the_run_itself_withholds_gives_way_to_the_tables(tmp_path: Path) -
     run = made(table(tmp_path / "data", test={}), tmp_path / "run", "evaluate.missing=[tir]")
     shown = call("test", run, "--missing", "all")
     assert shown.exit_code == 0, shown.output
-    assert "note: the run withholds tir (evaluate.missing); here nothing is" in shown.stderr
+    assert "note: the run withholds tir (evaluate.missing); this test does not" in shown.stderr
     assert "| none | 24 | 24 |" in shown.stdout
