@@ -77,7 +77,7 @@ def refused(result, *words):
 
 
 def assert_nothing_half_written(folder):
-    """No temporary file, no checkpoint and no final figures of a run that failed."""
+    """No temporary file, no checkpoint and no final metrics of a run that failed."""
     left = [path.name for path in folder.rglob("*") if path.is_file()]
     assert not [name for name in left if name.startswith(".") or name.endswith((".tmp", ".part"))], left
     assert not {"metrics.json", "last.safetensors", "best.safetensors", "state.pt"} & set(left), left

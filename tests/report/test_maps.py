@@ -150,7 +150,7 @@ def test_a_checkpoint_alone_has_a_page_and_with_its_data_all_of_it(run_dir, tmp_
     text = words_of(page)
     assert "--evaluate" in text
     assert "1 keys of the file were used" in text
-    assert "no final figures" in text  # those inside a checkpoint are of the split that chose it
+    assert "no final metrics" in text  # those inside a checkpoint are of the split that chose it
     assert "sdtps kept" in text  # its data set is where its settings say
     evaluated = read_run(tmp_path / "alone.safetensors", evaluate=True)
     assert torch.equal(

@@ -242,7 +242,7 @@ def test_all_but_one_part_damaged_still_makes_a_page(run_dir):
     page = read(write_report(run_dir))
     for name in PARTS:
         assert name in page.text
-    assert "No figures" in page.text
+    assert "No metrics" in page.text
     assert "metrics.jsonl line 2 is damaged" in page.text
     assert len(page.drawings) == 4  # the curves of the line that could be read
 

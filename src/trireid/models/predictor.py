@@ -19,8 +19,8 @@ class PatchPredictor(nn.Module):
     Args:
         dim: D.
 
-    Source: predicted score of SEPS (arXiv 2511.01390), contract S3. Deviation: it sees the guides as well, where the
-        contract adds their cosines; inside the ViT these find the background (docs/results.md).
+    Source: predicted score of SEPS (arXiv 2511.01390). Deviation: it sees the guides as well, where SDTPS adds their
+        cosines; inside the ViT these select the background (docs/results.md).
     """
 
     def __init__(self, dim: int) -> None:

@@ -46,7 +46,7 @@ class ReIDModel(nn.Module):
         backbone: gives CLS and patch tokens of all modalities.
         pife: makes the global features; None takes the CLS tokens.
         head: `SDTPS`, `HDMHead` or None.
-        guide: what SDTPS takes the cosines with: `reduced` (the globals after PIFE, contract S2), `cls` or `mean_patch`
+        guide: what SDTPS takes the cosines with: `reduced` (the globals after PIFE), `cls` or `mean_patch`
             (raw tokens, which share the patches' space).
         classifiers: by feature name (`global`, `head`, or `rgb`, `nir`, `tir`), used in training only.
     """

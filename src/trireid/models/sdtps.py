@@ -1,8 +1,8 @@
 """SDTPS: few patches of each modality, chosen under the guidance of all three, aggregated into fewer slots.
 
 Source: SEPS (ICLR 2026, arXiv 2511.01390) carried over to three spectra; docs/sdtps.md has the whole flow. The paper
-states neither beta, nor tau, nor the aggregation ratio, nor the normalisation of the scores: the defaults here are
-those of the contract. Shapes: B batch, M modality, N patches, K kept, A slots, D channels.
+states neither beta, nor tau, nor the aggregation ratio, nor the normalisation of the scores: the defaults are
+explained in docs/sdtps.md. Shapes: B batch, M modality, N patches, K kept, A slots, D channels.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PRESETS: MappingProxyType[PresetName, MappingProxyType[str, Any]] = MappingProxy
         ),
     }
 )
-"""Two settings of one implementation: `reference` is the contract to the letter, `sound` has its faults mended."""
+"""Two settings of one implementation: `reference` follows the method exactly, `sound` corrects its faults."""
 
 SPARSE_RATIOS = MappingProxyType({"reference": 0.5, "sound": 1.0})
 """Share of the patches that a preset keeps where none is given. After the last block a choice saves no compute, and no
@@ -54,7 +54,10 @@ table of docs/results.md shows it above the same head without it beyond the nois
 
 
 def slot_count(num_patches: int, *, sparse_ratio: float, aggr_ratio: float) -> int:
-    """Number of aggregated slots, `max(1, int(N * aggr_ratio * sparse_ratio))`. Source: contract S8, S10."""
+    """Number of aggregated slots, `max(1, int(N * aggr_ratio * sparse_ratio))`.
+
+    Source: SEPS (arXiv 2511.01390), aggregation ratio.
+    """
     return max(1, int(round(num_patches * aggr_ratio * sparse_ratio, 9)))
 
 
@@ -85,9 +88,9 @@ class SDTPS(nn.Module):
         beta: weight of the guided scores against the predicted one, in [0, 0.5].
         tau: temperature of the relaxation, > 0.
         use_gumbel: draw Gumbel noise in training.
-        relaxation: gradient of the keep decision: `softmax` (sums to 1), `k_hot` (sums to K) or `none`. The softmax
-            form of the contract is used only where Gumbel is on.
-        noise: with Gumbel on, `none` adds none, `relaxation` adds noise to the backward pass alone (contract S6),
+        relaxation: gradient of the keep decision: `softmax` (sums to 1), `k_hot` (sums to K) or `none`. Where
+            Gumbel is off, `softmax` is not used.
+        noise: with Gumbel on, `none` adds none, `relaxation` adds noise to the backward pass alone,
             `shared` chooses and relaxes by the same noisy scores.
         mask: `log` masks gathered logits; `masked_softmax` runs over all patches in training, so that dropped patches
             learn what they would have been worth, and gathers in evaluation.
@@ -99,7 +102,7 @@ class SDTPS(nn.Module):
     Raises:
         InputError: for values out of range.
 
-    Source: contract S1-S12.
+    Source: SEPS (arXiv 2511.01390), sparse patch selection and aggregation; docs/sdtps.md lists each requirement.
 
     Deviation: the last map of the aggregation has no bias, because softmax over the patches cancels it; the token of
         the dropped patches is defined at ratio 1.
@@ -221,7 +224,7 @@ class SDTPS(nn.Module):
         perturbed = chooser = scores
         if self.training and self.use_gumbel and self.noise != "none":
             noise = select.gumbel_noise(scores)
-            # The contract perturbs the scores as they are. Shared noise must not drown the scores that choose: it is
+            # `reference` perturbs the scores as they are. Shared noise must not drown the scores that choose: it is
             # scaled by tau, which samples K patches without replacement from softmax(s / tau).
             perturbed = scores + (noise * self.tau if self.noise == "shared" else noise)
             chooser = perturbed if self.noise == "shared" else scores

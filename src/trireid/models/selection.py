@@ -18,7 +18,7 @@ from trireid.errors import InputError
 
 
 def keep_count(num_patches: int, keep_ratio: float) -> int:
-    """Number of kept patches, `max(1, ceil(N * ratio))`. Source: contract S5.
+    """Number of kept patches, `max(1, ceil(N * ratio))`. Source: SEPS (arXiv 2511.01390), top-K selection.
 
     The product is rounded to 9 digits first, so that 10 * 0.7 is 7 and not 8 by floating point.
 
@@ -47,7 +47,7 @@ def cosine_scores(patches: Tensor, guides: Tensor) -> Tensor:
 
 
 def min_max_normalise(scores: Tensor, *, eps: float = 1e-8) -> Tensor:
-    """Stretch the last axis to [0, 1] by its minimum and maximum. Source: contract S3; constant rows become 0."""
+    """Stretch the last axis to [0, 1] by its minimum and maximum. Constant rows become 0."""
     low = scores.amin(dim=-1, keepdim=True)
     high = scores.amax(dim=-1, keepdim=True)
     return (scores - low) / (high - low + eps)
@@ -56,7 +56,7 @@ def min_max_normalise(scores: Tensor, *, eps: float = 1e-8) -> Tensor:
 def quantile_normalise(scores: Tensor, *, low: float = 0.05, high: float = 0.95, eps: float = 1e-8) -> Tensor:
     """Stretch the last axis to [0, 1] between two quantiles and clip there, so that one outlier does not set the scale.
 
-    Deviation: the contract normalises by minimum and maximum; one outlying patch then squeezes all others together.
+    Deviation: SEPS's code normalises by minimum and maximum; one outlying patch then squeezes all others together.
     """
     ordered = scores.float().sort(dim=-1).values
     start, end = _quantile_of_sorted(ordered, low), _quantile_of_sorted(ordered, high)  # (..., 1)
@@ -150,7 +150,9 @@ def fused_weights(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def fuse_dropped(patches: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """One token out of the dropped patches, weighted by `fused_weights`. Source: contract S9.
+    """One token out of the dropped patches, weighted by `fused_weights`.
+
+    Source: SEPS (arXiv 2511.01390), redundant patches.
 
     Deviation: the literal form leaves a zero token where nothing was dropped.
 
@@ -246,7 +248,10 @@ def relax_k_hot(scores: Tensor, num_kept: int, *, tau: float) -> Tensor:
 
 
 def relax_softmax(scores: Tensor, *, tau: float) -> Tensor:
-    """Softmax relaxation `softmax(s / tau)`, `(..., N)`; each row sums to 1. Source: contract S6."""
+    """Softmax relaxation `softmax(s / tau)`, `(..., N)`; each row sums to 1.
+
+    Source: Gumbel-Softmax (Jang et al., ICLR 2017).
+    """
     return (scores if scores.dtype == torch.float64 else scores.float()).div(tau).softmax(dim=-1)
 
 
@@ -278,8 +283,8 @@ def masked_softmax(logits: Tensor, decision: Tensor, mask: Tensor) -> Tensor:
 def log_masked_softmax(logits: Tensor, decision: Tensor) -> Tensor:
     """Softmax of `logits + log(D)` over patches that were already gathered: every D is 1, its gradient is bounded.
 
-    Source: contract S7 in bounded form. At D = 1, log D is 0 and its derivative 1, where `-(1 - D) * 1e10` would
-    have the same forward pass and a gradient 1e10 times too large.
+    Source: the mask of SDTPS, with a bounded gradient. At D = 1, log D is 0 and its derivative 1, where
+    `-(1 - D) * 1e10` would have the same forward pass and a gradient 1e10 times too large.
 
     Args:
         logits: `(..., A, K)`; decision: `(..., K)`, 1 in the forward pass.

@@ -23,9 +23,9 @@ class SlotReader(nn.Module):
     """`(B, M, S, D) -> (B, F)`; F is M * D, for `hdm` it is E * D.
 
     Args:
-        name: `mean` (contract S12), `max` over slots, `attention` (one learned query a modality over the normalised
-            slots) `project` (slots concatenated
-            and projected by a linear map a modality) or `hdm` (slots handed over to HDM in place of patches).
+        name: `mean` or `max` over slots, `attention` (one learned query per modality over the normalised slots),
+            `project` (slots concatenated and projected by one linear map per modality) or `hdm` (slots given to HDM in
+            place of patches).
         dim: D.
         num_slots: S.
         num_modalities: M.

@@ -1,4 +1,4 @@
-"""Several runs on one page: figures, settings and curves side by side, and the queries on which they differ."""
+"""Several runs on one page: metrics, settings and curves side by side, and the queries on which they differ."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def write_comparison(
 
 
 def render_comparison(runs: Sequence[RunFolder]) -> str:
-    """The page as HTML text: of runs on different data without figures, rank lists and distances."""
+    """The page as HTML text: of runs on different data without metrics, rank lists and distances."""
     named = dict(zip(_names(runs), runs, strict=True))
     notes = [f"{name}: {note}" for name, run in named.items() for note in run.notes]
     apart = differences(named)
     if apart:
-        _log.warning("the figures of these runs cannot be compared: %s", "; ".join(apart))
+        _log.warning("the metrics of these runs cannot be compared: %s", "; ".join(apart))
     ranked = {} if apart else _rank(named, notes)
     configs = {name: parse_config(run.config, notes) for name, run in named.items()}
     known = [config for config in configs.values() if config is not None]
@@ -65,7 +65,7 @@ def render_comparison(runs: Sequence[RunFolder]) -> str:
         "names": list(named),
         "columns": list(COLUMNS.values()),
         "apart": apart,
-        "rows": [] if apart else _figures(named, ranked),
+        "rows": [] if apart else _metric_lines(named, ranked),
         "equal": _equal_errors(named, ranked),
         "settings": differing_settings(known) if len(known) == len(named) else [],
         "settings_note": "" if len(known) == len(named) else "The settings of a run are not known, see below.",
@@ -98,22 +98,22 @@ def _rank(runs: Mapping[str, RunFolder], notes: list[str]) -> dict[str, Ranked]:
     return ranked
 
 
-def _figures(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> list[dict[str, Any]]:
+def _metric_lines(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> list[dict[str, Any]]:
     """A line a feature and run, the best of each column marked."""
     lines: list[dict[str, Any]] = []
     for feature in FEATURES:
-        values = {name: _figures_of(run, ranked.get(name), feature) for name, run in runs.items()}
+        values = {name: _metrics_of(run, ranked.get(name), feature) for name, run in runs.items()}
         if any(values.values()):
             best = {key: max(own.get(key, -1.0) for own in values.values() if own) for key in COLUMNS}
             for name, own in values.items():
                 cells = [((own or {}).get(key), best[key]) for key in COLUMNS]
-                figures = [(percent(value), value is not None and value == most > 0) for value, most in cells]
-                lines.append({"feature": feature, "run": name, "values": figures})
+                metrics = [(percent(value), value is not None and value == most > 0) for value, most in cells]
+                lines.append({"feature": feature, "run": name, "values": metrics})
     return lines
 
 
-def _figures_of(run: RunFolder, ranked: Ranked | None, feature: str) -> Mapping[str, float] | None:
-    """Figures of one feature: those that the run left, else those of its features."""
+def _metrics_of(run: RunFolder, ranked: Ranked | None, feature: str) -> Mapping[str, float] | None:
+    """Metrics of one feature: those that the run left, else those of its features."""
     metrics: RunMetrics = run.metrics or {}
     known = metrics.get("feature", {}).get(feature)
     if known or ranked is None or feature not in ranked.saved.query.features.features:

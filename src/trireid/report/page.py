@@ -21,8 +21,8 @@ from trireid.report.tables import (
     changed_settings,
     command_line,
     counts,
-    figure_groups,
     flat,
+    metric_groups,
     summary,
     warnings,
     what_was_trained,
@@ -77,7 +77,7 @@ def render_page(run: RunFolder) -> str:
         "summary": summary(metrics, weights=run.weights),
         "warnings": warnings(metrics),
         "columns": list(COLUMNS.values()),
-        "rows": figure_groups(metrics, weights=run.weights),
+        "rows": metric_groups(metrics, weights=run.weights),
         "counts": counts(metrics, run.saved, None if result is None else result.num_unmatched),
         "curves": _curves(run.history),
         "queries": [_section(reason, shown) for reason, shown in queries.items()],
@@ -93,7 +93,7 @@ def render_page(run: RunFolder) -> str:
 
 
 def _rank(run: RunFolder, notes: list[str]) -> tuple[EvaluationResult | None, Ranked | None]:
-    """Rank the saved features again; say so where the figures are not those of the run."""
+    """Rank the saved features again; say so where the metrics are not those of the run."""
     if run.saved is None:
         return None, None
     try:
@@ -149,10 +149,10 @@ def _distances(result: EvaluationResult | None, ranked: Ranked | None) -> dict[s
 
 
 def _tiles(metrics: RunMetrics, equal: EqualError | None) -> list[tuple[str, str]]:
-    """The figures that are read first: joint mAP, R1 and mINP, and the equal error rate."""
+    """The metrics that are read first: joint mAP, R1 and mINP, and the equal error rate."""
     feature = metrics.get("feature", {})
-    figures = feature.get("joint") or feature.get("global") or {}
-    tiles = [(COLUMNS[key], percent(figures[key])) for key in ("mAP", "rank1", "mINP") if key in figures]
+    first = feature.get("joint") or feature.get("global") or {}
+    tiles = [(COLUMNS[key], percent(first[key])) for key in ("mAP", "rank1", "mINP") if key in first]
     return tiles + ([] if equal is None else [("equal error", percent(equal.rate))])
 
 

@@ -49,7 +49,7 @@ class Ranked:
     Attributes:
         saved: features, labels and records of query and gallery.
         distance: `(Q, G)`.
-        ranking: its figures.
+        ranking: its metrics.
     """
 
     saved: Ranking

@@ -58,7 +58,7 @@ class RunFolder:
         history: lines of `metrics.jsonl`, one an epoch; empty where there is none.
         saved: test features and records.
         notes: one line for each part that is missing or damaged.
-        weights: which weights the figures are of, for the table.
+        weights: which weights the metrics are of, for the table.
         imported: content of the report that `trireid import` wrote beside the file.
         overrides: settings to change before anything is read again, such as a moved `data.root`.
     """
@@ -168,12 +168,12 @@ def _read_file(path: Path) -> RunFolder:
         )
     checkpoint = load_checkpoint(path)
     notes = [
-        f"a checkpoint alone has no history, figures or environment, and no {FEATURES_FILE}: no rank lists and no "
+        f"a checkpoint alone has no history, metrics or environment, and no {FEATURES_FILE}: no rank lists and no "
         "curves; evaluate it with --evaluate data.root=..."
     ]
     report = path.with_suffix(IMPORT_REPORT_SUFFIX)
     imported = _read_part(report, IMPORTED_FILE, notes) if report.exists() else None
-    # Its own figures, where it has some, are of the split that chose it and not of the test.
+    # Its own metrics, where it has some, are of the split that chose it and not of the test.
     return RunFolder(
         path,
         config=dump_config(checkpoint.config),

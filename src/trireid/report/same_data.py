@@ -1,4 +1,4 @@
-"""Whether figures of several runs may be set side by side: the same queries, gallery and rule, of the same images."""
+"""Whether metrics of several runs may be set side by side: the same queries, gallery and rule, of the same images."""
 
 from __future__ import annotations
 

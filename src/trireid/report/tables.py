@@ -1,4 +1,4 @@
-"""The tables of a page: figures, settings that differ, counts, environment. Plain text in, plain text out."""
+"""The tables of a page: metrics, settings that differ, counts, environment. Plain text in, plain text out."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class FigureGroup:
-    """A part of the table of figures: which weights, and (feature, figures in percent) line by line."""
+class MetricGroup:
+    """A part of the table of metrics: which weights, and (feature, metrics in percent) line by line."""
 
     weights: str
-    figures: tuple[tuple[str, tuple[str, ...]], ...]
+    metrics: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def figure_groups(metrics: RunMetrics, *, weights: str) -> list[FigureGroup]:
-    """The table of figures: last, best and untrained weights by feature, in percent; `weights` names the last."""
+def metric_groups(metrics: RunMetrics, *, weights: str) -> list[MetricGroup]:
+    """The table of metrics: last, best and untrained weights by feature, in percent; `weights` names the last."""
     sources = {weights: metrics.get("feature"), "last, re-ranked": metrics.get("reranked", {}).get("feature")}
     best = metrics.get("best")
     if best is not None:
         sources[f"best (epoch {best['epoch']}, chosen on {best['chosen_on']})"] = best["feature"]
     sources["untrained"] = metrics.get("untrained", {}).get("feature")
     groups = []
-    for name, figures in sources.items():
-        if figures:
+    for name, features in sources.items():
+        if features:
             lines = [
-                (feature, tuple(percent(values.get(key)) for key in COLUMNS)) for feature, values in figures.items()
+                (feature, tuple(percent(values.get(key)) for key in COLUMNS)) for feature, values in features.items()
             ]
-            groups.append(FigureGroup(name, tuple(lines)))
+            groups.append(MetricGroup(name, tuple(lines)))
     return groups
 
 
@@ -61,11 +61,11 @@ def what_was_trained(config: Config | None, *, imported: bool) -> str:
 
 def summary(metrics: RunMetrics, *, weights: str) -> str:
     """The page's first sentence."""
-    figures = metrics.get("feature", {}).get("joint")
-    if figures is None:
-        return "This run has no final figures yet."
+    joint = metrics.get("feature", {}).get("joint")
+    if joint is None:
+        return "This run has no final metrics yet."
     weights = "the last epoch" if weights == "last" else weights
-    text = f"Joint feature of {weights}: mAP {percent(figures.get('mAP'))} %, R1 {percent(figures.get('rank1'))} %"
+    text = f"Joint feature of {weights}: mAP {percent(joint.get('mAP'))} %, R1 {percent(joint.get('rank1'))} %"
     untrained = metrics.get("untrained", {}).get("feature", {}).get("joint")
     if untrained is not None:
         text += f"; the same model untrained: mAP {percent(untrained.get('mAP'))} %"
@@ -73,11 +73,11 @@ def summary(metrics: RunMetrics, *, weights: str) -> str:
 
 
 def warnings(metrics: RunMetrics) -> list[str]:
-    """What must be known before the figures are believed."""
+    """What must be known before the metrics are believed."""
     messages = list(metrics.get("messages", []))
     if metrics.get("best", {}).get("chosen_on") == "test":
         messages.append(
-            "The epoch of `best` was chosen on the test set, so its figures are optimistic; "
+            "The epoch of `best` was chosen on the test set, so its metrics are optimistic; "
             "hold out identities with data.val_ids to choose it fairly."
         )
     return messages
