@@ -108,7 +108,7 @@ def main(
     typer.echo(f"cosine of the global features: {nn.functional.cosine_similarity(first, second).mean():.5f}")
     for name, values in seconds.items():
         cost = summarise(name, "inference", values, batch_size=batch_size, parameters=0, macs=None, memory=None)
-        typer.echo(f"{name}: {1e3 * cost.latency:.2f} ms a batch, {cost.throughput:.0f} triplets/s")
+        typer.echo(f"{name}: {1e3 * cost.latency:.2f} ms per batch, {cost.throughput:.0f} triplets/s")
 
 
 if __name__ == "__main__":

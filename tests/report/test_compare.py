@@ -133,7 +133,7 @@ def test_runs_on_other_data_are_not_compared_and_told_why(runs, tmp_path, caplog
     text = words_of(page)
     assert f"first and other differ in {why}" in text
     assert "train.epochs 3 4" in text  # settings are compared all the same
-    assert not [words for words in ("average precision", "Equal error", "Figures", "CMC") if words in text]
+    assert not [words for words in ("average precision", "Equal error", "Metrics", "CMC") if words in text]
     assert 'class="number best"' not in page.read_text()
     assert "cannot be compared" in caplog.text
 

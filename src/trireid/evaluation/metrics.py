@@ -104,8 +104,7 @@ def rank_metrics(
         >>> identity, camera, scene = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1], [-1, -1, -1, -1]])
         >>> labels = Labels(identity, camera, scene, item=torch.arange(4))
         >>> features = torch.tensor([[0.0], [1.0], [1.4], [3.0]])
-        >>> distance = pairwise_distance(features, features)
-        >>> metrics = rank_metrics(distance, labels, labels, Protocol("cross-camera", exclude="camera"))
+        >>> metrics = rank_metrics(pairwise_distance(features, features), labels, labels, Protocol("cross-camera"))
         >>> round(metrics.mAP, 4), metrics.rank1
         (0.7083, 0.5)
     """
@@ -120,20 +119,23 @@ def rank_metrics(
     matched = average_precision.isfinite()
     num_matched = int(matched.sum())
     if num_matched == 0:
-        raise InputError(
-            f"none of the {len(query)} queries has a valid match in the gallery under protocol {protocol.name!r} "
-            f"(exclude: {protocol.exclude}); check identities and cameras, or choose another exclusion"
-        )
+        raise _no_match(len(query), protocol)
     curve_ranks = torch.arange(1, max(max_rank, *ranks) + 1)
-    hits = first_rank[matched][:, None] <= curve_ranks  # (matched, max_rank)
     return RankMetrics(
         mAP=float(average_precision[matched].mean()),
         mINP=float(inverse_penalty[matched].mean()),
-        cmc=hits.double().mean(dim=0),
+        cmc=(first_rank[matched][:, None] <= curve_ranks).double().mean(dim=0),  # (max_rank,)
         num_queries=len(query),
         num_unmatched=len(query) - num_matched,
         average_precision=average_precision,
         ranks=tuple(ranks),
+    )
+
+
+def _no_match(num_queries: int, protocol: Protocol) -> InputError:
+    return InputError(
+        f"none of the {num_queries} queries has a valid match in the gallery under protocol {protocol.name!r} "
+        f"(exclude: {protocol.exclude}); check identities and cameras, or choose another exclusion"
     )
 
 

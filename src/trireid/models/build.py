@@ -88,7 +88,7 @@ def check_model(config: ModelConfig, *, image_size: tuple[int, int], load_pretra
 
 
 def check_published_weights(config: ModelConfig, *, image_size: tuple[int, int]) -> None:
-    """Fetch start weights of a name, where these are asked for, and try them: before the long work of decoding images.
+    """Fetch published start weights if the settings name any, and try them before the long work of decoding images.
 
     Raises:
         CheckpointError: there are none of that name, they cannot be downloaded, or do not fit.
