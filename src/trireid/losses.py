@@ -105,8 +105,8 @@ def reid_loss(
     """Sum over all (logits, feature) pairs of an output, every pair with the same weight, and its auxiliary losses.
 
     Features of several modalities enter whole, with zeros where a modality is absent. Comparing only the blocks that
-    two items share, as evaluation does, cannot be minimised: among items of one modality the hardest negatives are those
-    that look alike in it, and all features collapse to one point (docs/missing.md).
+    two items share, as evaluation does, cannot be minimised: among items of one modality the hardest negatives are
+    those that look alike in it, and all features collapse to one point (docs/missing.md).
 
     Args:
         output: of a model in training; every key of `logits` is a key of `features`.
