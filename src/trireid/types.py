@@ -36,7 +36,7 @@ Blocks = tuple[tuple[int, ...], ...]
 """A feature as equally wide blocks side by side: for each block the indices of the modalities that it is made of."""
 
 MODALITY_BLOCKS: Blocks = tuple((index,) for index in range(NUM_MODALITIES))
-"""One block a modality."""
+"""One block per modality."""
 
 
 def filled_blocks(blocks: Blocks, present: Tensor) -> Tensor:

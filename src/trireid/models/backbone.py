@@ -53,7 +53,7 @@ class BackboneOutput(NamedTuple):
 
 
 class CameraEmbedding(nn.Module):
-    """SIE: a learned vector a camera. An unknown camera (-1, or no camera at all) gets the mean of the known ones.
+    """SIE: one learned vector per camera. An unknown camera (-1, or no camera at all) gets the mean of the known ones.
 
     Source: TransReID (ICCV 2021), section 3.3; the rule for unknown cameras is ours.
     """

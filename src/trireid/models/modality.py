@@ -1,4 +1,4 @@
-"""Layers with one set of weights a modality, applied in one call. Modality is an axis, not three variables."""
+"""Layers with one set of weights per modality, applied in one call. Modality is an axis, not three variables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class QuickGELU(nn.Module):
 
 
 class ModalityLinear(nn.Module):
-    """One linear map a modality: `(B, M, ..., D) -> (B, M, ..., O)`.
+    """One linear map per modality: `(B, M, ..., D) -> (B, M, ..., O)`.
 
     Initialised as torch's own `nn.Linear` (uniform within 1 / sqrt(in_features)).
     """
@@ -42,7 +42,7 @@ class ModalityLinear(nn.Module):
 
 
 class ModalityLayerNorm(nn.Module):
-    """Layer normalisation with one scale and shift a modality: `(B, M, ..., D) -> (B, M, ..., D)`."""
+    """Layer normalisation with one scale and shift per modality: `(B, M, ..., D) -> (B, M, ..., D)`."""
 
     def __init__(self, num_modalities: int, dim: int, *, eps: float = 1e-5) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from trireid.types import NUM_MODALITIES
 
 
 class PIFE(nn.Module):
-    """`g <- QuickGELU(Linear(LayerNorm([CLS ; mean of patches])))`, 2D -> D, own weights a modality.
+    """`g <- QuickGELU(Linear(LayerNorm([CLS ; mean of patches])))`, 2D -> D, own weights per modality.
 
     Source: DeMo (arXiv 2412.10650), section 3.2 and public code.
     """

@@ -35,7 +35,7 @@ def cosine_scores(patches: Tensor, guides: Tensor) -> Tensor:
 
     Args:
         patches: `(B, M, N, D)`.
-        guides: `(B, M, D)`, one vector a modality.
+        guides: `(B, M, D)`, one vector per modality.
 
     Returns:
         `(B, M, G, N)` float32 in [-1, 1]; `[b, m, g]` holds patches of modality m against the guide of modality g.
