@@ -30,7 +30,7 @@ class RunError(TrireidError):
 
 
 def printable(text: str, *, limit: int | None = 300) -> str:
-    """A text of others for a message: one line, in bounds, without what a terminal would obey or cannot write.
+    """Foreign text for a message: one line of bounded length, without characters that a terminal would interpret.
 
     Args:
         text: a name, path or value that a user or a file gave.

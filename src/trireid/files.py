@@ -47,7 +47,7 @@ class UnreadableFileError(OSError):
 def read_bytes(path: Path, *, limit: int = DEFAULT_LIMIT) -> bytes:
     """The content of a user's file: a regular file of at most `limit` bytes.
 
-    A named pipe would be waited for without end, and a device fills the memory: neither is opened for reading.
+    Reading a named pipe would wait for ever, and a device would fill the memory: neither is opened for reading.
 
     Raises:
         UnreadableFileError: it is no regular file, or too large; nothing of it was read.
@@ -93,7 +93,7 @@ def read_text(path: Path, *, limit: int = DEFAULT_LIMIT, encoding: str = "utf-8"
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path leads to a file; a name that the system does not take (too long, say) leads to none."""
+    """Whether a path leads to a file; a name that the system refuses (too long, for example) leads to none."""
     try:
         return path.is_file()
     except OSError:
@@ -189,12 +189,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> Path:
-    """The temporary file of a path, one a process."""
+    """The temporary file of a path, one per process."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of a path that processes left which were killed; none may be writing it now."""
+    """Remove temporary files of a path that killed processes left behind; no process may be writing it now."""
     for temporary in path.parent.glob(f".{path.name}.*.tmp"):
         temporary.unlink(missing_ok=True)
 

@@ -42,7 +42,7 @@ def hardest_pairs(feature: Tensor, label: Tensor, *, valid: Tensor | None = None
     Args:
         feature: `(B, F)`, un-normalised.
         label: `(B,)` int64.
-        valid: `(B,)` bool, items that have this feature; the others are nobody's positive or negative. None: all.
+        valid: `(B,)` bool, items that have this feature; the others are no item's positive or negative. None: all.
 
     Returns:
         positive: `(B,)` int64 index of the farthest item of the same identity.
@@ -127,7 +127,7 @@ def reid_loss(
     terms: dict[str, Tensor] = {}
     totals: list[Tensor] = []
     for name, logits in output.logits.items():
-        # The feature of one modality says nothing of the items that lack it: they are left out of its pair.
+        # The feature of one modality carries no information on items that lack it: they are left out of its pair.
         valid = output.present[:, MODALITIES.index(name)] if name in MODALITIES else None
         identity = id_loss(logits, label, label_smoothing=label_smoothing, valid=valid)
         triplet = batch_hard_triplet(output.features[name], label, margin=margin, valid=valid)
@@ -159,7 +159,7 @@ def _squared_distance(feature: Tensor) -> Tensor:
     """Squared Euclidean distances `(B, B)` of one set, exactly 0 on the diagonal.
 
     The batch mean is taken off first: it cancels in every difference, and without it the large common part of
-    un-normalised features would eat the digits that tell near items apart.
+    un-normalised features would use up the digits that distinguish near items.
     """
     centred = feature - feature.mean(dim=0)
     with torch.autocast(device_type=feature.device.type, enabled=False):

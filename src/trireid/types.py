@@ -40,7 +40,7 @@ MODALITY_BLOCKS: Blocks = tuple((index,) for index in range(NUM_MODALITIES))
 
 
 def filled_blocks(blocks: Blocks, present: Tensor) -> Tensor:
-    """Which blocks of an item's feature hold something, those that at least one present modality went into.
+    """Which blocks of an item's feature are filled: those that at least one present modality contributes to.
 
     Args:
         blocks: K blocks.
@@ -130,7 +130,7 @@ class ReIDOutput:
             Empty where the model has no classifiers or is in evaluation.
         selection: by stage name (`"block4"` inside the ViT, `"sdtps"` in the head); empty where nothing is selected.
         present: `(B, M)` bool, the modalities that were used.
-        auxiliary: scalar losses that the model brings along in training, by name; empty in evaluation.
+        auxiliary: scalar losses that the model itself adds in training, by name; empty in evaluation.
         blocks: by feature name, what its blocks are made of, for `"global"` and `"head"`. A block without any of its
             modalities is 0.
     """
@@ -151,7 +151,7 @@ class ReIDOutput:
 
 @dataclass(frozen=True)
 class Labels:
-    """Who is on each item of a query or gallery set. All `(Q,)` int64 on one device.
+    """Identity, camera and scene of each item of a query or gallery set. All `(Q,)` int64 on one device.
 
     Attributes:
         identity: the same number for the same object, in query and gallery.

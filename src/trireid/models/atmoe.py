@@ -39,7 +39,7 @@ class ATMoE(nn.Module):
         self.expert_weight = nn.Parameter(torch.empty(num_experts, num_heads, width, width).uniform_(-bound, bound))
         self.expert_bias = nn.Parameter(torch.empty(num_experts, num_heads, width).uniform_(-bound, bound))
         self.expert_activation = QuickGELU()
-        # Batch normalisation is a channel's own affair: one over all channels equals one an expert and head.
+        # Batch normalisation treats each channel alone: one over all channels equals one per expert and head.
         self.expert_norm = BatchNorm(num_experts * dim)
         self.feature_dim = num_experts * dim
 

@@ -67,7 +67,7 @@ class CameraEmbedding(nn.Module):
         """Vectors `(B, D)` for camera indices `(B,)` int64 or None.
 
         Raises:
-            InputError: an index that is no camera; on a GPU it is not looked for, which would wait for the device.
+            InputError: an index that is no camera; not checked on a GPU, where it would have to wait.
         """
         mean = self.weight.mean(dim=0, keepdim=True)
         if camera is None:
@@ -173,7 +173,7 @@ class Backbone(nn.Module):
 
         Args:
             cuts: in evaluation what a cut does, too: two more pieces to compile for each, a little time saved in every
-                batch. Worth it for a model that only infers.
+                batch. Worthwhile for a model that is only used for inference.
         """
         if not self.is_compiled:
             self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
@@ -358,7 +358,7 @@ def projects_features(timm_name: str) -> bool:
 
 
 def check_image_size(image_size: tuple[int, int], *, patch_size: tuple[int, int]) -> None:
-    """Image height and width must be multiples of the patch size, so that no border is cut off unseen.
+    """Image height and width must be multiples of the patch size, so that no border is cut off silently.
 
     Raises:
         InputError: naming both sizes.

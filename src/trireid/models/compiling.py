@@ -1,4 +1,4 @@
-"""Room for compiled models in torch's bounds."""
+"""Raise torch's limits on the number of compiled forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guidance: what a patch is worth at the depth of a cut inside the ViT.
+"""Guidance: the score of a patch at the depth of a cut inside the ViT.
 
 The score uses what is there at that depth: the CLS tokens of the three modalities, which run as one batch of 3B
 through the shared ViT. Everything works on rows: R of the B * M images, those whose modality is present.
@@ -142,7 +142,7 @@ def mean_by_place(scores: Tensor, positions: Tensor, present: Tensor, rows: Tens
 
 
 def foresight_loss(scores: Tensor, positions: Tensor, attention: Tensor, reached: Tensor) -> Tensor:
-    """How badly the scores of a cut foresee what the CLS token attends to in the late blocks.
+    """How far the scores of a cut are from the attention of the CLS token in the late blocks.
 
     Divergence between that attention and the softmax of the scores, both over the patches that got there.
 
@@ -169,7 +169,7 @@ def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
     Args:
         patches: `(R, N, D)`.
         guides: `(R, G, D)`, the CLS tokens of all modalities of the row's item.
-        weights: `(R, G)`, 0 for guides that have no say.
+        weights: `(R, G)`, 0 for guides that do not count.
     """
     unit_patches = nn.functional.normalize(patches.float(), dim=-1)
     unit_guides = nn.functional.normalize(guides.float(), dim=-1)

@@ -82,7 +82,7 @@ class HDM(nn.Module):
         mask = None
         if present is not None:
             visible = _of(present, subset)  # (B, S)
-            # A row that sees nothing would give NaN: let it see everything, and put zeros in its place below.
+            # A row without any key would give NaN: let it attend to everything, and replace its result by zeros below.
             visible = visible | ~visible.any(dim=1, keepdim=True)
             mask = visible.repeat_interleave(length, dim=1)[:, None, None, :]  # (B, 1, 1, S * (1 + N))
         attended = functional.scaled_dot_product_attention(

@@ -1,4 +1,4 @@
-"""How the rows of a position table lie in the image: said by the file or the caller, published, or asked for.
+"""How the rows of a position table lie in the image: from the file, the caller or its publication, or refused.
 
 A table of 128 rows may be 16 x 8 patches or 8 x 16: taken the wrong way round it loads and is scrambled. So no grid is
 guessed from a count here.
@@ -150,7 +150,7 @@ def _refused_size(
 
 
 def overlapping_patches(num_patches: int, *, patch_size: Grid, sizes: tuple[Grid, ...], least: int = 1) -> str | None:
-    """How so many patches of images of one of these sizes would overlap, None where they need not.
+    """How patches must overlap to give this number for images of one of these sizes; None if they need not.
 
     Args:
         num_patches: rows of a position table.

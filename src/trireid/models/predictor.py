@@ -1,4 +1,4 @@
-"""A learned score for slimming inside the ViT: what a patch is worth, judged beside the CLS tokens of all modalities.
+"""A learned score of a patch for slimming inside the ViT, from the patch and the CLS tokens of all modalities.
 
 Shapes: R rows (images whose modality is present), N patches still there, D channels.
 """
@@ -13,7 +13,7 @@ from torch.nn import functional
 class PatchPredictor(nn.Module):
     """MLP D -> D / 4 -> 1 with GELU over [patch ; own CLS ; mean of the other CLS tokens], shared by the modalities.
 
-    It reads and does not write: no gradient reaches the tokens through it. Its own teachers are the attention of the
+    No gradient reaches the tokens through it. It is trained by the attention of the
     late blocks (`trireid.models.guidance.foresight_loss`) and the fused token.
 
     Args:

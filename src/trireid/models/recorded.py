@@ -1,6 +1,6 @@
 """Inference recorded once as a CUDA graph and replayed: no Python between the kernels.
 
-A slimmed model on a fast GPU is done before Python has launched the next kernel; a replay is one launch.
+A fast GPU finishes a kernel of a slimmed model before Python has launched the next; a replay is one launch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WARM_UP = 3
 
 
 class RecordedModel:
-    """A model in evaluation for complete triplets on a CUDA device, one recording a shape of images.
+    """A model in evaluation for complete triplets on a CUDA device, one recording per shape of images.
 
     Args:
         model: on a CUDA device. Its weights may change, as long as they stay where they are.

@@ -73,7 +73,7 @@ class ReIDModel(nn.Module):
 
         Args:
             images: `(B, M, 3, H, W)`, normalised; the content of absent modalities is ignored.
-            present: `(B, M)` bool, at least one true an item; None: all present.
+            present: `(B, M)` bool, at least one true per item; None: all present.
             camera: `(B,)` int64 camera index, -1 unknown; None: all unknown.
 
         Raises:
@@ -118,7 +118,7 @@ class ReIDModel(nn.Module):
         return tokens.patches.mean(dim=2) if self.guide == "mean_patch" else global_features
 
     def _classify(self, name: str, feature: Tensor, present: Tensor | None) -> Tensor:
-        """Logits `(B, C)`; a modality's own classifier looks at the items that have the modality."""
+        """Logits `(B, C)`; a modality's own classifier uses only the items that have the modality."""
         own = present[:, MODALITIES.index(name)] if present is not None and name in MODALITIES else None
         logits: Tensor = self.classifiers[name](feature, present=own)
         return logits

@@ -177,7 +177,7 @@ class SDTPS(nn.Module):
         Args:
             patches: `(B, M, N, D)`.
             guides: `(B, M, D)`, the vector of each modality that the cosines are taken with.
-            global_features: `(B, M, D)`, read beside the slots by the reader `hdm`; None takes the guides.
+            global_features: `(B, M, D)`, used beside the slots by the pooling `hdm`; None takes the guides.
             present: `(B, M)` bool; absent modalities do not guide and give zero slots. None: all present.
 
         Raises:
@@ -199,9 +199,9 @@ class SDTPS(nn.Module):
         return SDTPSOutput(feature=feature, slots=slots, selection=_of_present(chosen, present))
 
     def score(self, patches: Tensor, guides: Tensor, *, present: Tensor | None = None) -> Tensor:
-        """Score of every patch, `(B, M, N)` float32: `(1 - 2b) s_p + b (s_m2 + s_m3 + 2 s_im)`. Source: S3, S4.
+        """Score of every patch, `(B, M, N)` float32: `(1 - 2b) s_p + b (s_m2 + s_m3 + 2 s_im)`. Source:
 
-        The cosines carry no gradient; only learned guides do, through the map that makes them.
+        S3 and S4 of docs/sdtps.md. The cosines carry no gradient; learned guides do, through the map that makes them.
         """
         if self.predictor is None:
             return select.random_scores(patches[..., 0], training=self.training)
@@ -238,7 +238,7 @@ class SDTPS(nn.Module):
         return indices, mask, select.straight_through(mask, relaxed)
 
     def aggregate(self, patches: Tensor, indices: Tensor, mask: Tensor, decision: Tensor) -> tuple[Tensor, Tensor]:
-        """Slots `(B, M, A, D)` and their weights over the kept patches `(B, M, A, K)`. Source: S7, S8."""
+        """Slots `(B, M, A, D)` and their weights over the kept patches `(B, M, A, K)`. Source: S7, S8 of docs/sdtps.md."""
         spread = indices.unsqueeze(2).expand(-1, -1, self.num_slots, -1)  # (B, M, A, K)
         if self.mask_form == "masked_softmax" and self.training:
             logits = self._aggregation_logits(patches)  # (B, M, A, N)
@@ -254,7 +254,7 @@ class SDTPS(nn.Module):
 
 
 def _of_present(chosen: Selection, present: Tensor | None) -> Selection:
-    """The selection with zeros for absent modalities, whose patches nobody kept. Present `(B, M)` bool or None."""
+    """The selection with zeros for absent modalities, of which no patch is kept. Present `(B, M)` bool or None."""
     if present is None:
         return chosen
     assert chosen.weights is not None

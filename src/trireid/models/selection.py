@@ -134,8 +134,8 @@ def gather_patches(patches: Tensor, indices: Tensor) -> Tensor:
 def fused_weights(scores: Tensor, mask: Tensor) -> Tensor:
     """Weight of every patch in the fused token: the softmax of the scores of the dropped ones, 0 for those kept.
 
-    Where nothing was dropped (ratio 1) all patches are fused, so that the token is always defined and always
-    teaches the scores.
+    Where nothing was dropped (ratio 1) all patches are fused, so that the token is always defined and always trains
+    the scores.
 
     Args:
         scores: `(..., N)`, -inf for patches that were dropped before.
@@ -231,7 +231,7 @@ class _KHot(torch.autograd.Function):
 def relax_k_hot(scores: Tensor, num_kept: int, *, tau: float) -> Tensor:
     """K-hot relaxation: `p_i = sigmoid((s_i - t) / tau)` with t such that `sum p = K`.
 
-    Source: spec of the sound design, section 2.2; the derivative is the implicit one, whose rows sum to 0.
+    The derivative is the implicit one, whose rows sum to 0 (docs/sdtps.md).
 
     Args:
         scores: `(..., N)`; computed in float32 at least.
@@ -261,7 +261,7 @@ def straight_through(mask: Tensor, relaxed: Tensor) -> Tensor:
 
 
 def masked_softmax(logits: Tensor, decision: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the kept patches that still tells the dropped ones what they would have been worth.
+    """Softmax over the kept patches, with a gradient for the dropped ones as if they had been kept.
 
     `W ~ D * exp(l)` over all N: the forward pass equals softmax over the kept patches; the backward pass gives every
     patch, kept or dropped, the gradient of its own decision. Dropped logits above the largest kept one are capped
@@ -304,6 +304,6 @@ def random_scores(like: Tensor, *, training: bool) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _fixed_draw(length: int, device: torch.device) -> Tensor:
-    """`(N,)`, kept, because a copy to a device a batch would wait for it, and could not be recorded."""
+    """`(N,)`, cached, because a copy to the device in every batch would wait for it and could not be recorded."""
     with torch.inference_mode(False):
         return torch.rand(length, generator=torch.Generator().manual_seed(0)).to(device)

@@ -1,4 +1,4 @@
-"""What a selection of patches is like, as numbers: agreement between the modalities, and how decided the scores are."""
+"""Statistics of a selection of patches: agreement between the modalities, and entropy of the scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kept_overlap(mask: Tensor, present: Tensor) -> dict[tuple[str, str], Tensor]
 
 
 def score_entropy(scores: Tensor, present: Tensor) -> Tensor:
-    """How evenly the scores of an image are spread: 1 where all patches score alike, 0 where one alone stands out.
+    """How evenly the scores of an image are spread: 1 if all score alike, 0 if a single patch has all.
 
     The scores above their minimum are taken as shares of their sum; the entropy of these is divided by that of equal
     shares. Neither the unit nor the zero of the scores matters, so that stages of different guidance compare.

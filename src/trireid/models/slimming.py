@@ -1,4 +1,4 @@
-"""Slimming inside the ViT: after chosen blocks few patches go on, the dropped ones fused into one token.
+"""Slimming inside the ViT: after chosen blocks only some patches go on; the dropped ones are fused into one token.
 
 Everything works on rows: R of the B * M images, those whose modality is present. The scores that choose come from
 `trireid.models.guidance`. Shapes: R rows, N patches still there, K kept, D channels.
@@ -119,7 +119,7 @@ def cut(
 ) -> tuple[RowTokens, Selection]:
     """Keep the best patches of every row and fuse the others into the one fused token.
 
-    Scores with a gradient are taught by the fused token, which weighs the dropped patches by them.
+    Scores with a gradient are trained by the fused token, which weighs the dropped patches by them.
 
     Args:
         tokens: rows before the cut.

@@ -1,6 +1,6 @@
-"""Readers: how the slots of a slimmed patch set become one feature.
+"""Slot pooling: how the slots of a slimmed patch set become one feature.
 
-The mean over slots is exactly one weighted pooling of the patches, which undoes the aggregation; the other readers
+The mean over slots is exactly one weighted pooling of the patches, which undoes the aggregation; the other poolings
 keep the slots apart. Shapes: B batch, M modality, S slots, D channels.
 """
 
@@ -51,7 +51,7 @@ class SlotReader(nn.Module):
             self.projection = ModalityLinear(num_modalities, num_slots * dim, dim)
 
     def forward(self, slots: Tensor, global_features: Tensor, *, present: Tensor | None = None) -> Tensor:
-        """Read slots `(B, M, S, D)` into `(B, F)`; globals `(B, M, D)` serve `hdm`; absent modalities give zeros."""
+        """Pool slots `(B, M, S, D)` into `(B, F)`; globals `(B, M, D)` serve `hdm`; absent modalities give zeros."""
         if self.name == "hdm":
             subsets: Tensor = self.hdm(global_features, slots, present=present)  # (B, E, D)
             return subsets.flatten(1)

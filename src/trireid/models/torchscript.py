@@ -34,7 +34,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers by dotted name.
 
     The description of the module is read by an unpickler that knows tensors, containers and plain attributes and
-    refuses every other name; the archive's code is not looked at.
+    refuses every other name; the archive's code is not read.
 
     Raises:
         CheckpointError: if the archive is damaged, or asks for anything else than tensors.
@@ -63,7 +63,7 @@ class _Attributes:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors from the archive's own storages. What it hands out is its own, so a file can spoil nothing else.
+    """Rebuilds tensors from the archive's own storages. It returns only its own objects, so a file can change nothing else.
 
     Args:
         content: the pickled description, see `check_memo`.

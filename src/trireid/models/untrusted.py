@@ -1,6 +1,6 @@
-"""What a weight file of a stranger may hold: plain tensors under plain names, no more of them than the file is large.
+"""What a weight file may hold: plain tensors under plain names, no more of them than the file is large.
 
-Nothing here runs anything of a file; all ways in (`weights.read_state`) pass these checks before a tensor is used.
+No code of a file is run; every file that `weights.read_state` reads passes these checks before a tensor is used.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 def one_line(error: BaseException, *, limit: int = 300) -> str:
     """The first line of an error, which may quote a file, without characters that a terminal would obey."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, KeyError) and error.args:  # its text is the bare key
+    if isinstance(error, KeyError) and error.args:  # its text is only the key
         text = f"{type(error).__name__} {text}"
     return printable(text, limit=limit)
 

@@ -1,4 +1,4 @@
-"""What is used of a timm ViT, looked for when the backbone is built and not when a part fails, or is left out."""
+"""Checks that a timm ViT has every part that is used of it, when the backbone is built."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def attention_layers(block: nn.Module) -> tuple[AttentionLayer, ...]:
 
 
 def check_vit(vit: VisionTransformer, *, reads_attention: bool) -> None:
-    """Refuse a ViT that lacks what is used of it, or has what would go without use.
+    """Refuse a ViT that lacks a part that is used, or has a part that would be ignored.
 
     Args:
         vit: of timm.

@@ -244,7 +244,7 @@ def _read_table(path: Path) -> Any:
 def load_tensors(path: Path) -> Any:
     """What a file of torch holds, on the CPU, without running any code of it.
 
-    Torch remarks on unusual pickles, sparse and quantised tensors; the checks of callers say it in one line.
+    Torch warns about unusual pickles, sparse and quantised tensors; the callers' checks report them in one line.
     """
     if b"bytearray" in _program(path):
         raise pickle.UnpicklingError("it holds a bytearray, which may take any memory and is no tensor")
