@@ -238,7 +238,7 @@ class SDTPS(nn.Module):
         return indices, mask, select.straight_through(mask, relaxed)
 
     def aggregate(self, patches: Tensor, indices: Tensor, mask: Tensor, decision: Tensor) -> tuple[Tensor, Tensor]:
-        """Slots `(B, M, A, D)` and their weights over the kept patches `(B, M, A, K)`. Source: S7, S8 of docs/sdtps.md."""
+        """Slots `(B, M, A, D)` and their weights over the kept patches `(B, M, A, K)`. Source: S7, S8."""
         spread = indices.unsqueeze(2).expand(-1, -1, self.num_slots, -1)  # (B, M, A, K)
         if self.mask_form == "masked_softmax" and self.training:
             logits = self._aggregation_logits(patches)  # (B, M, A, N)
