@@ -63,7 +63,7 @@ class _Attributes:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors from the archive's own storages. It returns only its own objects, so a file changes nothing else.
+    """Rebuilds tensors from the archive's own storages. Its objects are its own: a file changes nothing else.
 
     Args:
         content: the pickled description, see `check_memo`.
