@@ -287,6 +287,7 @@ def test_ctrl_c_while_a_module_is_imported_ends_in_a_line(module, settings, tmp_
     """Also where the module takes the interrupt for a fault of its own."""
     code = f"""
 import builtins, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 real = builtins.__import__
 
 def interrupted(name, *arguments):
