@@ -22,8 +22,8 @@ from trireid.errors import InputError, RunError, printable
 
 _log = logging.getLogger(__name__)
 
-LAST_FILE = "last.safetensors"
-"""The last checkpoint of a run folder; start weights are found by this name, too. Other names: `train/run_files`."""
+LAST_FILE, FEATURES_FILE, RECORDS_FILE = "last.safetensors", "features.safetensors", "records.json"
+"""Names in a run folder that parts below `train` need as well; `train/run_files.py` has all of them."""
 
 _NAME_BYTES = 120
 """Of a name that is made from a text: file systems take 255, and prefixes and endings are added."""

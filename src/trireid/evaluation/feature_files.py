@@ -22,12 +22,10 @@ from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, joint_blocks
 from trireid.evaluation.ranking import Ranking, Rerank, Side
-from trireid.files import check_regular, replacing, write_text
+from trireid.files import FEATURES_FILE, RECORDS_FILE, check_regular, replacing, write_text
 from trireid.typed_json import Count, Document, Share, Text, checked, read_object, shortened
 from trireid.types import NUM_MODALITIES, Blocks, Exclusion, Labels, Protocol
 
-FEATURES_FILE = "features.safetensors"
-RECORDS_FILE = "records.json"
 FORMAT_VERSION = 1
 SAVED_FEATURES = JOINED_FEATURES
 """The features that are written; `joint` is their concatenation and is made again when they are read."""

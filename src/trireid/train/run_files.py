@@ -12,7 +12,9 @@ from typing import Any, Required
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from trireid.files import FEATURES_FILE as FEATURES_FILE
 from trireid.files import LAST_FILE as LAST_FILE
+from trireid.files import RECORDS_FILE as RECORDS_FILE
 from trireid.typed_json import Count, JsonObject, Number, Share, Text
 
 CONFIG_FILE = "config.yaml"
