@@ -14,9 +14,9 @@ from trireid.config.read import parse_yaml
 from trireid.config.schema import Config
 from trireid.data.records import Record
 from trireid.errors import ConfigError, RunError
-from trireid.evaluation.feature_files import FEATURES_FILE, RECORDS_FILE, load_features
+from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.ranking import Ranking, Side
-from trireid.files import read_text, real_path
+from trireid.files import FEATURES_FILE, RECORDS_FILE, read_text, real_path
 from trireid.train.checkpoint import config_here, load_checkpoint
 from trireid.train.inputs import scan_index
 from trireid.train.run_files import (
