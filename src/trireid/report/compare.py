@@ -99,7 +99,7 @@ def _rank(runs: Mapping[str, RunFolder], notes: list[str]) -> dict[str, Ranked]:
 
 
 def _metric_lines(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> list[dict[str, Any]]:
-    """A line a feature and run, the best of each column marked."""
+    """One line per feature and run, the best of each column marked."""
     lines: list[dict[str, Any]] = []
     for feature in FEATURES:
         values = {name: _metrics_of(run, ranked.get(name), feature) for name, run in runs.items()}

@@ -67,7 +67,7 @@ def item_maps(item: SelectedItem, *, size: tuple[int, int], heading: str) -> Ite
 
 
 def statistics_table(items: Sequence[SelectedItem]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Header and lines, one a cut, of what the selections of some triplets have in common, in percent."""
+    """Header and lines, one per cut, of what the selections of some triplets have in common, in percent."""
     present = torch.cat([item.present for item in items])
     header: list[str] = []
     lines = []
@@ -108,7 +108,7 @@ def _slot_rows(selection: Selection, record: Record, images: Sequence[Pixels]) -
 
 
 def _row(name: str, record: Record, images: Sequence[Pixels], captions: Sequence[str]) -> MapRow:
-    """One step; absent modalities show their box and no figures."""
+    """One step; absent modalities show their box and no numbers."""
     pictures, words = [], []
     for modality, source, pixels, text in zip(MODALITIES, record.images, images, captions, strict=True):
         shown = pixels if source is not None else np.asarray(spectrum_image(None, pixels.shape[:2]))

@@ -50,7 +50,7 @@ def write_report(
 ) -> Path:
     """Write the page of a run folder (`report.html`) or checkpoint (beside it), and return its path.
 
-    What is missing is said on the page. Arguments as `run_folder.read_run`.
+    The page says what is missing. Arguments as `run_folder.read_run`.
 
     Raises:
         RunError: there is no run, or the page cannot be written.

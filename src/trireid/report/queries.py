@@ -101,7 +101,7 @@ def shown_queries(ranked: Ranked, *, num_queries: int = 3, top: int = 8) -> dict
     """The queries to show by reason: "easiest", "hardest", "confidently wrong".
 
     Easiest and hardest go by average precision; confidently wrong are those whose first place is wrong with the
-    widest gap to the nearest right item. One query an identity, and no query twice.
+    widest gap to the nearest right item. One query per identity, and no query twice.
 
     Args:
         ranked: a ranking.
@@ -113,7 +113,7 @@ def shown_queries(ranked: Ranked, *, num_queries: int = 3, top: int = 8) -> dict
 
 
 def differing_queries(runs: Mapping[str, Ranked], *, num_queries: int = 4) -> list[str]:
-    """Names of the queries whose average precision differs most between runs, one an identity.
+    """Names of the queries whose average precision differs most between runs, one per identity.
 
     Args:
         runs: two or more, by name.

@@ -73,7 +73,7 @@ def summary(metrics: RunMetrics, *, weights: str) -> str:
 
 
 def warnings(metrics: RunMetrics) -> list[str]:
-    """What must be known before the metrics are believed."""
+    """Warnings about the metrics."""
     messages = list(metrics.get("messages", []))
     if metrics.get("best", {}).get("chosen_on") == "test":
         messages.append(

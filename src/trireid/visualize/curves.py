@@ -39,7 +39,7 @@ def history_series(history: Sequence[Mapping[str, Any]], key: str) -> Series:
     """The numbers of one entry of `metrics.jsonl` by epoch, nested names joined by a space.
 
     Args:
-        history: one mapping an epoch, with "epoch"; an entry may be missing in some epochs.
+        history: one mapping per epoch, with "epoch"; an entry may be missing in some epochs.
         key: the entry, a number or (nested) mapping of numbers.
     """
     series: Series = {}
@@ -91,7 +91,7 @@ def _in_percent(series: Series, metric: str) -> Series:
 
 
 def cmc_curves(rankings: Mapping[str, RankMetrics], *, max_rank: int = 20) -> Figure:
-    """Share of queries with a match among the first r, a line a name (feature or run)."""
+    """Share of queries with a match among the first r, one line per name (feature or run)."""
     series = {
         name: (
             [float(rank) for rank in range(1, min(max_rank, len(ranking.cmc)) + 1)],

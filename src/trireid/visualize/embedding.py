@@ -51,12 +51,11 @@ def embed_in_plane(features: Tensor, *, method: Method = "tsne", seed: int = 0) 
 def embedding_figure(
     points: NDArray[np.float64], identities: Sequence[str], cameras: Sequence[str | None], *, title: str = ""
 ) -> Figure:
-    """Draw points, a colour an identity and a marker a camera.
+    """Draw points, one colour per identity and one marker per camera.
 
     Args:
         points: `(n, 2)`.
-        identities: one a point.
-        cameras: one a point, None where not known.
+        identities: one per point. cameras: one per point, None where not known.
         title: written above.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Grad-CAM: where a triplet speaks for its feature, or for its likeness to another, on each modality."""
+"""Grad-CAM: which places of each modality contribute to a feature, or to its similarity with another."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def patch_pixels(values: Tensor, *, grid: tuple[int, int], size: tuple[int, int]
     """The value of its patch at every pixel: `(..., N)` of any type -> `(..., H, W)`.
 
     Args:
-        values: one a patch, row by row.
+        values: one per patch, row by row.
         grid: (rows, columns) of patches, rows * columns == N.
         size: (height, width) in pixels, multiples of rows and columns.
 
@@ -109,7 +109,7 @@ def state_image(pixels: Pixels, states: Tensor, weights: Tensor, *, grid: tuple[
 def heat_image(
     pixels: Pixels, values: Tensor, *, grid: tuple[int, int], limits: tuple[float, float] | None = None
 ) -> Pixels:
-    """An image in grey under the colours of one value a patch; patches without a value (-inf) are dark.
+    """An image in grey under the colours of one value per patch; patches without a value (-inf) are dark.
 
     Args:
         pixels: `(H, W, 3)`.
@@ -142,7 +142,7 @@ def patches_figure(
 ) -> Figure:
     """Draw a triplet and, for every cut, the scores and what was kept and dropped.
 
-    One column a modality and one row a step where images are wider than high, the other way round where they are not.
+    One column per modality and one row per step where images are wider than high, the other way round where they are not.
 
     Args:
         record: its images are read; absent ones become a hatched box and have no kept patches.
