@@ -18,7 +18,7 @@ COUNTS = {"num_queries": "queries", "num_gallery": "gallery items", "exclude": "
 
 
 def differences(runs: Mapping[str, RunFolder]) -> list[str]:
-    """In what the test data of the runs differ from those of the first, one sentence each; empty if no difference is known.
+    """How the test data of the runs differ from those of the first, one sentence each; empty if not known to differ.
 
     Saved features say it exactly. Without them the counts of `metrics.json` do, as far as they go.
     """

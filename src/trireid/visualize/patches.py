@@ -142,7 +142,7 @@ def patches_figure(
 ) -> Figure:
     """Draw a triplet and, for every cut, the scores and what was kept and dropped.
 
-    One column per modality and one row per step where images are wider than high, the other way round where they are not.
+    One column per modality and one row per step where images are wider than high, else the other way round.
 
     Args:
         record: its images are read; absent ones become a hatched box and have no kept patches.
