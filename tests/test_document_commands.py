@@ -19,6 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 import trireid.ablation
+import trireid.ablation.grid
 import trireid.config.load
 import trireid.train.loop
 import trireid.train.testing
@@ -256,7 +257,7 @@ def here(workshop, tmp_path, monkeypatch):
     monkeypatch.setattr(trireid.ablation, "run_jobs", run_jobs)
     for layout in ("RGBNT201", "RGBNT100", "MSVR310"):  # DeMo's files look for them beside the clone
         (tmp_path / layout).symlink_to(folder / "path/to" / layout)
-    for module in (trireid.config.load, trireid.ablation):
+    for module in (trireid.config.load, trireid.ablation.grid):
         monkeypatch.setattr(module, "load_config", lambda *given: shrunk(load_config(*given)))
     return folder, evaluate_shrunk
 
