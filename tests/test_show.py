@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from tiny_run import untrained_run, write_tree
 from trireid.cli.app import app
 
+pytestmark = pytest.mark.slow  # whole commands and trainings: too long in all for the fast tier
+
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):

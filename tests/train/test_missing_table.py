@@ -19,6 +19,8 @@ from trireid.train.checkpoint import load_checkpoint
 from trireid.train.loop import train
 from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
 
+pytestmark = pytest.mark.slow  # whole commands and trainings: too long in all for the fast tier
+
 IDENTITIES, ITEMS = 6, 24
 
 
