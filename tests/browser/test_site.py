@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,10 @@ SITE = Path(__file__).resolve().parents[2] / "build" / "site"
 PAGES = ("index", "quick-start", "training", "results", "reference/models")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make browser)")
+@pytest.fixture(scope="module", autouse=True)
+def site():
     if not (SITE / "index.html").exists():
         pytest.skip("there is no documentation site: run make docs first")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium here (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.mark.parametrize("width", [390, 1280])
