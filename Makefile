@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-FAST := not slow and not ddp and not gpu and not browser
+FAST := not slow and not ddp and not gpu and not browser and not server
 # Tensors of the fast tests are tiny: a second thread costs more than it brings.
 ONE_THREAD := OMP_NUM_THREADS=1
 
@@ -12,7 +12,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-install: $(VENV)/.installed  ## make .venv with everything but the test extras
+install: $(VENV)/.installed  ## make .venv with all that the commands need but export (extras onnx and openvino)
 
 demo: $(VENV)/.installed  ## synthetic data, training, evaluation and a report on the CPU, in under four minutes
 	$(BIN)/trireid demo
@@ -51,7 +51,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  { echo "trireid needs Python >= 3.11; $$($(PYTHON) --version) found. Run: make PYTHON=python3.12 install"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned packages into $(VENV) (torch is large; this takes a minute or more) ..."
-	$(PIP_INSTALL) --editable .
+	$(PIP_INSTALL) --editable '.[gallery,serve]'
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed

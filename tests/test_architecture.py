@@ -27,17 +27,21 @@ LEVELS = {
     "train": 3,
     "evaluation": 3,
     "upstream": 4,
-    "visualize": 4,
-    "report": 4,
-    "benchmark": 4,
-    "ablation": 4,
-    "cli": 5,
-    "__main__": 6,
-    "__init__": 6,
+    "embedding": 4,
+    "gallery": 5,
+    "export": 5,
+    "visualize": 5,
+    "report": 6,
+    "serve": 6,
+    "benchmark": 6,
+    "ablation": 6,
+    "cli": 7,
+    "__main__": 8,
+    "__init__": 8,
 }
 # Parts of one level that may use each other, user -> used: the order of the modalities is a list of names, training
-# evaluates, pages show pictures, and settings are read from files.
-BESIDE = {("types", "names"), ("train", "evaluation"), ("report", "visualize"), ("config", "files")}
+# evaluates, and settings are read from files.
+BESIDE = {("types", "names"), ("train", "evaluation"), ("config", "files")}
 TENSORS_ONLY = {"torch", "timm", "numpy"}
 # Only these may know the configuration, of all that models, losses and evaluation hold.
 KNOW_CONFIG = {"models/build.py"}

@@ -67,6 +67,7 @@ _PARTS = tuple(
     [
         "config",
         "data",
+        "embedding",
         "errors",
         "evaluation",
         "losses",
