@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trireid.errors import printable
-from trireid.types import Protocol
+
+if TYPE_CHECKING:
+    from trireid.types import Protocol
 
 LONGEST_MESSAGE = 2000  # characters
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.models import guidance, slimming
+from trireid.models.camera import CameraEmbedding
+from trireid.models.compiling import is_exporting
+from trireid.models.modality import mask_absent
 from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.models.untrusted import one_line
@@ -50,34 +53,6 @@ class BackboneOutput(NamedTuple):
     fused: Tensor | None
     selection: dict[str, Selection]
     auxiliary: dict[str, Tensor]
-
-
-class CameraEmbedding(nn.Module):
-    """SIE: one learned vector per camera. An unknown camera (-1, or no camera at all) gets the mean of the known ones.
-
-    Source: TransReID (ICCV 2021), section 3.3; the rule for unknown cameras is ours.
-    """
-
-    def __init__(self, num_cameras: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_cameras, dim))
-        nn.init.trunc_normal_(self.weight, std=0.02)
-
-    def forward(self, camera: Tensor | None, batch_size: int) -> Tensor:
-        """Vectors `(B, D)` for camera indices `(B,)` int64 or None.
-
-        Raises:
-            InputError: an index that is no camera; not checked on a GPU, where it would have to wait.
-        """
-        mean = self.weight.mean(dim=0, keepdim=True)
-        if camera is None:
-            return mean.expand(batch_size, -1)
-        if camera.device.type == "cpu" and bool(((camera < -1) | (camera >= len(self.weight))).any()):
-            raise InputError(
-                f"camera holds {int(camera.min())} to {int(camera.max())}; the model knows 0 to "
-                f"{len(self.weight) - 1}, and -1 is an unknown camera"
-            )
-        return torch.cat([self.weight, mean])[camera]  # index -1 is the mean
 
 
 class Backbone(nn.Module):
@@ -129,13 +104,21 @@ class Backbone(nn.Module):
         wanted = num_cameras > 0 and sie_coefficient > 0
         self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
 
-    def forward(self, images: Tensor, *, present: Tensor | None = None, camera: Tensor | None = None) -> BackboneOutput:
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        present: Tensor | None = None,
+        camera: Tensor | None = None,
+        num_modalities: int | None = None,
+    ) -> BackboneOutput:
         """Run all present images through the ViT as one batch.
 
         Args:
             images: `(B, M, 3, H, W)`, normalised.
             present: `(B, M)` bool; absent modalities are not computed. None: all present.
             camera: `(B,)` int64 camera indices, -1 unknown; None: all unknown.
+            num_modalities: of the whole model, where M counts fewer, all of them present; None: M.
 
         Raises:
             InputError: if the images have another size than the one the position table was made for.
@@ -147,7 +130,11 @@ class Backbone(nn.Module):
             )
         batch, modalities = images.shape[:2]
         shown = images.new_ones(batch, modalities, dtype=torch.bool) if present is None else present
-        rows = None if present is None else present.flatten().nonzero()[:, 0]  # (R,) of B * M
+        rows = None
+        if present is not None and is_exporting():  # a graph skips no image: it computes all and drops the absent ones
+            images = mask_absent(images, present)
+        elif present is not None:
+            rows = present.flatten().nonzero()[:, 0]  # (R,) of B * M
         flat = images.flatten(0, 1)  # (B * M, 3, H, W)
         shift = None
         if self.camera_embedding is not None:
@@ -159,9 +146,11 @@ class Backbone(nn.Module):
         embedded = self.embed(flat, shift)
         if not self.training and torch.is_autocast_enabled(embedded.device.type):
             embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))  # halves the traffic of the residual
-        tokens, chosen, auxiliary = self._blocks(embedded, present=shown, rows=rows)
-        sequence = self._spread(self._finish(tokens.sequence), shown, rows)  # (B, M, 1 + N (+ 1), D)
-        spread = partial(self._spread, present=shown, rows=rows)
+        tokens, chosen, auxiliary = self._blocks(
+            embedded, present=shown, rows=rows, num_modalities=num_modalities or modalities
+        )
+        spread = partial(self._spread, present=shown, rows=rows, is_complete=present is None)
+        sequence = spread(self._finish(tokens.sequence))  # (B, M, 1 + N (+ 1), D)
         selection = {name: each.map(spread) for name, each in chosen.items()}
         end = 1 + tokens.patches.shape[1]
         fused = sequence[:, :, end:] if tokens.fused is not None else None
@@ -196,7 +185,7 @@ class Backbone(nn.Module):
         patches = self.vit.patch_embed.norm(embed_patches(images, self.vit.patch_embed.proj))  # (R, N, D)
         assert self.vit.cls_token is not None
         assert self.vit.pos_embed is not None
-        cls = self.vit.cls_token.expand(len(patches), -1, -1)
+        cls = self.vit.cls_token.expand(patches.shape[0], -1, -1)
         added = None if shift is None else self.sie_coefficient * shift.unsqueeze(1).to(cls.dtype)  # (R, 1, D)
         if added is not None and self.sie_tokens == "cls":
             cls = cls + added
@@ -206,9 +195,9 @@ class Backbone(nn.Module):
         return self.vit.norm_pre(self.vit.pos_drop(tokens))  # type: ignore[no-any-return]
 
     def _blocks(
-        self, sequence: Tensor, *, present: Tensor, rows: Tensor | None
+        self, sequence: Tensor, *, present: Tensor, rows: Tensor | None, num_modalities: int
     ) -> tuple[RowTokens, dict[str, Selection], dict[str, Tensor]]:
-        positions = torch.arange(sequence.shape[1] - 1, device=sequence.device).expand(len(sequence), -1)
+        positions = torch.arange(sequence.shape[1] - 1, device=sequence.device).expand(sequence.shape[0], -1)
         tokens = RowTokens(sequence, positions)
         selection: dict[str, Selection] = {}
         learning: dict[str, tuple[Tensor, Tensor]] = {}  # scores and places of the learned stages
@@ -222,7 +211,10 @@ class Backbone(nn.Module):
             stage, name = self.stages.get(number), f"block{number}"
             if stage is None or stage.guidance == "none":
                 continue
-            scores = self._scores(tokens, stage, name, block=block, before=before, present=present, rows=rows)
+            scores = self._scores(
+                tokens, stage, name, block=block, before=before, present=present, rows=rows,
+                num_modalities=num_modalities,
+            )  # fmt: skip
             if stage.is_learned and self.training:
                 learning[f"{name}/foresight"] = scores, tokens.positions
             if self.cuts_in_training or not self.training:
@@ -245,25 +237,29 @@ class Backbone(nn.Module):
         before: Tensor,
         present: Tensor,
         rows: Tensor | None,
+        num_modalities: int,
     ) -> Tensor:
         """`(R, N)` for a cut; arguments as those of `guidance.stage_scores`."""
         places = self.grid[0] * self.grid[1]
         if not stage.is_learned:
             return guidance.stage_scores(
-                stage, tokens, block=block, before=before, present=present, rows=rows, num_places=places
-            )
+                stage, tokens, block=block, before=before, present=present, rows=rows, num_places=places,
+                num_modalities=num_modalities,
+            )  # fmt: skip
         self._mark_rows(tokens.sequence, tokens.positions, present, rows)
         score = guidance.learned_scores if self.training else self._learned_scores
         places = places if stage.guidance == "consensus" else 0
         return score(self.predictors[name], tokens, present=present, rows=rows, consensus_places=places)
 
     @staticmethod
-    def _spread(values: Tensor, present: Tensor, rows: Tensor | None) -> Tensor:
+    def _spread(values: Tensor, present: Tensor, rows: Tensor | None, is_complete: bool) -> Tensor:
         """Rows `(R, ...)` back to `(B, M, ...)`, zeros where a modality is absent."""
         if rows is not None:
             empty = values.new_zeros(present.numel(), *values.shape[1:])
             values = empty.index_copy(0, rows, values)
         spread: Tensor = values.unflatten(0, tuple(present.shape))
+        if rows is None and not is_complete:
+            spread = spread.masked_fill(~present.view(*present.shape, *([1] * (spread.dim() - 2))), 0)
         return spread
 
     def _finish(self, tokens: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Raise torch's limits on the number of compiled forms."""
+"""What is different while torch compiles or exports a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 
 @contextmanager
@@ -17,3 +19,12 @@ def room_to_compile(num_models: int = 1) -> Iterator[None]:
 
     with dynamo.patch(recompile_limit=16 * max(1, num_models)):
         yield
+
+
+def is_exporting() -> bool:
+    """Whether the model is being turned into a graph for use elsewhere.
+
+    Such a graph has no Python in it: it can neither look at a value to refuse it nor skip absent images.
+    """
+    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 knows the second alone
+    return bool(asked())

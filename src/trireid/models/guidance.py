@@ -58,6 +58,7 @@ def stage_scores(
     present: Tensor,
     rows: Tensor | None,
     num_places: int = 0,
+    num_modalities: int | None = None,
 ) -> Tensor:
     """Scores `(R, N)` float32 of the patches still there, by a guidance without weights of its own; no gradient passes.
 
@@ -65,13 +66,16 @@ def stage_scores(
         stage: its guidance is none of `learned`, `consensus` (see `learned_scores`) and `none`.
         tokens: rows after the block.
         block: the block that was just run; before: its input `(R, T, D)`.
-        present: `(B, M)` bool; rows: `(R,)` places of the rows in its flat form, None where all are present.
+        present: `(B, M)` bool; rows: `(R,)` places of the rows in its flat form, None: a row for each of them, of which
+            the absent ones do not count.
         num_places: patches of the original grid.
+        num_modalities: see `guide_weights`.
 
     Raises:
         InputError: `cross` guidance for an item with a single modality: nothing is there to guide.
     """
-    if stage.guidance == "cross" and rows is not None and bool((present.sum(dim=1) < 2).any()):
+    alone = rows is not None and stage.guidance == "cross" and bool((present.sum(dim=1) < 2).any())
+    if alone:
         raise InputError(
             "model.slimming guidance is cross, and an item has one modality only, which leaves no other to "
             "guide it: use guidance both or self"
@@ -85,7 +89,7 @@ def stage_scores(
         if stage.guidance == "cls_attention":
             return attention_scores(block, before, num_patches=tokens.patches.shape[1])
         own, other = _GUIDE_SHARE[stage.guidance]
-        guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other)
+        guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other, num_modalities=num_modalities)
         return guided_scores(tokens.patches, guides, weights)
 
 
@@ -131,7 +135,9 @@ def mean_by_place(scores: Tensor, positions: Tensor, present: Tensor, rows: Tens
     """
     batch, modalities = present.shape
     table = torch.stack([scores, torch.ones_like(scores)])  # (2, R, N): sums and counts
-    spread = table.new_zeros(2, len(scores), num_places).scatter(2, positions.expand_as(table), table)
+    if rows is None:
+        table = table * present.flatten().unsqueeze(1)
+    spread = table.new_zeros(2, scores.shape[0], num_places).scatter(2, positions.expand_as(table), table)
     if rows is None:
         total = spread.view(2, batch, modalities, num_places).sum(dim=2)  # (2, B, places)
         owner = torch.arange(batch, device=scores.device).repeat_interleave(modalities)
@@ -213,20 +219,23 @@ def _cls_attention(layer: AttentionLayer, before: Tensor) -> Tensor:
     return scores
 
 
-def row_guides(cls: Tensor, present: Tensor, rows: Tensor | None, *, own: float, other: float) -> tuple[Tensor, Tensor]:
+def row_guides(
+    cls: Tensor, present: Tensor, rows: Tensor | None, *, own: float, other: float, num_modalities: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Guides and their weights for every row.
 
     Args:
         cls: `(R, 1, D)`, rows in the order of `present.flatten()`.
         present: `(B, M)` bool.
         rows: `(R,)` as in `stage_scores`.
-        own, other: weight of the own CLS token and of each other modality's.
+        own, other, num_modalities: see `guide_weights`.
 
     Returns:
         guides `(R, G, D)` and weights `(R, G)`.
     """
     batch, modalities = present.shape
-    weights = select.guide_weights(present, own=own, other=other).flatten(0, 1)  # (B * M, G)
+    weights = select.guide_weights(present, own=own, other=other, num_modalities=num_modalities)
+    weights = weights.flatten(0, 1)  # (B * M, G)
     if rows is None:
         return cls.view(batch, modalities, -1).repeat_interleave(modalities, dim=0), weights
     spread = cls.new_zeros(batch * modalities, cls.shape[-1]).index_copy(0, rows, cls[:, 0])

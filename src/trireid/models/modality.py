@@ -66,7 +66,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `(B, F)`."""
-        if self.training and len(x) < 2:
+        if self.training and x.shape[0] < 2:
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )

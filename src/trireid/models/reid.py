@@ -11,6 +11,7 @@ from trireid.errors import InputError
 from trireid.models.atmoe import ATMoE
 from trireid.models.backbone import Backbone, BackboneOutput
 from trireid.models.bnneck import BNNeckClassifier
+from trireid.models.compiling import is_exporting
 from trireid.models.hdm import HDM
 from trireid.models.modality import mask_absent
 from trireid.models.pife import PIFE
@@ -87,7 +88,10 @@ class ReIDModel(nn.Module):
                 f"images are {images.dtype} on {images.device}, the model {own.dtype} on {own.device}; move one "
                 "with .to(...)"
             )
-        tokens = self.backbone(images, present=present, camera=camera)
+        return self.read_out(self.backbone(images, present=present, camera=camera), present)
+
+    def read_out(self, tokens: BackboneOutput, present: Tensor | None) -> ReIDOutput:
+        """What follows the backbone: the features of its tokens, zeros where a modality is absent `(B, M)`."""
         # Sets of tokens take the fused one in; SDTPS chooses among patches, each of which has a place in the grid.
         everything = tokens.patches if tokens.fused is None else torch.cat([tokens.patches, tokens.fused], dim=2)
         if self.pife is not None:
@@ -108,7 +112,7 @@ class ReIDModel(nn.Module):
         logits = {}
         if self.training:
             logits = {name: self._classify(name, features[name], present) for name in self.classifiers}
-        used = present if present is not None else images.new_ones(images.shape[:2]).bool()
+        used = present if present is not None else tokens.cls.new_ones(tokens.cls.shape[:2]).bool()
         blocks = {"global": MODALITY_BLOCKS} | ({} if self.head is None else {"head": self.head.blocks})
         return ReIDOutput(features, used, logits, selection, auxiliary=tokens.auxiliary, blocks=blocks)
 
@@ -170,7 +174,7 @@ def check_inputs(images: Tensor, present: Tensor | None, camera: Tensor | None) 
             raise InputError(f"present is of type {present.dtype}; it must be torch.bool, true where there is an image")
         if tuple(present.shape) != tuple(images.shape[:2]):
             raise InputError(f"present has shape {tuple(present.shape)}; it must be {tuple(images.shape[:2])}")
-        if not bool(present.any(dim=1).all()):
+        if not is_exporting() and not bool(present.any(dim=1).all()):
             rows = (~present.any(dim=1)).nonzero()[:, 0].tolist()
             raise InputError(f"items {rows[:5]} have no modality present: every item needs at least one")
     if camera is not None and (tuple(camera.shape) != tuple(images.shape[:1]) or camera.dtype != torch.int64):

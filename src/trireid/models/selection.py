@@ -74,21 +74,23 @@ def _quantile_of_sorted(ordered: Tensor, share: float) -> Tensor:
     return torch.lerp(ordered[..., below : below + 1], ordered[..., above : above + 1], position - below)
 
 
-def guide_weights(present: Tensor, *, own: float = 2.0, other: float = 1.0) -> Tensor:
+def guide_weights(
+    present: Tensor, *, own: float = 2.0, other: float = 1.0, num_modalities: int | None = None
+) -> Tensor:
     """Weight of every guide for every modality, with absent guides left out and the rest scaled up to the same sum.
 
     Args:
         present: `(B, M)` bool.
         own: weight of a modality's own guide.
         other: weight of each other modality's guide.
+        num_modalities: of the whole model, where `present` lists fewer; None: M.
 
     Returns:
         `(B, M, G)` float32; each row sums to own + other * (M - 1), or to 0 where no guide is present.
     """
-    num_modalities = present.shape[1]
-    base = torch.full((num_modalities, num_modalities), other, device=present.device)
-    base.fill_diagonal_(own)
-    total = own + other * (num_modalities - 1)
+    count = present.shape[1]
+    base = torch.where(torch.eye(count, dtype=torch.bool, device=present.device), own, other)  # (M, G)
+    total = own + other * ((num_modalities or count) - 1)
     weights = base * present[:, None, :].float()  # (B, M, G)
     return weights * (total / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12))
 
