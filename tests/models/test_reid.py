@@ -9,8 +9,8 @@ from trireid.config.schema import BackboneConfig, ModelConfig, SDTPSConfig, Slim
 from trireid.errors import ConfigError, InputError
 from trireid.losses import reid_loss
 from trireid.models.backbone import Backbone, create_vit, projects_features
-from trireid.models.camera import CameraEmbedding
 from trireid.models.build import build_model
+from trireid.models.camera import CameraEmbedding
 from trireid.models.reid import ReIDModel
 from trireid.models.sdtps import PRESETS, Scoring
 from trireid.names import SlotPoolingName

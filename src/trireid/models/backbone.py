@@ -123,11 +123,7 @@ class Backbone(nn.Module):
         Raises:
             InputError: if the images have another size than the one the position table was made for.
         """
-        if tuple(images.shape[-2:]) != self.image_size:
-            raise InputError(
-                f"images are {images.shape[-2]} x {images.shape[-1]} pixels, the model was built for "
-                f"{self.image_size[0]} x {self.image_size[1]}: resize them, or build the model with that image_size"
-            )
+        self._check_size(images)
         batch, modalities = images.shape[:2]
         shown = images.new_ones(batch, modalities, dtype=torch.bool) if present is None else present
         rows = None
@@ -156,6 +152,13 @@ class Backbone(nn.Module):
         fused = sequence[:, :, end:] if tokens.fused is not None else None
         cls, patches = sequence[:, :, 0], sequence[:, :, 1:end]
         return BackboneOutput(cls=cls, patches=patches, fused=fused, selection=selection, auxiliary=auxiliary)
+
+    def _check_size(self, images: Tensor) -> None:
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise InputError(
+                f"images are {images.shape[-2]} x {images.shape[-1]} pixels, the model was built for "
+                f"{self.image_size[0]} x {self.image_size[1]}: resize them, or build the model with that image_size"
+            )
 
     def compile_blocks(self, *, cuts: bool = False) -> None:
         """Compile the blocks of the ViT, once a token count for any number of rows, and what is before and between.
