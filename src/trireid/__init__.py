@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from trireid.config.schema import Config as Config
     from trireid.data.readers import scan as scan
     from trireid.data.synthetic import write_synthetic as write_synthetic
+    from trireid.embedding.embedder import Embedder as Embedder
+    from trireid.embedding.embeddings import Embeddings as Embeddings
+    from trireid.embedding.embeddings import ModelIdentity as ModelIdentity
+    from trireid.embedding.embeddings import concatenate as concatenate
+    from trireid.embedding.items import Item as Item
     from trireid.errors import TrireidError as TrireidError
     from trireid.evaluation.evaluate import evaluate_model as evaluate_model
     from trireid.evaluation.expansion import average_query_expansion as average_query_expansion
@@ -38,8 +43,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Batch": "types",
     "Config": "config.schema",
+    "Embedder": "embedding.embedder",
+    "Embeddings": "embedding.embeddings",
+    "Item": "embedding.items",
     "Labels": "types",
     "MODALITIES": "types",
+    "ModelIdentity": "embedding.embeddings",
     "Protocol": "types",
     "ReIDOutput": "types",
     "RecordedModel": "models.recorded",
@@ -47,6 +56,7 @@ _HOMES = {
     "TrireidError": "errors",
     "average_query_expansion": "evaluation.expansion",
     "build_model": "models.build",
+    "concatenate": "embedding.embeddings",
     "dump_config": "config.load",
     "evaluate_model": "evaluation.evaluate",
     "k_reciprocal": "evaluation.rerank",

@@ -76,7 +76,7 @@ def decode_image(path: Path, value_range: ValueRange = "file") -> Tensor:
         ImageError: as `read_image`, or the file has more than 8 bits and there is no range.
     """
     image = read_image(path)
-    return _to_tensor(path, image.values, value_range)
+    return to_pixels(path, image.values, value_range)
 
 
 def is_deep_file(path: Path) -> bool:
@@ -98,12 +98,17 @@ def _head(path: Path) -> bytes:
         raise _unreadable(path, error) from error
 
 
-def _to_tensor(path: Path, values: Values, value_range: ValueRange, modality: str = "") -> Tensor:
+def to_pixels(source: Path | str, values: Values, value_range: ValueRange, modality: str = "") -> Tensor:
+    """Decoded values `(h, w)` or `(h, w, 3)` as uint8 RGB `(3, h, w)`; `source` is what an error names.
+
+    Raises:
+        ImageError: the values have more than 8 bits and there is no range.
+    """
     if values.dtype != np.uint8 and value_range is None:
         setting = f"data.range.{modality or 'tir'}"
         raise ImageError(
-            f"{path}: {values.dtype} values, and no range is known that maps them to 8 bits (the training images have "
-            f"8 bits, or there are none): set {setting}=[LOW,HIGH], or {setting}=file for the range of each file"
+            f"{source}: {values.dtype} values, and no range is known that maps them to 8 bits (the training images "
+            f"have 8 bits, or there are none): set {setting}=[LOW,HIGH], or {setting}=file for the range of each file"
         )
     pixels = torch.from_numpy(to_8_bits(values, value_range))
     if pixels.ndim == 2:
@@ -150,7 +155,7 @@ def decode_sources(record: Record, ranges: Ranges = NO_RANGES, seen: Seen | None
     return [
         None
         if source is None
-        else _to_tensor(source.path, columns_of(source, decoded[source.path].values), value_range, modality)
+        else to_pixels(source.path, columns_of(source, decoded[source.path].values), value_range, modality)
         for source, value_range, modality in zip(record.images, ranges, MODALITIES, strict=True)
     ]
 

@@ -102,13 +102,8 @@ def extract_features(
             batch = take_shown(given, withheld) if withheld else given
             if len(batch.item):
                 shown = withhold_batch(batch, withheld)
-                # Known before the copy: a model that must look for absent modalities waits for the device.
                 told = batch.present if missing_as == "zeros" else shown.present
-                present = None if bool(told.all()) else told.to(device, non_blocking=True)
-                moved = shown.to(device, non_blocking=True)
-                images = moved.images if transform is None else transform(moved.images, moved.present)
-                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                    output = model(images, present=present, camera=moved.camera)
+                output = run_model(model, shown, present=told, device=device, dtype=dtype, transform=transform)
                 part = FeatureSet(_to_cpu(output), told, shown.item, joint_blocks(output.blocks, output.features))
                 _check_finite(part, names)
                 parts.append(part)
@@ -118,6 +113,32 @@ def extract_features(
     if not num_given:
         raise InputError("the loader gave no batch; features need at least one item, check the split")
     return join_features(parts) if parts else FeatureSet.of_nothing()
+
+
+def run_model(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    present: Tensor,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    transform: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> ReIDOutput:
+    """The output of a model for one batch; the model is in evaluation mode and gradients are off.
+
+    Args:
+        model: called as `model(images, present=..., camera=...)`; lies on `device`.
+        batch: on any device.
+        present: `(B, M)` bool on the CPU, what the model is told of presence.
+        device, dtype, transform: as in `extract_features`.
+    """
+    # Known before the copy: a model that must look for absent modalities waits for the device.
+    shown = None if bool(present.all()) else present.to(device, non_blocking=True)
+    moved = batch.to(device, non_blocking=True)
+    images = moved.images if transform is None else transform(moved.images, moved.present)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        output: ReIDOutput = model(images, present=shown, camera=moved.camera)
+    return output
 
 
 def _to_cpu(output: ReIDOutput) -> dict[str, Tensor]:

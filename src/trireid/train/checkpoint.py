@@ -281,13 +281,13 @@ def load_model(path: Path | str, *, device: torch.device | str = "cpu") -> ReIDM
         CheckpointError: It does not exist, it is damaged, or its weights do not fit its own configuration.
         InputError: The device does not exist on this machine.
     """
-    found = _usable_device(device)
+    found = usable_device(device)
     checkpoint = load_checkpoint(path)
     model = build_for(checkpoint, checkpoint.config)
     return model.to(found).eval()
 
 
-def _usable_device(device: torch.device | str) -> torch.device:
+def usable_device(device: torch.device | str) -> torch.device:
     """The device of an argument.
 
     Raises:

@@ -1,0 +1,178 @@
+"""Images in, features out: what `trireid test` computes of a data set, of any items."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trireid.data.range_settings import known_ranges
+from trireid.data.transforms import Normalise
+from trireid.embedding.ahead import decoded_batches
+from trireid.embedding.decoding import DecodedItems, ItemDecoder
+from trireid.embedding.embeddings import Embeddings
+from trireid.embedding.forward import EmbeddedBatch, EmbeddingCounts, FeatureModel
+from trireid.embedding.identity import model_identity
+from trireid.embedding.items import Item, as_items
+from trireid.errors import InputError
+from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint, usable_device
+from trireid.train.device import autocast_dtype, resolve_precision
+from trireid.train.progress import progress_bar
+
+_log = logging.getLogger(__name__)
+
+
+class Embedder:
+    """Embeds items by a trained model, with the features of `trireid test`.
+
+    On a CUDA device the model is compiled and recorded where the number of items is worth it; the log says so.
+
+    Args:
+        run_or_checkpoint: a run folder (its last checkpoint), a checkpoint file, or what `load_checkpoint` returned.
+        device: `auto` (CUDA where there is one), or a device of torch.
+        feature: `global`, `head` or `joint`.
+        batch_size: items that go through the model together; None: `evaluate.batch_size` of the run.
+        precision: `fp32`, `bf16` or `fp16`; None: that of the run, as `trireid test`.
+        workers: threads or processes that decode; None: as many as there are cores.
+        fast: True compiles and records always (complete items on a CUDA device), False never; None: where it pays.
+
+    Attributes:
+        model: what the vectors are made by.
+        modalities: that the model reads; images of others are not opened.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        ConfigError: the device cannot compute in this precision.
+        InputError: the device does not exist, or the model has no such feature.
+    """
+
+    def __init__(
+        self,
+        run_or_checkpoint: Checkpoint | Path | str,
+        *,
+        device: torch.device | str = "auto",
+        feature: str = "joint",
+        batch_size: int | None = None,
+        precision: str | None = None,
+        workers: int | None = None,
+        fast: bool | None = None,
+    ) -> None:
+        given = run_or_checkpoint
+        checkpoint = given if isinstance(given, Checkpoint) else load_checkpoint(given)
+        config = config_here(checkpoint)
+        for name, number in (("batch_size", batch_size), ("workers", workers)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} is {number}: give at least 1, or None")
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = usable_device(auto if device == "auto" else device)
+        self.precision = resolve_precision(precision or config.train.precision, self.device)
+        self.batch_size = config.evaluate.batch_size if batch_size is None else batch_size
+        self.workers = workers
+        model = build_for(checkpoint, config).to(self.device).eval()
+        self.model = model_identity(checkpoint, model, feature=feature)
+        self.modalities: tuple[str, ...] = config.data.modalities
+        self._decoder = ItemDecoder(
+            config.data.image_size,
+            config.data.interpolation,
+            known_ranges(config.data.range),
+            self.modalities,
+            checkpoint.label_map,
+        )
+        self._uses_cameras = model.backbone.camera_embedding is not None
+        self._features = FeatureModel(
+            model,
+            feature=feature,
+            transform=Normalise(config.data.mean, config.data.std),
+            device=self.device,
+            dtype=autocast_dtype(self.precision),
+            fast=fast,
+        )
+
+    def embed(
+        self, items: Iterable[Item | Mapping[str, Any]], *, progress: bool = False, skip_bad: bool = False
+    ) -> Embeddings:
+        """Embed items, in their order; they are read while the model computes, and never all at once.
+
+        Args:
+            items: a mapping `{"rgb": path_or_array, ...}` is an item about which nothing else is known.
+            progress: show a bar.
+            skip_bad: leave out items that cannot be read, with a warning that names them; False: an error.
+
+        Raises:
+            ImageError: an image cannot be read.
+            InputError: an item has no image that the model reads, a box lies outside of its image, a feature is not
+                finite, or two items have the same key.
+        """
+        kept: list[Item] = []
+        counts = EmbeddingCounts()
+
+        def keep() -> Iterator[Item]:
+            for item in as_items(items):
+                kept.append(item.without_pixels(item.key if item.key is not None else str(len(kept))))
+                yield item
+
+        total = len(items) if isinstance(items, Sized) else None
+        vectors, present, numbers = [], [], []
+        with progress_bar("embedding", enabled=progress, total=total) as bar:
+            for batch in self.stream(keep(), counts=counts, total=total, skip_bad=skip_bad):
+                vectors.append(batch.vectors)
+                present.append(batch.present)
+                numbers += batch.numbers
+                bar.advance(len(batch.numbers))
+        self.report(counts)
+        width = self.model.width
+        return Embeddings(
+            torch.cat(vectors).numpy() if vectors else np.zeros((0, width), np.float32),
+            torch.cat(present).numpy() if present else np.zeros((0, 3), np.bool_),
+            tuple(kept[number] for number in numbers),
+            self.model,
+        )
+
+    def stream(
+        self, items: Iterable[Item], *, counts: EmbeddingCounts, total: int | None = None, skip_bad: bool = False
+    ) -> Iterator[EmbeddedBatch]:
+        """Embed items batch by batch; arguments and errors as `embed`.
+
+        Args:
+            items: any number of them.
+            counts: filled while the batches come.
+            total: number of items, if known: whether it is worth it to compile.
+            skip_bad: as in `embed`.
+        """
+        decoded = decoded_batches(
+            items, self._decoder, batch_size=self.batch_size, workers=self.workers, device=self.device, total=total
+        )
+        yield from self._features.run(self._checked(decoded, counts, skip_bad=skip_bad), counts, total=total)
+
+    def _checked(
+        self, batches: Iterable[DecodedItems], counts: EmbeddingCounts, *, skip_bad: bool
+    ) -> Iterator[DecodedItems]:
+        for batch in batches:
+            if batch.bad and not skip_bad:
+                raise InputError(str(batch.bad[0]))
+            counts.bad += batch.bad
+            counts.num_cut += batch.num_cut
+            counts.strange |= batch.strange if self._uses_cameras else set()
+            counts.decoding += batch.seconds
+            if len(batch):
+                yield batch
+
+    def report(self, counts: EmbeddingCounts, most: int = 20) -> None:
+        """Log what a reader of the vectors must know."""
+        for each in islice(counts.bad, most):
+            _log.warning("left out: %s", each)
+        if len(counts.bad) > most:
+            _log.warning("left out: %d items in all", len(counts.bad))
+        if counts.num_cut:
+            _log.warning("%d boxes reach beyond their image and were cut at its edge", counts.num_cut)
+        if counts.strange:
+            names = ", ".join(sorted(counts.strange)[:5]) + (" and more" if len(counts.strange) > 5 else "")
+            _log.warning(
+                "items are of cameras that the model was not trained with (%s): they get the mean of those it knows",
+                names,
+            )
