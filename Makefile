@@ -7,7 +7,7 @@ FAST := not slow and not ddp and not gpu and not browser and not server
 # Tensors of the fast tests are tiny: a second thread costs more than it brings.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: install demo test slow fuzz browser docs check format clean help
+.PHONY: install demo test slow fuzz browser server docs check format clean help
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -28,6 +28,9 @@ fuzz: $(VENV)/.tested  ## ten thousand broken inputs, each must work or be refus
 
 browser: $(VENV)/.browsed  ## pages in a real browser: needs Debian's chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m browser
+
+server: $(VENV)/.tested  ## the gallery on a real Milvus server, which it installs and starts itself (Linux on x86-64)
+	$(ONE_THREAD) $(BIN)/python -m pytest -rs -m server
 
 docs: $(VENV)/.documented  ## the documentation site, strictly: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
