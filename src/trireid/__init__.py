@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from trireid.config.schema import Config as Config
     from trireid.data.readers import scan as scan
     from trireid.data.synthetic import write_synthetic as write_synthetic
+    from trireid.embedding.calibrating import calibrate as calibrate
     from trireid.embedding.embedder import Embedder as Embedder
     from trireid.embedding.embeddings import Embeddings as Embeddings
     from trireid.embedding.embeddings import ModelIdentity as ModelIdentity
     from trireid.embedding.embeddings import concatenate as concatenate
     from trireid.embedding.items import Item as Item
     from trireid.errors import TrireidError as TrireidError
+    from trireid.evaluation.calibration import Calibration as Calibration
     from trireid.evaluation.evaluate import evaluate_model as evaluate_model
     from trireid.evaluation.expansion import average_query_expansion as average_query_expansion
     from trireid.evaluation.metrics import pairwise_distance as pairwise_distance
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "types",
+    "Calibration": "evaluation.calibration",
     "Config": "config.schema",
     "Embedder": "embedding.embedder",
     "Embeddings": "embedding.embeddings",
@@ -57,6 +60,7 @@ _HOMES = {
     "average_query_expansion": "evaluation.expansion",
     "build_model": "models.build",
     "concatenate": "embedding.embeddings",
+    "calibrate": "embedding.calibrating",
     "dump_config": "config.load",
     "evaluate_model": "evaluation.evaluate",
     "k_reciprocal": "evaluation.rerank",

@@ -1,0 +1,229 @@
+"""Error rates of a model from the embeddings of labelled items, for every pair of presences. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import combinations_with_replacement
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trireid.embedding.embeddings import Embeddings
+from trireid.errors import InputError, printable
+from trireid.evaluation.calibration import Calibration, PairRates, needed_identities, presence_letters
+from trireid.evaluation.identity_bootstrap import identity_weights
+from trireid.evaluation.pair_counts import Part
+from trireid.evaluation.pair_rates import pair_rates
+from trireid.names import Exclusion
+
+MOST_GROUPS = 512
+"""Of more identities, groups are sampled, so that the table of all pairs of groups stays small."""
+LEAST_REPLICATES = 100
+_ALL_LETTERS = ("r", "n", "t", "rn", "rt", "nt", "rnt")
+
+
+def calibrate(
+    embeddings: Embeddings,
+    *withheld: Embeddings,
+    exclude: Exclusion = "camera",
+    target_fmr: float | None = None,
+    confidence: float = 0.95,
+    replicates: int = 1000,
+    seed: int = 0,
+    data: str = "",
+    notes: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Find the error rates at every threshold, for every pair of presences that occurs.
+
+    All pairs of different items count, but for what `exclude` hides. The default hides what a camera sees twice of one
+    object, which is easier to match than what two cameras see, and keeps the other objects of the same camera, which
+    are harder to tell apart than those of another camera.
+
+    Args:
+        embeddings: labelled items that the model was not trained on, with a key each.
+        withheld: the same items embedded from fewer modalities; items of one key are never a pair.
+        exclude: which pairs do not count: `camera` and `scene` leave out the pairs of one identity in one camera or
+            scene, `cross_camera` all pairs in one camera, `none` nothing.
+        target_fmr: a false match rate that must be supported by at least one pair of presences.
+        confidence: of the intervals.
+        replicates: samples of the identities.
+        seed: of the samples.
+        data, notes: what the calibration says about itself.
+        progress: called with the number of pairs of presences that are done, and of all.
+
+    Raises:
+        InputError: an item without an identity, a vector that is not finite, embeddings of several models, or too few
+            identities.
+
+    Example:
+        >>> import numpy as np
+        >>> from trireid.embedding.embeddings import ModelIdentity
+        >>> from trireid.embedding.items import Item
+        >>> model = ModelIdentity("0" * 64, feature="global", blocks=((0,), (1,), (2,)), width=192)
+        >>> random = np.random.default_rng(0)
+        >>> objects = random.normal(size=(40, 192)).repeat(2, axis=0)  # two items of each of 40 objects
+        >>> vectors = (objects + random.normal(size=objects.shape)).astype(np.float32)
+        >>> items = tuple(Item({}, key=str(number), identity=str(number // 2)) for number in range(80))
+        >>> embeddings = Embeddings(vectors, np.ones((80, 3), dtype=bool), items, model)
+        >>> everything = ("rgb", "nir", "tir")
+        >>> round(calibrate(embeddings).threshold(everything, everything, fmr=0.05), 1)
+        0.1
+    """
+    _check_settings(exclude, target_fmr, confidence, replicates)
+    table = _table((embeddings, *withheld), exclude)
+    weights = identity_weights(table.num_groups, replicates=replicates, seed=seed)
+    rates: list[PairRates] = []
+    skipped: list[str] = []
+    pairs = _shared_pairs(table, embeddings.model.blocks)
+    for done, (first, second, shared) in enumerate(pairs, start=1):
+        found = pair_rates(
+            *_parts(table, first, second, shared),
+            names=(first, second),
+            exclude=exclude,
+            weights=weights,
+            confidence=confidence,
+            target=target_fmr,
+        )
+        if isinstance(found, PairRates):
+            rates.append(found)
+        else:
+            skipped.append(f"{first} against {second} is not calibrated: {found}")
+        if progress is not None:
+            progress(done, len(pairs))
+    if not rates:
+        raise InputError(f"nothing can be calibrated: {skipped[0] if skipped else 'no two items share a modality'}")
+    model = embeddings.model
+    return Calibration(
+        fingerprint=model.fingerprint,
+        feature=model.feature,
+        rates=tuple(rates),
+        exclude=exclude,
+        confidence=confidence,
+        replicates=replicates,
+        seed=seed,
+        num_items=len(embeddings),
+        num_identities=len(np.unique(table.identity)),
+        data=data,
+        description=model.description,
+        version=version("trireid"),
+        notes=(*notes, *skipped, *_unsupported(rates, target_fmr)),
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """All items of a calibration, numbered, row for row."""
+
+    vectors: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    letters: NDArray[np.str_]
+    identity: NDArray[np.int64]
+    item: NDArray[np.int64]
+    hidden: NDArray[np.int64]
+    group: NDArray[np.int64]
+    num_groups: int
+
+
+def _check_settings(exclude: str, target_fmr: float | None, confidence: float, replicates: int) -> None:
+    if exclude not in get_args(Exclusion):
+        raise InputError(f"exclude is {printable(exclude)!r}; allowed are {', '.join(get_args(Exclusion))}")
+    if target_fmr is not None and not 0.0 < target_fmr <= 1.0:
+        raise InputError(f"the target is a false match rate of {target_fmr:g}; it must lie above 0 and up to 1")
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence is {confidence:g}; it must lie between 0 and 1")
+    if replicates < LEAST_REPLICATES:
+        raise InputError(f"replicates is {replicates}; an interval needs at least {LEAST_REPLICATES}")
+
+
+def _table(parts: Sequence[Embeddings], exclude: Exclusion) -> _Table:
+    """The items of all parts, checked."""
+    first = parts[0].model
+    for part in parts:
+        if (part.model.fingerprint, part.model.feature) != (first.fingerprint, first.feature):
+            raise InputError("the embeddings are of different models or features; embed all items with one model")
+    items = [item for part in parts for item in part.items]
+    if not items:
+        raise InputError("there are no items to calibrate with; give embeddings of labelled items")
+    unlabelled = [item.key for item in items if item.identity is None]
+    if unlabelled:
+        raise InputError(
+            f"{len(unlabelled)} of {len(items)} items have no identity ({printable(str(unlabelled[0]))} is the first); "
+            "a calibration needs labelled items: leave the others out, or give them an identity"
+        )
+    vectors, present = np.concatenate([part.vectors for part in parts]), np.concatenate([p.present for p in parts])
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        raise InputError(f"the vector of {printable(str(items[broken[0]].key))} is NaN or infinite; embed it again")
+    identity = _numbers([item.identity for item in items])
+    # In an order that does not depend on the names, so that a group is as good as any other.
+    order = np.random.default_rng(0).permutation(int(identity.max()) + 1)
+    num_groups = min(len(order), MOST_GROUPS)
+    places = [item.scene if exclude == "scene" else item.camera for item in items]
+    return _Table(
+        vectors=vectors,
+        present=present,
+        letters=np.array([presence_letters(row) for row in present]),
+        identity=identity,
+        item=_numbers([item.key for item in items]),
+        hidden=_numbers([None] * len(items) if exclude == "none" else places),
+        group=(order % num_groups)[identity],
+        num_groups=num_groups,
+    )
+
+
+def _numbers(names: Sequence[str | None]) -> NDArray[np.int64]:
+    """A number for each name, in the order of the names; -1 for None."""
+    codes = {name: number for number, name in enumerate(sorted({name for name in names if name is not None}))}
+    return np.array([-1 if name is None else codes[name] for name in names], dtype=np.int64)
+
+
+def _shared_pairs(table: _Table, blocks: Sequence[Sequence[int]]) -> list[tuple[str, str, NDArray[np.bool_]]]:
+    """The pairs of presences that share a block, and which blocks `(K,)` these are."""
+    found = [letters for letters in _ALL_LETTERS if (table.letters == letters).any()]
+    filled = {
+        letters: np.array([any("rnt"[index] in letters for index in block) for block in blocks]) for letters in found
+    }
+    pairs = [(one, other, filled[one] & filled[other]) for one, other in combinations_with_replacement(found, 2)]
+    return [(one, other, shared) for one, other, shared in pairs if shared.any()]
+
+
+def _parts(table: _Table, first: str, second: str, shared: NDArray[np.bool_]) -> tuple[Part, Part]:
+    """The items with each of two presences; the same object twice where they are equal."""
+    one = _part(table, first, shared)
+    return one, one if first == second else _part(table, second, shared)
+
+
+def _part(table: _Table, letters: str, shared: NDArray[np.bool_]) -> Part:
+    rows = np.flatnonzero(table.letters == letters)
+    rows = rows[np.lexsort((table.identity[rows], table.group[rows]))]
+    vectors = table.vectors[rows].astype(np.float64)
+    vectors = vectors.reshape(len(rows), len(shared), -1)[:, shared].reshape(len(rows), -1)  # (n, D of shared blocks)
+    length = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = (vectors / length).astype(np.float32)
+    return Part(unit, table.identity[rows], table.item[rows], table.hidden[rows], table.group[rows])
+
+
+def _unsupported(rates: Sequence[PairRates], target: float | None) -> list[str]:
+    """A note for each pair of presences that has too few identities for the target.
+
+    Raises:
+        InputError: none has enough.
+    """
+    if target is None:
+        return []
+    best = max(rates, key=lambda each: each.num_identity_pairs)
+    if best.lowest > target:
+        raise InputError(
+            f"a false match rate of {target:g} cannot be calibrated with {best.num_identities} identities: "
+            f"{needed_identities(target)}; the lowest that they support is {best.lowest:.3g}"
+        )
+    return [
+        f"{each.first} against {each.second} has {each.num_identities} identities, which support false match rates "
+        f"from {each.lowest:.3g} on: no threshold for {target:g}"
+        for each in rates
+        if each.lowest > target
+    ]
