@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_perfectly_separated_and_all_equal():
 
 def test_saved_and_read_again_without_torch(tmp_path):
     path = tmp_path / "calibration.json"
-    calibration = trireid.calibrate(labelled(30, 3), target_fmr=0.15, replicates=100, data="a set", notes=("a note",))
+    calibration = trireid.calibrate(labelled(30, 3), target_fmr=0.15, replicates=100)
+    calibration = replace(calibration, data="a set", notes=("a note",))
     calibration.save(path)
     again = trireid.Calibration.load(path)
     assert again.threshold(ALL, ALL, 0.15) == calibration.threshold(ALL, ALL, 0.15)
@@ -144,17 +146,14 @@ def changed(embeddings, **changes):
 
 def test_what_cannot_be_calibrated():
     good = labelled(10, 3)
-    broken = good.vectors.copy()
-    broken[4, 0] = np.nan
     other = ModelIdentity("b" * 64, "joint", BLOCKS, good.model.width)
     unlabelled = (Item({}, key="x"), *good.items[1:])
     refused = {
         "2 pairs; at least 9 identities|no pair of items of different identities": (labelled(1, 4),),
         "its 4 identities have 6 pairs; at least 9 identities are needed": (labelled(4, 3),),
         "no pair of items of one identity is left": (labelled(10, 1),),
-        "the vector of 004 is NaN or infinite": (changed(good, vectors=broken),),
         r"1 of 30 items have no identity \(x is the first\)": (changed(good, items=unlabelled),),
-        "different models": (good, changed(good, model=other)),
+        "of another model or feature": (good, changed(good, model=other)),
         "no items": (changed(good, vectors=good.vectors[:0], present=good.present[:0], items=()),),
     }
     for message, embeddings in refused.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from typing import get_args
@@ -11,10 +11,10 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from trireid.embedding.embeddings import Embeddings
+from trireid.embedding.embeddings import Embeddings, check_same_model
 from trireid.errors import InputError, printable
 from trireid.evaluation.calibration import Calibration, PairRates, needed_identities, presence_letters
-from trireid.evaluation.identity_bootstrap import identity_weights
+from trireid.evaluation.identity_bootstrap import Counts, identity_weights
 from trireid.evaluation.pair_counts import Part
 from trireid.evaluation.pair_rates import pair_rates
 from trireid.names import Exclusion
@@ -33,8 +33,6 @@ def calibrate(
     confidence: float = 0.95,
     replicates: int = 1000,
     seed: int = 0,
-    data: str = "",
-    notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Find the error rates at every threshold, for every pair of presences that occurs.
@@ -44,74 +42,37 @@ def calibrate(
     are harder to tell apart than those of another camera.
 
     Args:
-        embeddings: labelled items that the model was not trained on, with a key each.
+        embeddings: labelled items that the model was not trained on.
         withheld: the same items embedded from fewer modalities; items of one key are never a pair.
-        exclude: which pairs do not count: `camera` and `scene` leave out the pairs of one identity in one camera or
-            scene, `cross_camera` all pairs in one camera, `none` nothing.
-        target_fmr: a false match rate that must be supported by at least one pair of presences.
+        exclude: `camera` and `scene` leave out the pairs of one identity in one camera or scene, `cross_camera` all
+            pairs in one camera, `none` nothing.
+        target_fmr: a false match rate that at least one pair of presences must support.
         confidence: of the intervals.
-        replicates: samples of the identities.
-        seed: of the samples.
-        data, notes: what the calibration says about itself.
+        replicates, seed: samples of the identities.
         progress: called with the number of pairs of presences that are done, and of all.
 
     Raises:
-        InputError: an item without an identity, a vector that is not finite, embeddings of several models, or too few
-            identities.
+        InputError: an item without an identity, embeddings of several models, or too few identities.
 
     Example:
-        >>> import numpy as np
-        >>> from trireid.embedding.embeddings import ModelIdentity
-        >>> from trireid.embedding.items import Item
-        >>> model = ModelIdentity("0" * 64, feature="global", blocks=((0,), (1,), (2,)), width=192)
+        >>> from trireid import Item, ModelIdentity
+        >>> model = ModelIdentity("0" * 64, feature="global", blocks=((0,), (1,), (2,)), width=96)
         >>> random = np.random.default_rng(0)
-        >>> objects = random.normal(size=(40, 192)).repeat(2, axis=0)  # two items of each of 40 objects
-        >>> vectors = (objects + random.normal(size=objects.shape)).astype(np.float32)
-        >>> items = tuple(Item({}, key=str(number), identity=str(number // 2)) for number in range(80))
-        >>> embeddings = Embeddings(vectors, np.ones((80, 3), dtype=bool), items, model)
-        >>> everything = ("rgb", "nir", "tir")
-        >>> round(calibrate(embeddings).threshold(everything, everything, fmr=0.05), 1)
-        0.1
+        >>> vectors = random.normal(size=(40, 96)).repeat(2, axis=0).astype(np.float32)  # two items of each object
+        >>> items = [Item({}, key=str(number), identity=str(number // 2)) for number in range(80)]
+        >>> calibration = calibrate(Embeddings(vectors, np.ones((80, 3), dtype=bool), tuple(items), model))
+        >>> round(calibration.threshold(("rgb", "nir", "tir"), ("rgb", "nir", "tir"), fmr=0.05), 1)
+        0.2
     """
     _check_settings(exclude, target_fmr, confidence, replicates)
     table = _table((embeddings, *withheld), exclude)
-    weights = identity_weights(table.num_groups, replicates=replicates, seed=seed)
-    rates: list[PairRates] = []
-    skipped: list[str] = []
     pairs = _shared_pairs(table, embeddings.model.blocks)
-    for done, (first, second, shared) in enumerate(pairs, start=1):
-        found = pair_rates(
-            *_parts(table, first, second, shared),
-            names=(first, second),
-            exclude=exclude,
-            weights=weights,
-            confidence=confidence,
-            target=target_fmr,
-        )
-        if isinstance(found, PairRates):
-            rates.append(found)
-        else:
-            skipped.append(f"{first} against {second} is not calibrated: {found}")
-        if progress is not None:
-            progress(done, len(pairs))
-    if not rates:
-        raise InputError(f"nothing can be calibrated: {skipped[0] if skipped else 'no two items share a modality'}")
-    model = embeddings.model
-    return Calibration(
-        fingerprint=model.fingerprint,
-        feature=model.feature,
-        rates=tuple(rates),
-        exclude=exclude,
-        confidence=confidence,
-        replicates=replicates,
-        seed=seed,
-        num_items=len(embeddings),
-        num_identities=len(np.unique(table.identity)),
-        data=data,
-        description=model.description,
-        version=version("trireid"),
-        notes=(*notes, *skipped, *_unsupported(rates, target_fmr)),
-    )
+    weights = identity_weights(table.num_groups, replicates=replicates, seed=seed)
+    rates, notes = _all_rates(table, pairs, exclude, weights, confidence, target_fmr, progress)
+    model, num_identities = embeddings.model, len(np.unique(table.identity))
+    about = (exclude, confidence, replicates, seed, len(embeddings), num_identities)
+    calibration = Calibration(model.fingerprint, model.feature, rates, *about, description=model.description)
+    return replace(calibration, version=version("trireid"), notes=(*notes, *_unsupported(rates, target_fmr)))
 
 
 @dataclass(frozen=True)
@@ -141,10 +102,8 @@ def _check_settings(exclude: str, target_fmr: float | None, confidence: float, r
 
 def _table(parts: Sequence[Embeddings], exclude: Exclusion) -> _Table:
     """The items of all parts, checked."""
-    first = parts[0].model
-    for part in parts:
-        if (part.model.fingerprint, part.model.feature) != (first.fingerprint, first.feature):
-            raise InputError("the embeddings are of different models or features; embed all items with one model")
+    for part in parts[1:]:
+        check_same_model(part.model, parts[0].model)
     items = [item for part in parts for item in part.items]
     if not items:
         raise InputError("there are no items to calibrate with; give embeddings of labelled items")
@@ -155,9 +114,6 @@ def _table(parts: Sequence[Embeddings], exclude: Exclusion) -> _Table:
             "a calibration needs labelled items: leave the others out, or give them an identity"
         )
     vectors, present = np.concatenate([part.vectors for part in parts]), np.concatenate([p.present for p in parts])
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(broken):
-        raise InputError(f"the vector of {printable(str(items[broken[0]].key))} is NaN or infinite; embed it again")
     identity = _numbers([item.identity for item in items])
     # In an order that does not depend on the names, so that a group is as good as any other.
     order = np.random.default_rng(0).permutation(int(identity.max()) + 1)
@@ -189,6 +145,42 @@ def _shared_pairs(table: _Table, blocks: Sequence[Sequence[int]]) -> list[tuple[
     }
     pairs = [(one, other, filled[one] & filled[other]) for one, other in combinations_with_replacement(found, 2)]
     return [(one, other, shared) for one, other, shared in pairs if shared.any()]
+
+
+def _all_rates(
+    table: _Table,
+    pairs: Sequence[tuple[str, str, NDArray[np.bool_]]],
+    exclude: Exclusion,
+    weights: Counts,
+    confidence: float,
+    target: float | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[tuple[PairRates, ...], list[str]]:
+    """The rates of all pairs of presences, and a line on each that cannot be calibrated.
+
+    Raises:
+        InputError: none can.
+    """
+    rates: list[PairRates] = []
+    skipped: list[str] = []
+    for done, (first, second, shared) in enumerate(pairs, start=1):
+        found = pair_rates(
+            *_parts(table, first, second, shared),
+            names=(first, second),
+            exclude=exclude,
+            weights=weights,
+            confidence=confidence,
+            target=target,
+        )
+        if isinstance(found, PairRates):
+            rates.append(found)
+        else:
+            skipped.append(f"{first} against {second} is not calibrated: {found}")
+        if progress is not None:
+            progress(done, len(pairs))
+    if not rates:
+        raise InputError(f"nothing can be calibrated: {skipped[0]}")
+    return tuple(rates), skipped
 
 
 def _parts(table: _Table, first: str, second: str, shared: NDArray[np.bool_]) -> tuple[Part, Part]:
