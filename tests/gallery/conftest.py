@@ -22,14 +22,8 @@ def server():
 
 
 @pytest.fixture(params=["folder", pytest.param("server", marks=pytest.mark.server)])
-def location(request, tmp_path):
-    """A new folder; in the tier `server` the address of the server."""
+def gallery_location(request, tmp_path):
+    """Arguments of `Gallery.create` and `Gallery.open`: a new folder, in the tier `server` a new name on the server."""
     if request.param == "folder":
-        return str(tmp_path / "gallery")
-    return request.getfixturevalue("server").address
-
-
-@pytest.fixture
-def gallery_name():
-    """A name that no other test uses: all tests share one server."""
-    return f"gallery_{next(_numbers)}"
+        return {"location": tmp_path / "gallery", "name": "gallery"}
+    return {"location": request.getfixturevalue("server").address, "name": f"gallery_{next(_numbers)}"}
