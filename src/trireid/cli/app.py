@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from trireid.cli.embed import embed_app
 from trireid.cli.guard import guarded
 from trireid.cli.show import Evaluate, show_app
 
@@ -359,4 +360,5 @@ def _writing_a_page(*, quiet: bool = False) -> Any:
     return nullcontext() if quiet else progress("writing the page", counted=False)
 
 
+app.add_typer(embed_app)
 app.add_typer(show_app)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trireid.errors import DataError
-from trireid.files import read_bytes
+from trireid.files import DEFAULT_LIMIT, read_bytes
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
@@ -57,22 +57,58 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     renamed = [name for name in header if name.lower() != name]
     if renamed:
         notes.append(f"the columns {', '.join(renamed)} are read as {', '.join(map(str.lower, renamed))}")
+    return Table(tuple(map(str.lower, header)), tuple(_rows(text, separator)[1:]), tuple(notes))
+
+
+def read_open_table(path: Path, columns: Sequence[str], *, limit: int = DEFAULT_LIMIT) -> Table:
+    """Read a CSV file that has at least one of the given columns, and any others.
+
+    The given columns are found in upper or lower case; the names of all others stay as they are.
+
+    Args:
+        path: the file.
+        columns: in lower case.
+        limit: bytes that are read at most.
+
+    Raises:
+        TableError: the file cannot be read, is not in UTF-8, has none of the columns, a column twice, or a row with
+            another number of cells than the header.
+    """
+    text = _read_text(path, advice="give the CSV file itself", limit=limit)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    headers = {separator: _cells(first, separator) for separator in SEPARATORS}
+    fitting = [each for each, names in headers.items() if {name.lower() for name in names} & {*columns}]
+    if not fitting:
+        raise TableError(f"{_wrong_header(headers, columns)}; it must have at least one of {', '.join(columns)}")
+    separator = max(fitting, key=lambda each: len(headers[each]))
+    header = tuple(name.lower() if name.lower() in columns else name for name in headers[separator])
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        raise TableError(f"the header has the column {twice} twice; keep one of them")
+    rows = _rows(text, separator)[1:]
+    odd = next(((line, cells) for line, cells in rows if len(cells) != len(header)), None)
+    if odd is not None:
+        raise TableError(f"line {odd[0]}: {len(odd[1])} cells, but the header has {len(header)}; correct the row")
+    return Table(header, tuple(rows), (f"its cells are separated by a {SEPARATORS[separator]}",) * (separator != ","))
+
+
+def _rows(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of all rows that are not empty, the header first."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
+        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise TableError(f"cannot be read as a CSV file in UTF-8 (line {reader.line_num}: {error})") from error
-    return Table(tuple(map(str.lower, header)), tuple(rows[1:]), tuple(notes))
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, *, advice: str = "set data.root to the CSV file itself", limit: int = DEFAULT_LIMIT) -> str:
     """The text without its byte order mark."""
     try:
-        data = read_bytes(path)
+        data = read_bytes(path, limit=limit)
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
         reason = getattr(error, "strerror", None) or error
         what = _NO_FILE.get(type(error), f"cannot be read as a CSV file in UTF-8 ({reason})")
-        raise TableError(f"{what}; set data.root to the CSV file itself") from error
+        raise TableError(f"{what}; {advice}") from error
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             raise TableError(f"cannot be read as a CSV file in UTF-8: it is written in {name}; {_SAVE}")

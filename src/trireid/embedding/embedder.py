@@ -87,6 +87,7 @@ class Embedder:
         self._features = FeatureModel(
             model,
             feature=feature,
+            width=self.model.width,
             transform=Normalise(config.data.mean, config.data.std),
             device=self.device,
             dtype=autocast_dtype(self.precision),
@@ -123,7 +124,7 @@ class Embedder:
                 vectors.append(batch.vectors)
                 present.append(batch.present)
                 numbers += batch.numbers
-                bar.advance(len(batch.numbers))
+                bar.advance(batch.num_read)
         self.report(counts)
         width = self.model.width
         return Embeddings(
@@ -159,8 +160,7 @@ class Embedder:
             counts.num_cut += batch.num_cut
             counts.strange |= batch.strange if self._uses_cameras else set()
             counts.decoding += batch.seconds
-            if len(batch):
-                yield batch
+            yield batch
 
     def report(self, counts: EmbeddingCounts, most: int = 20) -> None:
         """Log what a reader of the vectors must know."""

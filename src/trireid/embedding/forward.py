@@ -40,11 +40,19 @@ class EmbeddingCounts:
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
-    """Features of items that follow each other: their numbers in the call, vectors `(n, D)` and presence `(n, M)`."""
+    """Features of items that follow each other.
+
+    Attributes:
+        numbers: of the items in the call; without those that were left out.
+        vectors: `(n, D)` float32.
+        present: `(n, M)` bool.
+        num_read: items that were read for it, with those that were left out.
+    """
 
     numbers: list[int]
     vectors: Tensor
     present: Tensor
+    num_read: int
 
 
 class FeatureModel:
@@ -55,12 +63,13 @@ class FeatureModel:
         model: ReIDModel,
         *,
         feature: str,
+        width: int,
         transform: Normalise,
         device: torch.device,
         dtype: torch.dtype | None,
         fast: bool | None,
     ) -> None:
-        self.model, self.feature, self.transform = model, feature, transform
+        self.model, self.feature, self.width, self.transform = model, feature, width, transform
         self.device, self.dtype, self.fast = device, dtype, fast
 
     def run(
@@ -69,10 +78,10 @@ class FeatureModel:
         """The feature of each batch."""
         started = time.perf_counter()
         for batch in batches:
-            vectors = self._feature(batch)
+            vectors = self._feature(batch) if len(batch) else torch.zeros(0, self.width)
             _check_finite(vectors, batch)
             counts.seconds = time.perf_counter() - started
-            yield EmbeddedBatch(batch.numbers, vectors, batch.present)
+            yield EmbeddedBatch(batch.numbers, vectors, batch.present, len(batch) + len(batch.bad))
 
     def _feature(self, decoded: DecodedItems) -> Tensor:
         number = torch.arange(len(decoded))

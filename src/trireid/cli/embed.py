@@ -1,0 +1,148 @@
+"""`trireid embed`: the features of images of one's own, written to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trireid.cli.console import is_main_process, note, progress, say, show_table
+from trireid.errors import InputError
+
+if TYPE_CHECKING:
+    from trireid.embedding.embedder import Embedder
+    from trireid.embedding.item_table import ItemList
+
+embed_app = typer.Typer()
+Image = Annotated[Path | None, typer.Option(help="A single image, instead of INPUT.")]
+
+
+@embed_app.command("embed")
+def embed(
+    run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
+    out: Annotated[Path, typer.Option(help="FILE: writes FILE.safetensors and FILE.csv.")],
+    source: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="INPUT...", help="CSV files, or folders with sub-folders rgb, nir and tir."),
+    ] = None,
+    rgb: Image = None,
+    nir: Image = None,
+    tir: Image = None,
+    split: Annotated[
+        str | None, typer.Option(help="Instead of INPUT: train, query, gallery or test of the run's own data set.")
+    ] = None,
+    feature: Annotated[str, typer.Option(help="global, head or joint.")] = "joint",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Items per batch (as the run's evaluate.batch_size).")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (as the run).")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="List items that cannot be read and leave them out.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Embed images with a trained model: the features of `trireid test`, for a gallery or for programs."""
+    from trireid.embedding.embedder import Embedder
+    from trireid.embedding.sharded import embed_to_files
+
+    single = {name: path for name, path in (("rgb", rgb), ("nir", nir), ("tir", tir)) if path is not None}
+    if sum(map(bool, (source, single, split))) != 1:
+        raise InputError("give one of: INPUT (CSV files or folders), --rgb/--nir/--tir, or --split")
+    given = _read(run, source or [], single, split)
+    for line in given.notes:
+        note(line)
+    place, share = _place(device)
+    embedder = Embedder(run, device=place, feature=feature, batch_size=batch_size, precision=precision)
+    started = time.monotonic()
+    with progress("embedding") as bar:
+        bar.reach(0, -(-len(given.items) // share[1]))
+        counts = embed_to_files(
+            embedder, given.items, out, share=share, resume=resume, skip_bad=skip_bad, advance=bar.advance
+        )
+    if counts is not None:
+        embedder.report(counts)
+        result = _result(out, embedder, counts, seconds=time.monotonic() - started)
+        if as_json:
+            say(json.dumps(result))
+        else:
+            _show(result)
+
+
+def _read(run: Path, sources: list[Path], single: dict[str, Path], split: str | None) -> ItemList:
+    from trireid.embedding.item_folder import read_item_folder
+    from trireid.embedding.item_table import ItemList, read_item_table
+    from trireid.embedding.items import Item
+    from trireid.embedding.splits import split_items
+
+    if single:
+        return ItemList(
+            (Item({name: str(path) for name, path in single.items()}, key=next(iter(single.values())).stem),)
+        )
+    if split is not None:
+        return split_items(run, split)
+    parts = [read_item_folder(path) if path.is_dir() else read_item_table(path) for path in sources]
+    return ItemList(
+        tuple(item for part in parts for item in part.items), tuple(line for part in parts for line in part.notes)
+    )
+
+
+def _place(device: str) -> tuple[Any, tuple[int, int]]:
+    """The device of this process, and its (number, number of all processes)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return device, (0, 1)
+    from trireid.train.device import make_accelerator, resolve_device
+
+    accelerator = make_accelerator(device=resolve_device(device), precision="fp32")
+    return accelerator.device, (accelerator.process_index, accelerator.num_processes)
+
+
+def _result(out: Path, embedder: Embedder, counts: Any, *, seconds: float) -> dict[str, Any]:
+    from trireid.embedding.embedding_files import file_pair
+    from trireid.embedding.embeddings import Embeddings
+    from trireid.names import MODALITIES
+
+    made = Embeddings.load(out)
+    vectors, table = file_pair(out)
+    patterns = Counter(map(tuple, made.present.tolist()))
+    presence = {
+        "+".join(name for name, has in zip(MODALITIES, pattern, strict=True) if has): number
+        for pattern, number in patterns.most_common()
+    }
+    return {
+        "items": len(made),
+        "left_out": len(counts.bad),
+        "presence": presence,
+        "feature": made.model.feature,
+        "width": made.model.width,
+        "fingerprint": made.model.fingerprint,
+        "device": str(embedder.device),
+        "precision": embedder.precision,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(int(made.present.sum()) / seconds, 1),
+        "waiting_share": round(counts.waiting / counts.seconds, 3) if counts.seconds else None,
+        "vectors": str(vectors),
+        "table": str(table),
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    presence = ", ".join(f"{number} {name}" for name, number in result["presence"].items())
+    rows = [
+        ["items", str(result["items"])],
+        ["left out", str(result["left_out"])],
+        ["modalities", presence],
+        ["vectors", f"{result['feature']}, {result['width']} numbers each"],
+        ["images per second", f"{result['images_per_second']:g}"],
+    ]
+    if result["waiting_share"] is not None:
+        rows.append(["time of the model", f"{1 - result['waiting_share']:.0%} (the rest: waiting for images)"])
+    show_table("embedded", ["", result["device"]], rows)
+    if is_main_process():
+        say(f"written: {result['vectors']} and {result['table']}")
