@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from trireid.evaluation.metrics import rank_metrics as rank_metrics
     from trireid.evaluation.rerank import k_reciprocal as k_reciprocal
     from trireid.evaluation.search import search as search
+    from trireid.gallery.filters import Filter as Filter
+    from trireid.gallery.gallery import Gallery as Gallery
     from trireid.models.build import build_model as build_model
     from trireid.models.recorded import RecordedModel as RecordedModel
     from trireid.report.page import write_report as write_report
@@ -49,6 +51,8 @@ _HOMES = {
     "Embedder": "embedding.embedder",
     "Embeddings": "embedding.embeddings",
     "Item": "embedding.items",
+    "Filter": "gallery.filters",
+    "Gallery": "gallery.gallery",
     "Labels": "types",
     "MODALITIES": "types",
     "ModelIdentity": "embedding.embeddings",
@@ -84,6 +88,7 @@ _PARTS = tuple(
         "embedding",
         "errors",
         "evaluation",
+        "gallery",
         "losses",
         "models",
         "names",

@@ -1,0 +1,115 @@
+"""What a gallery says of itself: its model, its settings and when it was made. Stored as one JSON text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from trireid.embedding.embeddings import ModelIdentity
+from trireid.errors import InputError, RunError, printable
+from trireid.gallery.layout import Layout
+from trireid.typed_json import parse_object
+
+if TYPE_CHECKING:
+    from trireid.embedding.embeddings import Embeddings
+
+SCHEMA = 1
+"""Of the stored columns; galleries of another number are refused."""
+
+
+class About(BaseModel):
+    """The description of a gallery.
+
+    Attributes:
+        schema_version: see `SCHEMA`.
+        name: of the gallery.
+        fingerprint, feature, blocks, width, description, version: of its model, see `ModelIdentity`.
+        partial: whether items can be compared by some of their blocks, see `layout.Layout`.
+        root: folder that the paths of images are relative to.
+        created: time in ISO 8601, UTC.
+        created_by: version of trireid.
+        unrelated: cosine of unrelated items; None: not measured yet, 0 is used.
+        unrelated_from: number of items that it was measured on.
+        calibration: name of the stored calibration; None: none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: int
+    name: str
+    fingerprint: str
+    feature: str
+    blocks: tuple[tuple[int, ...], ...]
+    width: int
+    description: str
+    version: str
+    partial: bool
+    root: str | None
+    created: str
+    created_by: str
+    unrelated: float | None = None
+    unrelated_from: int = 0
+    calibration: str | None = None
+
+    @property
+    def model(self) -> ModelIdentity:
+        """What made the vectors."""
+        return ModelIdentity(
+            fingerprint=self.fingerprint,
+            feature=self.feature,
+            blocks=self.blocks,
+            width=self.width,
+            description=self.description,
+            version=self.version,
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """How a feature is stored."""
+        return Layout(self.blocks, self.width, self.partial)
+
+    def changed(self, **entries: object) -> About:
+        """The same with other entries."""
+        return self.model_copy(update=entries)
+
+    def check_model(self, embeddings: Embeddings) -> None:
+        """Raise InputError unless embeddings were made by the model of the gallery."""
+        other, own = embeddings.model, self.model
+        if (other.fingerprint, other.feature, other.width) != (own.fingerprint, own.feature, own.width):
+            raise InputError(
+                f"these vectors are of another model ({_named(other)}) than the gallery's ({_named(own)}): embed the "
+                "images again with its model, or build the gallery again with the other one (trireid gallery rebuild)"
+            )
+
+
+def _named(model: ModelIdentity) -> str:
+    about = f"{model.description}, " if model.description else ""
+    return printable(f"{about}feature {model.feature}, width {model.width}, {model.fingerprint[:12]}", limit=160)
+
+
+def read_about(text: str, place: str) -> About:
+    """The description of a gallery from its JSON.
+
+    Args:
+        text: the JSON.
+        place: of the gallery, for messages.
+
+    Raises:
+        RunError: it was made by another version, or is damaged.
+    """
+    try:
+        content = parse_object(text)
+        found = content.get("schema_version")
+        if found != SCHEMA:
+            raise RunError(
+                f"the gallery {printable(place)} has schema version {printable(repr(found), limit=40)}, this trireid "
+                f"reads {SCHEMA}: use the version that made it ({printable(str(content.get('created_by')), limit=40)})"
+                ", or create it again from its images or embeddings"
+            )
+        return About.model_validate(content)
+    except ValueError as error:
+        raise RunError(
+            f"the description of the gallery {printable(place)} is damaged ({printable(str(error), limit=120)}): "
+            "create the gallery again, or restore it from a copy"
+        ) from None

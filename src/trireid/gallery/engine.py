@@ -1,0 +1,323 @@
+"""The only file that knows Milvus: Milvus Lite in a folder, or a Milvus server, by the same client.
+
+A gallery is two collections: `NAME` with one row for each item, and `NAME_about` with its description. Only what
+Milvus 2.3 has is used, so that older servers serve as well: no nullable fields, no second vector field, no sparse
+index. The one vector field is searched by brute force (FLAT, inner product), which is exact; `layout.py` says what
+lies in it.
+
+- Milvus Lite keeps the lock of its folder after the client is closed: `close` releases it.
+- Lite lets one process into a folder. The folder is locked here as well, before Lite is started, since Lite reports a
+  taken lock only in its log.
+- Writes to one collection are serialised by a lock. Lite syncs its log when it is flushed, so every write flushes; a
+  server keeps its own log and limits the rate of flushes.
+- Reads are of consistency `Strong`: what was written is seen by the next read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trireid.errors import InputError, RunError, printable
+from trireid.files import locked, real_path
+from trireid.gallery.filters import among, both, literal
+from trireid.gallery.rows import LENGTHS, Row
+
+COLUMNS = ("key", "identity", "camera", "scene", "time", "presence", "details")
+LARGEST_LIMIT = 16_384
+"""Results of one search that Milvus gives at most."""
+WIDEST = 32_768
+"""Numbers of one vector that Milvus takes at most."""
+_BATCH_BYTES = 8 * 2**20
+"""Of the vectors of one call; servers take messages of 64 MB."""
+_BATCH_ROWS = 1000
+_PIECE = 60_000
+"""Characters of a text that one row of the description holds."""
+DATA = "milvus.db"
+"""Folder of Milvus Lite within that of the gallery; Milvus wants this ending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result of a search: an item and the inner product, in float32 as the engine computes it."""
+
+    key: str
+    identity: str
+    camera: str
+    scene: str
+    score: float
+
+
+def is_server(location: str | Path) -> bool:
+    """Whether a location is the address of a server."""
+    return str(location).startswith(("http://", "https://"))
+
+
+class Engine:
+    """The rows of one gallery.
+
+    Args:
+        location: a folder, or `http://host:port`.
+        name: of the gallery.
+    """
+
+    def __init__(self, location: str | Path, name: str) -> None:
+        self.location, self.name = str(location), name
+        self._about = f"{name}_about"
+        self._writing = threading.RLock()
+        self.embedded = not is_server(location)
+        with ExitStack() as opening:
+            self._client = self._connect(opening)
+            self._cleanup = opening.pop_all()
+
+    def _connect(self, opening: ExitStack) -> Any:
+        try:
+            from pymilvus import MilvusClient
+        except ImportError:
+            raise RunError("a gallery needs the package pymilvus: pip install 'trireid[gallery]'") from None
+        if not self.embedded:
+            with self._reporting():
+                client = MilvusClient(uri=self.location, timeout=10)
+        else:
+            folder = real_path(Path(self.location))
+            taken = f"the gallery {printable(self.location)} is open elsewhere: close it there, or use a server"
+            opening.enter_context(locked(folder, taken=taken))
+            data = str(folder / DATA)
+            opening.callback(_release, data)
+            with self._reporting():
+                client = MilvusClient(uri=data)
+        opening.callback(client.close)
+        return client
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn errors of the client into one line."""
+        from pymilvus.exceptions import MilvusException
+
+        quiet = logging.getLogger("pymilvus")
+        level = quiet.level
+        quiet.setLevel(logging.CRITICAL)  # it logs a traceback of each error that it raises
+        try:
+            yield
+        except (MilvusException, import_module("grpc").RpcError, OSError) as error:
+            said = printable(str(getattr(error, "message", None) or error).split("\n")[0], limit=200)
+            raise RunError(f"the engine of the gallery {printable(self.location)} reports: {said}") from error
+        finally:
+            quiet.setLevel(level)
+
+    def close(self) -> None:
+        """Let go of the folder or the connection; what was written stays."""
+        with self._writing:
+            self._cleanup.close()
+
+    # The collections
+
+    def exists(self) -> bool:
+        """Whether there is a gallery of this name."""
+        with self._reporting():
+            return bool(self._client.has_collection(self._about)) and bool(self._client.has_collection(self.name))
+
+    def names(self) -> list[str]:
+        """All galleries at this location."""
+        with self._reporting():
+            found = set(self._client.list_collections())
+        return sorted(name for name in found if f"{name}_about" in found)
+
+    def create(self, width: int, about: str) -> None:
+        """Make an empty gallery for rows of a width; its description is written last and makes it one."""
+        from pymilvus import DataType
+
+        if width > WIDEST:
+            raise InputError(
+                f"one item would take {width:,} numbers, the engine holds {WIDEST:,} at most: choose a narrower "
+                "feature (global or head), or partial=False"
+            )
+        texts = {name: DataType.VARCHAR for name in LENGTHS}
+        self._create(self.name, {**texts, "time": DataType.DOUBLE, "presence": DataType.INT8}, "key", width)
+        self._create(self._about, {"part": DataType.VARCHAR, "text": DataType.VARCHAR}, "part", 2)
+        self.write_text("about", about)
+
+    def _create(self, name: str, columns: dict[str, Any], primary: str, width: int) -> None:
+        from pymilvus import DataType
+
+        with self._writing, self._reporting():
+            if self._client.has_collection(name):  # what a broken creation left
+                self._client.drop_collection(name)
+            schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+            for column, kind in columns.items():
+                size = {"max_length": LENGTHS.get(column, 65_000)} if kind == DataType.VARCHAR else {}
+                schema.add_field(column, kind, is_primary=column == primary, **size)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
+            index = self._client.prepare_index_params()
+            index.add_index("vector", index_type="FLAT", metric_type="IP")
+            self._client.create_collection(name, schema=schema, consistency_level="Strong")
+            self._client.create_index(name, index, sync=False)  # otherwise it sleeps for half a second
+            self._client.load_collection(name)
+
+    def load(self) -> None:
+        """Make a gallery that exists ready for reading."""
+        with self._reporting():
+            for name in (self.name, self._about):
+                self._client.load_collection(name)
+
+    def drop(self) -> None:
+        """Remove the gallery with all its items; its description goes first."""
+        with self._writing, self._reporting():
+            for name in (self._about, self.name):
+                if self._client.has_collection(name):
+                    self._client.drop_collection(name)
+
+    # Texts of the description
+
+    def write_text(self, name: str, text: str) -> None:
+        """Keep a text under a name: its pieces, then, last, the row that counts them."""
+        pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+        version = hashlib.sha256(text.encode()).hexdigest()[:16]
+        rows = [
+            {"part": f"{name}/{version}/{number}", "text": piece, "vector": [0.0, 1.0]}
+            for number, piece in enumerate(pieces)
+        ]
+        with self._writing, self._reporting():
+            before = self._pointer(name)
+            if len(pieces) > 1:
+                self._client.upsert(self._about, rows)
+            first = {"part": name, "text": f"{len(pieces)} {version}" if len(pieces) > 1 else f"= {text}"}
+            self._client.upsert(self._about, [{**first, "vector": [0.0, 1.0]}])
+            self._flush(self._about)
+            if before is not None and not before.startswith("= ") and before != first["text"]:
+                self._client.delete(self._about, filter=among("part", _pieces(name, before)))
+
+    def read_text(self, name: str) -> str | None:
+        """A text that was kept, None where there is none."""
+        with self._reporting():
+            first = self._pointer(name)
+            if first is None or first.startswith("= "):
+                return None if first is None else first[2:]
+            parts = _pieces(name, first)
+            found = self._client.query(self._about, filter=among("part", parts), output_fields=["part", "text"])
+        texts = {row["part"]: row["text"] for row in found}
+        return "".join(texts[part] for part in parts)
+
+    def _pointer(self, name: str) -> str | None:
+        found = self._client.query(self._about, filter=f"part == {literal(name)}", output_fields=["text"])
+        return None if not found else str(found[0]["text"])
+
+    # Items
+
+    def upsert(self, rows: Sequence[Row], vectors: NDArray[np.float32], *, flush: bool = True) -> None:
+        """Write rows; a row whose key is there already takes its place. Without `flush`, the caller flushes."""
+        step = self.page_size(vectors.shape[1])
+        with self._writing, self._reporting():
+            for start in range(0, len(rows), step):
+                some = slice(start, start + step)
+                content = [{**row, "vector": vector} for row, vector in zip(rows[some], vectors[some], strict=True)]
+                self._client.upsert(self.name, content)
+            if flush:
+                self._flush(self.name)
+
+    def flush(self) -> None:
+        """Make what was written safe against the end of this process."""
+        with self._writing, self._reporting():
+            self._flush(self.name)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove items."""
+        with self._writing, self._reporting():
+            for start in range(0, len(keys), _BATCH_ROWS):
+                self._client.delete(self.name, filter=among("key", keys[start : start + _BATCH_ROWS]))
+            self._flush(self.name)
+
+    def _flush(self, name: str) -> None:
+        if self.embedded:
+            self._client.flush(name)
+
+    def page_size(self, width: int) -> int:
+        """Rows with their vectors that are read or written at a time."""
+        return int(min(_BATCH_ROWS, max(1, _BATCH_BYTES // (4 * width))))
+
+    def page(self, where: str, after: str | None, limit: int, *, vectors: bool = False) -> list[Row]:
+        """Items that fulfil an expression, in the order of their keys, after a key."""
+        past = "" if after is None else f"key > {literal(after)}"
+        columns = [*COLUMNS, "vector"] if vectors else list(COLUMNS)
+        everything = both(where, past) or 'key != ""'
+        with self._reporting():
+            # Without `iterator`, Lite gives rows in the order in which they were written.
+            found = self._client.query(
+                self.name, filter=everything, limit=limit, output_fields=columns, iterator="True"
+            )
+        return sorted((_row(each) for each in found), key=lambda row: row["key"].encode())
+
+    def scan(self, where: str, width: int | None = None) -> Iterator[list[Row]]:
+        """All items that fulfil an expression, in pages; with their vectors where their width is given."""
+        size = _BATCH_ROWS if width is None else self.page_size(width)
+        after: str | None = None
+        while rows := self.page(where, after, size, vectors=width is not None):
+            yield rows
+            after = rows[-1]["key"]
+
+    def fetch(self, keys: Sequence[str], *, width: int | None = None) -> dict[str, Row]:
+        """Items by key; those that are not there are left out."""
+        size = _BATCH_ROWS if width is None else self.page_size(width)
+        columns = [*COLUMNS, "vector"] if width is not None else list(COLUMNS)
+        rows: dict[str, Row] = {}
+        with self._reporting():
+            for start in range(0, len(keys), size):
+                expression = among("key", keys[start : start + size])
+                found = self._client.query(self.name, filter=expression, output_fields=columns)
+                rows.update({each["key"]: _row(each) for each in found})
+        return rows
+
+    def count(self, where: str) -> int:
+        """How many items fulfil an expression."""
+        with self._reporting():
+            found = self._client.query(self.name, filter=where, output_fields=["count(*)"])
+        return int(found[0]["count(*)"])
+
+    def search(self, probes: NDArray[np.float32], where: str, limit: int) -> list[list[Hit]]:
+        """For each probe the items of the largest inner products that fulfil an expression, best first."""
+        fields = ["key", "identity", "camera", "scene"]
+        with self._reporting():
+            found = self._client.search(
+                self.name,
+                data=list(probes),
+                anns_field="vector",
+                filter=where,
+                limit=limit,
+                output_fields=fields,
+                search_params={"metric_type": "IP", "params": {}},
+            )
+        return [
+            [Hit(**{name: each["entity"][name] for name in fields}, score=float(each["distance"])) for each in hits]
+            for hits in found
+        ]
+
+
+def _row(found: dict[str, Any]) -> Row:
+    row = dict(found)
+    if "vector" in row:
+        row["vector"] = np.asarray(row["vector"], dtype=np.float32)
+    return row
+
+
+def _pieces(name: str, pointer: str) -> list[str]:
+    count, version = pointer.split(" ")
+    return [f"{name}/{version}/{number}" for number in range(int(count))]
+
+
+def _release(data: str) -> None:
+    """Stop the Lite server of a folder in this process, which lets go of its lock."""
+    try:
+        from milvus_lite.server_manager import server_manager_instance
+    except ImportError:
+        return
+    server_manager_instance.release_server(data)

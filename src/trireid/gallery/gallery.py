@@ -1,0 +1,380 @@
+"""`trireid.Gallery`: items, their features and who they are, in a folder or on a Milvus server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trireid.embedding.items import Item
+from trireid.errors import InputError, RunError, printable
+from trireid.files import real_path
+from trireid.gallery.about import SCHEMA, About, read_about
+from trireid.gallery.engine import Engine
+from trireid.gallery.filters import Filter, expression, presence_in
+from trireid.gallery.layout import CODES, names_of, unrelated_cosine
+from trireid.gallery.location import check_name, made_folder, opened_folder, place_of
+from trireid.gallery.query import Asked, Reduce, Target, answer
+from trireid.gallery.results import Added, GalleryInfo, QueryResult
+from trireid.gallery.rows import Row, checked_text, item_of, rows_of
+
+if TYPE_CHECKING:
+    from trireid.embedding.embeddings import Embeddings, ModelIdentity
+    from trireid.names import Exclusion
+
+ENOUGH = 100
+"""Items from which on `unrelated` is measured by itself."""
+SAMPLE = 1000
+"""Items that it is measured on."""
+Progress = Callable[[int, int], None]
+Keys = list[str]
+Items = list[Item]
+Results = list[QueryResult]
+_log = logging.getLogger(__name__)
+
+
+class Gallery:
+    """Items that queries are compared with. Made by `Gallery.create`, opened by `Gallery.open`; a context manager.
+
+    Distances are those of [Missing modalities](missing.md), also between items of unlike modalities.
+
+    Example:
+        >>> from trireid.embedding.embeddings import Embeddings, ModelIdentity
+        >>> model = ModelIdentity(fingerprint="0" * 64, feature="global", blocks=((0,), (1,), (2,)), width=3)
+        >>> items = tuple(Item(images={}, key=key, identity=key[0]) for key in ("a1", "a2", "b1"))
+        >>> vectors = np.array([[1, 1, 1], [1, 1, 2], [-1, 1, 0.5]], dtype=np.float32)
+        >>> found = Embeddings(vectors, np.ones((3, 3), dtype=bool), items, model)
+        >>> with Gallery.create("gallery", model) as gallery:
+        ...     gallery.add(found)
+        ...     [match.key for match in gallery.query("a1", top=2)[0].matches]
+        Added(added=3, replaced=0, unrelated=None)
+        ['a2', 'b1']
+    """
+
+    def __init__(self, engine: Engine, about: About) -> None:
+        self._engine, self._about = engine, about
+        self._layout = about.layout
+
+    # Open and close
+
+    @classmethod
+    def create(
+        cls,
+        location: str | Path,
+        model: ModelIdentity,
+        *,
+        name: str = "gallery",
+        root: str | Path | None = None,
+        partial: bool = True,
+    ) -> Gallery:
+        """Make an empty gallery.
+
+        Args:
+            location: a folder that does not exist or is empty, or the address of a server, `http://host:port`.
+            model: what its vectors are made by, `Embeddings.model` or `Embedder.model`.
+            name: letters, digits and `_`; a server holds several galleries.
+            root: folder that paths of images are stored relative to; None: they are stored whole.
+            partial: False stores whole items only, a quarter of the memory; queries then must have every modality
+                that an item has.
+
+        Raises:
+            InputError: the name or the model's feature cannot be used.
+            RunError: there is something at that place already, or it cannot be written.
+        """
+        check_name(name)
+        about = _new_about(model, name=name, root=root, partial=partial)
+        width = about.layout.row_width
+        with made_folder(location), ExitStack() as opening:
+            engine = Engine(location, name)
+            opening.callback(engine.close)
+            if engine.exists():
+                raise RunError(f"the gallery {place_of(location, name)} exists already; choose another name")
+            engine.create(width, about.model_dump_json())
+            opening.pop_all()
+        return cls(engine, about)
+
+    @classmethod
+    def open(cls, location: str | Path, *, name: str = "gallery") -> Gallery:
+        """Open a gallery; a folder can be open in one process at a time.
+
+        Raises:
+            RunError: there is none, it is open elsewhere, or it is of another version.
+        """
+        check_name(name)
+        opened_folder(location)
+        engine = Engine(location, name)
+        with ExitStack() as opening:
+            opening.callback(engine.close)
+            if not engine.exists():
+                others = ", ".join(engine.names()) or "none"
+                raise RunError(f"there is no gallery {place_of(location, name)} (there: {others}); make it with create")
+            engine.load()
+            text = engine.read_text("about")
+            if text is None:
+                raise RunError(f"the gallery {place_of(location, name)} was not created to its end; create it again")
+            about = read_about(text, place_of(location, name))
+            opening.pop_all()
+        return cls(engine, about)
+
+    def close(self) -> None:
+        """Let go of the folder or the server; everything that was reported as done is kept."""
+        self._engine.close()
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Change
+
+    def add(self, embeddings: Embeddings, *, progress: Progress | None = None) -> Added:
+        """Add items; one whose key is there already is replaced. Everything is checked before the first is written.
+
+        Args:
+            embeddings: features of the gallery's model, with a key for each item.
+            progress: is called with the number of items that were written, and of all.
+
+        Raises:
+            InputError: another model, NaN, a key twice, no items, or a field that cannot be stored.
+        """
+        self._about.check_model(embeddings)
+        rows = rows_of(embeddings, self._layout, self._root)
+        vectors = np.asarray(embeddings.vectors, dtype=np.float64)
+        replaced = len(self._engine.fetch([row["key"] for row in rows]))
+        step = self._engine.page_size(self._layout.row_width)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            self._engine.upsert(some, self._stored(some, vectors[start : start + step]), flush=False)
+            if progress is not None:
+                progress(start + len(some), len(rows))
+        self._engine.flush()
+        return Added(len(rows) - replaced, replaced, self._measure_first())
+
+    def _stored(self, rows: Sequence[Row], features: NDArray[np.float64]) -> NDArray[np.float32]:
+        codes = np.array([row["presence"] for row in rows])
+        stored = np.zeros((len(rows), self._layout.row_width), dtype=np.float32)
+        for code in np.unique(codes):
+            stored[codes == code] = self._layout.rows(features[codes == code], int(code))
+        return stored
+
+    def label(self, keys: str | Iterable[str], identity: str) -> int:
+        """Give items an identity. Returns how many there are.
+
+        Raises:
+            InputError: a key is not there, or the identity is no text; nothing was changed.
+        """
+        return self._relabel(keys, checked_text(identity, "identity", "to label"))
+
+    def unlabel(self, keys: str | Iterable[str]) -> int:
+        """Take the identity of items away. Returns how many there are.
+
+        Raises:
+            InputError: a key is not there; nothing was changed.
+        """
+        return self._relabel(keys, "")
+
+    def _relabel(self, keys: str | Iterable[str], identity: str) -> int:
+        names = self._existing(keys)
+        step = self._engine.page_size(self._layout.row_width)
+        for start in range(0, len(names), step):
+            rows = self._engine.fetch(names[start : start + step], width=self._layout.row_width).values()
+            vectors = np.stack([row.pop("vector") for row in rows])
+            self._engine.upsert([{**row, "identity": identity} for row in rows], vectors, flush=False)
+        self._engine.flush()
+        return len(names)
+
+    def remove(self, where: Filter) -> int:
+        """Remove the items that fulfil a filter. Returns how many there were.
+
+        Raises:
+            InputError: the filter is empty, which would remove all.
+        """
+        text = expression(where)
+        if not text:
+            raise InputError("an empty filter would remove all items; name keys, identities, cameras or times")
+        keys = [row["key"] for page in self._engine.scan(text) for row in page]
+        self._engine.delete(keys)
+        return len(keys)
+
+    # Read
+
+    def query(
+        self,
+        embeddings: Embeddings | str | Sequence[str],
+        *,
+        top: int = 10,
+        by: Target = "item",
+        reduce: Reduce = "best",
+        where: Filter | None = None,
+        exclude: Exclusion = "none",
+        threshold: float | None = None,
+        fmr: float | None = None,
+    ) -> Results:
+        """The nearest items or identities of each query.
+
+        Args:
+            embeddings: features of the gallery's model; or keys of items of the gallery, which do not find themselves.
+            top: how many matches.
+            by: `item`, or `identity`: each identity once; items without one are left out.
+            reduce: of an identity's items, the nearest counts (`best`) or the `mean` of their distances.
+            where: only items that fulfil it.
+            exclude: as `trireid.Protocol`: what a query must not see.
+            threshold: largest distance of a match that counts as known.
+            fmr: instead, the false match rate that the gallery's calibration promises.
+
+        Returns:
+            One result for each query, in order.
+
+        Raises:
+            InputError: an argument that cannot be used; a key that is not there; `fmr` without a calibration.
+        """
+        asked = Asked(top, by, reduce, expression(where), exclude, threshold, fmr)
+        return answer(self._engine, self._about, embeddings, asked)
+
+    def get(self, keys: str | Iterable[str]) -> Items:
+        """Items by key, in the given order.
+
+        Raises:
+            InputError: a key is not there.
+        """
+        names = self._existing(keys)
+        rows = self._engine.fetch(names)
+        return [item_of(rows[name], self._root) for name in names]
+
+    def list(self, where: Filter | None = None, *, after: str | None = None, limit: int = 100) -> Items:
+        """Items in the order of their keys.
+
+        Args:
+            where: only items that fulfil it.
+            after: only keys that come after this one, the last of the page before.
+            limit: of the page, 1 to 1000.
+        """
+        if not isinstance(limit, int) or not 1 <= limit <= 1000:
+            raise InputError(f"limit must be a whole number from 1 to 1000, given {printable(repr(limit))}")
+        if after is not None:
+            checked_text(after, "key", "after")
+        return [item_of(row, self._root) for row in self._engine.page(expression(where), after, limit)]
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many items fulfil a filter."""
+        return self._engine.count(expression(where))
+
+    def __len__(self) -> int:
+        return self.count()
+
+    @property
+    def model(self) -> ModelIdentity:
+        """What made its vectors."""
+        return self._about.model
+
+    def info(self) -> GalleryInfo:
+        """The gallery in numbers."""
+        counts = {code: self._engine.count(presence_in([code])) for code in CODES}
+        about = self._about
+        return GalleryInfo(
+            name=about.name,
+            location=self._engine.location,
+            items=sum(counts.values()),
+            by_presence={",".join(names_of(code)): count for code, count in counts.items() if count},
+            model=about.model,
+            partial=about.partial,
+            root=about.root,
+            created=about.created,
+            created_by=about.created_by,
+            unrelated=about.unrelated,
+            unrelated_from=about.unrelated_from,
+            calibrated=about.calibration is not None,
+        )
+
+    # What distances depend on
+
+    def measure_unrelated(self) -> float:
+        """Measure the cosine of unrelated items again, on a sample: all distances between unlike presences change.
+
+        Raises:
+            InputError: the gallery has fewer than two items.
+        """
+        everything = (row["key"] for page in self._engine.scan("") for row in page)
+        keys = sorted(everything, key=lambda key: sha256(key.encode()).digest())
+        if len(keys) < 2:
+            raise InputError(f"unrelated items are measured on at least two items, the gallery has {len(keys)}")
+        rows = list(self._engine.fetch(keys[:SAMPLE], width=self._layout.row_width).values())
+        rows.sort(key=lambda row: row["key"].encode())  # sums depend on the order
+        codes = np.array([row["presence"] for row in rows])
+        features = np.concatenate([self._layout.features(row["vector"][None], int(row["presence"])) for row in rows])
+        value = unrelated_cosine(features, codes, self._layout)
+        before = self._about.unrelated
+        self._write(self._about.changed(unrelated=value, unrelated_from=len(rows)))
+        _log.info(
+            "the cosine of unrelated items is %.4f, measured on %d items (before: %s)",
+            value,
+            len(rows),
+            "not measured, 0 was used" if before is None else f"{before:.4f}",
+        )
+        return value
+
+    def _measure_first(self) -> float | None:
+        if self._about.unrelated is not None or self.count() < ENOUGH:
+            return None
+        return self.measure_unrelated()
+
+    def _write(self, about: About) -> None:
+        self._engine.write_text("about", about.model_dump_json())
+        self._about = about
+
+    # Parts
+
+    @property
+    def _root(self) -> Path | None:
+        return None if self._about.root is None else Path(self._about.root)
+
+    def _existing(self, keys: str | Iterable[str]) -> Keys:
+        """Keys without repetition.
+
+        Raises:
+            InputError: one is not there, or there are none.
+        """
+        names = list(dict.fromkeys([keys] if isinstance(keys, str) else keys))
+        if not names:
+            raise InputError("there are no keys; give at least one")
+        for name in names:
+            checked_text(name, "key", printable(repr(name), limit=80))
+        there = self._engine.fetch(names)
+        missing = [name for name in names if name not in there]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise InputError(
+                f"there is no item {printable(repr(missing[0]), limit=80)}{more} in the gallery; `list` shows its keys"
+            )
+        return names
+
+
+def _new_about(model: ModelIdentity, *, name: str, root: str | Path | None, partial: bool) -> About:
+    if not model.blocks or model.width < 1 or model.width % len(model.blocks):
+        raise InputError(f"a feature of width {model.width} cannot be {len(model.blocks)} blocks of equal width")
+    return About(
+        schema_version=SCHEMA,
+        name=name,
+        fingerprint=model.fingerprint,
+        feature=model.feature,
+        blocks=model.blocks,
+        width=model.width,
+        description=model.description,
+        version=model.version,
+        partial=partial,
+        root=None if root is None else str(real_path(Path(root))),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_by=version("trireid"),
+    )

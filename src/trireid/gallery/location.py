@@ -1,0 +1,103 @@
+"""Where a gallery is: a folder of its own, or a name on a server."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trireid.errors import InputError, RunError, printable
+from trireid.files import read_text, write_json, writing
+from trireid.gallery.about import SCHEMA
+from trireid.gallery.engine import is_server
+from trireid.typed_json import parse_object
+
+MARK = "gallery.json"
+"""In the folder: says that it is a gallery, and of which version. Never changed."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless a gallery can have a name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("_about"):
+        raise InputError(
+            f"the name {printable(repr(name), limit=80)} must be 1 to 100 letters, digits and _, without a digit at "
+            "its start and without _about at its end"
+        )
+
+
+def place_of(location: str | Path, name: str) -> str:
+    """A gallery in words."""
+    return f"{name!r} at {printable(str(location))}"
+
+
+def check_location(location: str | Path) -> None:
+    """Raise InputError where an address is none that can be used."""
+    text = str(location)
+    if "://" in text and not is_server(text):
+        raise InputError(f"the location {printable(text)} must be a folder or http://host:port")
+    if not text:
+        raise InputError("the location is empty; give a folder or http://host:port")
+
+
+@contextmanager
+def made_folder(location: str | Path) -> Iterator[None]:
+    """Make the folder of an embedded gallery; after an error in the block nothing of it is left.
+
+    Raises:
+        RunError: there is something in it already, or it cannot be written.
+    """
+    check_location(location)
+    if is_server(location):
+        yield
+        return
+    folder = Path(location)
+    if folder.is_dir() and not any(folder.iterdir()):
+        existed = True
+    elif folder.exists() or folder.is_symlink():
+        is_gallery = (folder / MARK).exists()
+        raise RunError(
+            f"{printable(str(folder))} exists already{'' if is_gallery else ' and is no gallery'}; "
+            f"{'open that gallery, or ' if is_gallery else ''}choose another folder"
+        )
+    else:
+        existed = False
+    complete = False
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+        write_json(folder / MARK, {"format": "trireid gallery", "schema_version": SCHEMA})
+        complete = True
+    finally:
+        if not complete and folder.is_dir():
+            for entry in folder.iterdir():
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+            if not existed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def opened_folder(location: str | Path) -> None:
+    """Check before the engine starts that a folder holds a gallery of this version.
+
+    Raises:
+        RunError: it does not.
+    """
+    check_location(location)
+    if is_server(location):
+        return
+    folder, shown = Path(location), printable(str(location))
+    try:
+        content = parse_object(read_text(folder / MARK))
+    except FileNotFoundError:
+        raise RunError(f"there is no gallery in {shown}; make one with `trireid gallery create`") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{printable(str(folder / MARK))} cannot be read ({printable(str(error), limit=120)})") from None
+    if content.get("schema_version") != SCHEMA:
+        found = printable(repr(content.get("schema_version")), limit=40)
+        raise RunError(
+            f"the gallery in {shown} has schema version {found}, this trireid reads {SCHEMA}: use the version that "
+            "made it, or create it again from its images or embeddings"
+        )

@@ -1,0 +1,280 @@
+"""The nearest items of a gallery, exactly: one search for each presence, merged by the distance of `docs/missing.md`.
+
+Within one pair of presences the engine's order, by cosine, is that of the distance. Each presence's list is read as
+deep as is needed: the *frontier* of a query is the smallest distance that an item which was not read yet can have, and
+reading ends when the answer lies before it. The engine computes in float32; its scores only choose candidates, with
+a margin of `ERROR` on both sides of the last one. Distances and the order come from the stored vectors, in float64.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trireid.errors import InputError
+from trireid.gallery.engine import LARGEST_LIMIT, Engine, Hit
+from trireid.gallery.filters import among, both, presence_in
+from trireid.gallery.layout import CODES, Layout, weighed
+from trireid.gallery.rows import Row
+
+Answer = TypeVar("Answer")
+
+ERROR = 1e-5
+"""Of a cosine that the engine computes: an inner product of unit vectors in float32, over at most 32,768 numbers."""
+QUERIES = 64
+"""That are searched in one call."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One query.
+
+    Attributes:
+        feature: `(D,)` float64.
+        code: of its presence.
+        where: expression of the items that it may find.
+        hides: says of a hit or row whether the query must not see it.
+    """
+
+    feature: NDArray[np.float64]
+    code: int
+    where: str
+    hides: Callable[[Hit | Row], bool]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One item that was found: its row, its distance and its squared distance over the shared blocks, if any."""
+
+    row: Row
+    distance: float
+    square: float | None
+
+
+@dataclass
+class _List:
+    """What was read of one presence for one query."""
+
+    code: int
+    weight: float
+    limit: int = 0
+    hits: list[Hit] = field(default_factory=list)
+    is_whole: bool = False
+
+
+@dataclass
+class _Reading:
+    """One query whose lists are being read."""
+
+    probe: Probe
+    lists: list[_List]
+    unrelated: float
+
+    def estimate(self, read: _List, hit: Hit) -> float:
+        """The squared distance of a hit, within 2 `ERROR`."""
+        return weighed(2.0 - 2.0 * hit.score, read.weight, self.unrelated)
+
+    def frontier(self) -> float:
+        """The smallest squared distance, as estimated, of an item that was not read."""
+        ends = [self.estimate(read, read.hits[-1]) if read.hits else 0.0 for read in self.lists if not read.is_whole]
+        return min(ends, default=np.inf)
+
+    def candidates(self) -> list[tuple[float, Hit, int]]:
+        """What was read and may be seen: estimate, hit and presence, nearest first."""
+        seen = [
+            (self.estimate(read, hit), hit, read.code)
+            for read in self.lists
+            for hit in read.hits
+            if not self.probe.hides(hit)
+        ]
+        return sorted(seen, key=lambda each: each[0])
+
+    def shallow(self) -> list[_List]:
+        """The lists that keep the frontier where it is."""
+        edge = self.frontier() + 4 * ERROR
+        return [
+            read
+            for read in self.lists
+            if not read.is_whole and (not read.hits or self.estimate(read, read.hits[-1]) <= edge)
+        ]
+
+
+class Searcher:
+    """Searches one gallery.
+
+    Args:
+        engine: its rows.
+        layout: how features lie in them.
+        unrelated: cosine of unrelated items.
+    """
+
+    def __init__(self, engine: Engine, layout: Layout, unrelated: float) -> None:
+        self._engine, self._layout, self._unrelated = engine, layout, unrelated
+
+    def items(self, probes: Sequence[Probe], top: int) -> list[list[Found]]:
+        """The `top` nearest items of each query; those without a shared block last, by key."""
+        return self._each(probes, top, lambda reading: self._nearest(reading, top))
+
+    def identities(self, probes: Sequence[Probe], top: int, *, mean: bool) -> list[list[tuple[float, Found]]]:
+        """The `top` nearest identities of each query: distance of the identity, and its nearest item."""
+        decide = self._by_mean if mean else self._by_best
+        return self._each(probes, top, lambda reading: decide(reading, top))
+
+    def _each(self, probes: Sequence[Probe], top: int, decide: Callable[[_Reading], Answer | None]) -> list[Answer]:
+        """Read lists until `decide` gives an answer to every query; those of like expressions are read together."""
+        answers: dict[int, Answer] = {}
+        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for number, probe in enumerate(probes):
+            groups[probe.where, probe.code].append(number)
+        for (_, code), members in groups.items():
+            for start in range(0, len(members), QUERIES):
+                some = {number: self._start(probes[number]) for number in members[start : start + QUERIES]}
+                self._read(some.values(), code, max(top + 8, 16))
+                while some:
+                    done = {number: decide(reading) for number, reading in some.items()}
+                    answers.update({number: answer for number, answer in done.items() if answer is not None})
+                    some = {number: some[number] for number, answer in done.items() if answer is None}
+                    self._read(some.values(), code, 0)
+        return [answers[number] for number in range(len(probes))]
+
+    def _start(self, probe: Probe) -> _Reading:
+        shared = [code for code in CODES if self._layout.shared(probe.code, code)]
+        lists = [_List(code, self._layout.weight(probe.code, code)) for code in shared]
+        return _Reading(probe, lists, self._unrelated)
+
+    def _read(self, readings: Iterable[_Reading], code: int, first: int) -> None:
+        """Read the lists that decide further: four times as deep, or to a first depth."""
+        tasks: dict[tuple[int, int], list[tuple[_Reading, _List]]] = defaultdict(list)
+        for reading in readings:
+            for read in reading.shallow():
+                if read.limit >= LARGEST_LIMIT:
+                    raise InputError(
+                        f"more than {LARGEST_LIMIT:,} items are hidden from a query or as near as its last match: "
+                        "choose a smaller top, or a filter"
+                    )
+                tasks[read.code, min(first or 4 * read.limit, LARGEST_LIMIT)].append((reading, read))
+        for (item, limit), members in tasks.items():
+            features = np.stack([reading.probe.feature for reading, _ in members])
+            where = both(members[0][0].probe.where, presence_in([item]))
+            if not self._layout_holds(code, item, where):
+                for _, read in members:
+                    read.is_whole = True
+                continue
+            found = self._engine.search(self._layout.probes(features, code, item), where, limit)
+            for (_, read), hits in zip(members, found, strict=True):
+                read.hits, read.limit, read.is_whole = hits, limit, len(hits) < limit
+
+    def _layout_holds(self, query: int, item: int, where: str) -> bool:
+        """True where pairs of two presences can be compared; False where there are none that would have to be.
+
+        Raises:
+            InputError: there are some, and the gallery stores whole items only.
+        """
+        if self._layout.shared(query, item) in self._layout.parts(item):
+            return True
+        if self._engine.count(where):
+            self._layout.columns(self._layout.shared(query, item), item)
+        return False
+
+    # What ends the reading
+
+    def _nearest(self, reading: _Reading, top: int) -> list[Found] | None:
+        candidates = reading.candidates()
+        last = candidates[top - 1][0] if len(candidates) >= top else np.inf
+        if reading.frontier() <= last + 8 * ERROR and not _complete(reading):
+            return None
+        exact = self._exact(reading, [each for each in candidates if each[0] <= last + 8 * ERROR])
+        found = sorted(exact, key=lambda each: (each.distance, each.row["key"].encode()))[:top]
+        return found if len(found) == top else found + self._unshared(reading.probe, top - len(found))
+
+    def _by_best(self, reading: _Reading, top: int) -> list[tuple[float, Found]] | None:
+        candidates = [each for each in reading.candidates() if each[1].identity]
+        best: dict[str, float] = {}
+        for estimate, hit, _ in candidates:
+            best.setdefault(hit.identity, estimate)
+        last = list(best.values())[top - 1] if len(best) >= top else np.inf
+        if reading.frontier() <= last + 8 * ERROR and not _complete(reading):
+            return None
+        near: list[tuple[float, Hit, int]] = []
+        for each in candidates:  # of each identity what may be its nearest item
+            if best[each[1].identity] <= last + 8 * ERROR and each[0] <= best[each[1].identity] + 8 * ERROR:
+                near.append(each)
+        chosen = _by_identity(self._exact(reading, near))
+        return _first(((items[0].distance, items[0]) for items in chosen.values()), top)
+
+    def _by_mean(self, reading: _Reading, top: int) -> list[tuple[float, Found]] | None:
+        """An identity's mean is no less than its nearest item, so none that was not read can be before the frontier."""
+        names = sorted({hit.identity for _, hit, _ in reading.candidates() if hit.identity})
+        if len(names) < top and not _complete(reading):
+            return None
+        means: list[tuple[float, Found]] = []
+        rows: list[Row] = []
+        for start in range(0, len(names), 100):
+            where = both(reading.probe.where, among("identity", names[start : start + 100]))
+            for page in self._engine.scan(where, self._layout.row_width):
+                rows += [row for row in page if not reading.probe.hides(row)]
+        for items in _by_identity(self._distances(reading.probe, rows)).values():
+            means.append((float(np.mean([each.distance for each in items])), items[0]))
+        chosen = _first(means, top)
+        if _complete(reading):
+            return chosen
+        return chosen if chosen[-1][0] ** 2 < reading.frontier() - 8 * ERROR else None
+
+    # Exact distances
+
+    def _exact(self, reading: _Reading, candidates: Sequence[tuple[float, Hit, int]]) -> list[Found]:
+        keys = [hit.key for _, hit, _ in candidates]
+        rows = self._engine.fetch(keys, width=self._layout.row_width)
+        return self._distances(reading.probe, rows.values())
+
+    def _distances(self, probe: Probe, rows: Iterable[Row]) -> list[Found]:
+        """Rows with their distances; those that share no block with the query are left out."""
+        groups: dict[int, list[Row]] = defaultdict(list)
+        for row in rows:
+            groups[int(row["presence"])].append(row)
+        found: list[Found] = []
+        for code, members in groups.items():
+            if not self._layout.shared(probe.code, code):
+                continue
+            vectors = np.stack([row["vector"] for row in members])
+            squares = self._layout.squares(probe.feature, probe.code, vectors, code)
+            weight = self._layout.weight(probe.code, code)
+            for row, square in zip(members, squares, strict=True):
+                distance = float(np.sqrt(weighed(float(square), weight, self._unrelated)))
+                found.append(Found(row, distance, float(square)))
+        return found
+
+    def _unshared(self, probe: Probe, count: int) -> list[Found]:
+        """Items that share no block with a query, by key: nothing tells them apart."""
+        apart = [code for code in CODES if not self._layout.shared(probe.code, code)]
+        found: list[Found] = []
+        if not apart:
+            return found
+        distance = float(np.sqrt(weighed(0.0, 0.0, self._unrelated)))
+        for page in self._engine.scan(both(probe.where, presence_in(apart))):
+            found += [Found(row, distance, None) for row in page if not probe.hides(row)]
+            if len(found) >= count:
+                break
+        return found[:count]
+
+
+def _complete(reading: _Reading) -> bool:
+    return all(read.is_whole for read in reading.lists)
+
+
+def _by_identity(found: Iterable[Found]) -> dict[str, list[Found]]:
+    """Items by identity, nearest first; those without one are left out."""
+    groups: dict[str, list[Found]] = defaultdict(list)
+    for each in sorted(found, key=lambda each: (each.distance, each.row["key"].encode())):
+        if each.row["identity"]:
+            groups[each.row["identity"]].append(each)
+    return groups
+
+
+def _first(ranked: Iterable[tuple[float, Found]], top: int) -> list[tuple[float, Found]]:
+    return sorted(ranked, key=lambda each: (each[0], each[1].row["identity"].encode()))[:top]

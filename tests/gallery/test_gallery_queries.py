@@ -1,0 +1,90 @@
+"""The answers of a gallery are those of brute force."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gallery_cases import BLOCKS, SUBSET_BLOCKS, Reference, check_list, model_of, random_embeddings, random_filter
+from trireid.gallery.filters import Filter
+from trireid.gallery.gallery import Gallery
+
+RULES = ("none", "camera", "scene", "cross_camera")
+
+
+def filled_gallery(random, gallery, reference, count):
+    """Fill, replace, remove, label and unlabel, the same way on both sides."""
+    first = random_embeddings(random, gallery.model, count)
+    added = gallery.add(first)
+    assert (added.added, added.replaced) == (count, 0)
+    again = random_embeddings(random, gallery.model, count // 4, keys=[item.key for item in first.items[: count // 4]])
+    assert gallery.add(again).replaced == count // 4
+    reference.add(first)
+    reference.add(again)
+    keys = sorted(reference.items)
+    assert gallery.remove(Filter(keys=keys[5:15])) == 10
+    for key in keys[5:15]:
+        del reference.items[key]
+    for change, names, identity in ((gallery.label, keys[20:30], "id7"), (gallery.unlabel, keys[40:50], None)):
+        assert change(names, identity) if identity else change(names)
+        for key in names:
+            item, vector, present = reference.items[key]
+            reference.items[key] = (dataclasses.replace(item, identity=identity), vector, present)
+    reference.unrelated = gallery.info().unrelated or 0.0
+
+
+def compare(random, gallery, reference, num_queries):
+    """Random queries, by features and by key, against brute force."""
+    queries = random_embeddings(random, gallery.model, num_queries)
+    for start in range(0, num_queries, 20):
+        rows = range(start, min(start + 20, num_queries))
+        where, exclude = random_filter(random), RULES[random.integers(0, 4)]
+        top, by, reduce = int(random.integers(1, 30)), ("item", "identity")[random.integers(0, 2)], "best"
+        if by == "identity":
+            reduce = ("best", "mean")[random.integers(0, 2)]
+        options = {"top": top, "by": by, "reduce": reduce, "where": where, "exclude": exclude}
+        if random.integers(0, 2):
+            keys = [str(key) for key in random.choice(sorted(reference.items), len(rows))]
+            sides, own = [reference.items[key] for key in keys], keys
+            results = gallery.query(keys, **options)
+        else:
+            sides = [(queries.items[row], queries.vectors[row], queries.present[row]) for row in rows]
+            own = [None] * len(rows)
+            chosen = dataclasses.replace(
+                queries,
+                vectors=queries.vectors[rows.start : rows.stop],
+                present=queries.present[rows.start : rows.stop],
+                items=queries.items[rows.start : rows.stop],
+            )
+            results = gallery.query(chosen, **options)
+        for (item, vector, present), key, result in zip(sides, own, results, strict=True):
+            ranked, apart = reference.nearest(item, vector, present, where=where, exclude=exclude, own=key)
+            if by == "identity":
+                check_list(
+                    [(match.distance, match.identity) for match in result.matches],
+                    reference.identities(ranked, apart, reduce)[:top],
+                )
+            else:
+                check_list([(match.distance, match.key) for match in result.matches], ranked[:top])
+
+
+def test_queries_find_what_brute_force_finds(gallery_location):
+    random = np.random.default_rng(1)
+    with Gallery.create(model=model_of(), **gallery_location) as gallery:
+        reference = Reference(gallery.model)
+        filled_gallery(random, gallery, reference, 120)
+        compare(random, gallery, reference, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("blocks", [BLOCKS, SUBSET_BLOCKS], ids=["three blocks", "seven blocks"])
+def test_1000_random_queries_find_what_brute_force_finds(gallery_location, blocks, seed):
+    random = np.random.default_rng(seed)
+    with Gallery.create(model=model_of(blocks), **gallery_location) as gallery:
+        reference = Reference(gallery.model)
+        filled_gallery(random, gallery, reference, 300)
+        compare(random, gallery, reference, 100)
+        gallery.measure_unrelated()
+        reference.unrelated = gallery.info().unrelated
+        compare(random, gallery, reference, 100)
