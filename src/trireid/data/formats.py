@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from trireid.data.records import ImageFacts
 
 MAX_PIXELS = 2**26
 """The most pixels of an image; the header of a damaged file may claim any number."""
+_max_pixels = ContextVar("max_pixels", default=MAX_PIXELS)
 ORIENTATION_TAG = 274
 _TIFF_PLAIN, _TIFF_JPEG = (1, 8, 32773, 32946), (6, 7)
 """TIFF compressions: none, deflate and PackBits, which tifffile decodes by itself; and the two kinds of JPEG."""
@@ -51,8 +53,12 @@ class DecodedImage:
     facts: ImageFacts
 
 
-def decode(data: bytes) -> DecodedImage:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decode the content of a file.
+
+    Args:
+        data: the content.
+        max_pixels: the most that its header may say; such a file is refused before it takes memory.
 
     Raises:
         DecodeError: it is empty, truncated, damaged, too large or of another format.
@@ -60,12 +66,15 @@ def decode(data: bytes) -> DecodedImage:
     if not data:
         raise DecodeError("an empty file")
     name, decoder = _format_of(data)
+    before = _max_pixels.set(max_pixels)
     try:
         values, orientation = decoder(data)
     except DecodeError:
         raise
     except _DAMAGE as error:
         raise DecodeError(f"a truncated or corrupt {name}{_reason(error)}") from error
+    finally:
+        _max_pixels.reset(before)
     if values.ndim == 3 and values.shape[2] in (2, 4):
         values = values[:, :, : values.shape[2] - 1]  # without transparency
     if values.ndim == 3 and values.shape[2] == 1:
@@ -79,6 +88,18 @@ def decode(data: bytes) -> DecodedImage:
     flat = bool((values == values[0, 0]).all())
     facts = ImageFacts(name, str(values.dtype), orientation, (values.shape[0], values.shape[1]), flat)
     return DecodedImage(values, facts)
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Height and width as the header of an image says; None where only decoding tells what is wrong with it."""
+    try:
+        if data.startswith(b"\xff\xd8"):
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            return int(height), int(width)
+        with Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "BMP", "WEBP")) as image:
+            return image.height, image.width
+    except _DAMAGE:
+        return None
 
 
 def is_deep(head: bytes, read_all: Callable[[], bytes]) -> bool:
@@ -248,8 +269,9 @@ def _checked(values: Values, format: str) -> Values:
 
 
 def _check_size(height: int, width: int) -> None:
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise DecodeError(f"its header says {height} x {width} pixels; at most {MAX_PIXELS} are read")
+    most = _max_pixels.get()
+    if height < 1 or width < 1 or height * width > most:
+        raise DecodeError(f"its header says {height} x {width} pixels; at most {most} are read")
 
 
 def _check_single(count: int) -> None:

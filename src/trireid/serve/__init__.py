@@ -1,0 +1,3 @@
+from trireid.lazy import submodules
+
+__getattr__ = submodules(__name__)
