@@ -94,7 +94,7 @@ def search_answer(service: Service, results: Sequence[Any]) -> SearchAnswer:
     return SearchAnswer(
         results=[
             QueryAnswer(
-                query=result.query,
+                query=result.key,
                 known=result.known,
                 threshold=_number(result.threshold),
                 matches=[_match(service, match) for match in result.matches],
@@ -108,7 +108,8 @@ def _match(service: Service, match: Any) -> MatchAnswer:
     return MatchAnswer(
         **_about(service, match.key, match.images, match),
         distance=match.distance,
-        similarity=match.similarity,
+        similarity=_number(match.similarity),
+        accepted=match.accepted,
         compared=list(match.compared),
         false_match_rate=_number(match.false_match_rate),
     )

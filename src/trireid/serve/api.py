@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
@@ -105,8 +104,7 @@ Where = Annotated[FilterFields, Depends(where_of)]
 
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
     """The description of a body that is read here, in JSON or as a form."""
-    example = kind.model_config.get("json_schema_extra", {})
-    first = example["examples"][0] if isinstance(example, Mapping) else {}
+    first = kind.model_json_schema()["examples"][0]
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     files = {name: {"type": "string", "format": "binary"} for name in ("rgb", "nir", "tir")}
     form = {
@@ -121,9 +119,7 @@ def _body(kind: type[BaseModel]) -> dict[str, Any]:
 async def _uploads(request: Request, kind: type[Fields]) -> Uploads[Fields]:
     service = the_service(request)
     content_type = request.headers.get("content-type", "")
-    return await service.decode(
-        partial(read_uploads, await request.body(), content_type, kind, limits=service.limits)
-    )
+    return await service.decode(partial(read_uploads, await request.body(), content_type, kind, limits=service.limits))
 
 
 @router.post("/embed", response_model=EmbedAnswer, openapi_extra=_body(EmbedRequest), tags=["model"])

@@ -125,9 +125,7 @@ def _add_operations(app: FastAPI) -> None:
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI description, with the bodies that are read as JSON or as a form."""
     if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         parts = schema["components"]["schemas"]
         for kind in (schemas.EmbedRequest, schemas.SearchRequest, schemas.AddRequest):
             own = kind.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -110,7 +110,9 @@ class Batcher(Generic[Entry, Result]):
     async def _answer(self, batch: list[_Waiting[Entry, Result]]) -> None:
         entries = [entry for each in batch for entry in each.entries]
         run = asyncio.get_running_loop().run_in_executor
-        outcome = (await asyncio.gather(run(self._executor, self._work, entries, batch[0].group), return_exceptions=True))[0]
+        outcome = (
+            await asyncio.gather(run(self._executor, self._work, entries, batch[0].group), return_exceptions=True)
+        )[0]
         if isinstance(outcome, TrireidError) and len(batch) > 1:
             for each in batch:
                 await self._answer([each])

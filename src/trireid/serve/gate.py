@@ -16,6 +16,8 @@ from trireid.serve.security import HEADERS, Access, is_open
 
 _DISCARDED_SECONDS = 2.0
 _UNROUTED = "none"
+_GONE = 499
+"""Counted for a client that went away before its request was complete."""
 
 
 class _GoneError(Exception):
@@ -54,11 +56,11 @@ class Gate:
         except Problem as problem:
             await problem.response()(scope, receive, answer)
         except _GoneError:
-            return
+            answer.status = _GONE
         finally:
-            if answer.status:
-                route = getattr(scope.get("route"), "path", _UNROUTED)
-                self.observer.request(_method(scope), route, answer.status, perf_counter() - started)
+            route = getattr(scope.get("route"), "path", _UNROUTED)
+            status = answer.status or 500  # an error that the app's outermost layer answers
+            self.observer.request(_method(scope), route, status, perf_counter() - started)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -177,4 +179,3 @@ def _too_large(most: int) -> Problem:
         headers={"Connection": "close"},
         limit=most,
     )
-

@@ -1,4 +1,4 @@
-"""Small pictures of items: those of uploads are kept beside the gallery, those of files are made when they are shown."""
+"""Small pictures of items: those of uploads are kept beside the gallery, those of files are made when shown."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class LabelRequest(Strict):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"keys": ["gate-17", "yard-3"], "identity": "0007"}]}
     )
-    keys: list[Key] = Field(min_length=1, max_length=10_000)
+    keys: list[Key] = Field(min_length=1, max_length=1000)
     identity: Text | None = Field(description="null: not known any more")
 
 
@@ -153,7 +153,7 @@ class OneLabel(Strict):
 class EmbeddedItem(BaseModel):
     """The feature of one item."""
 
-    key: str | None
+    key: str = Field(description="of the request, or the number of the item in it")
     present: dict[str, bool]
     vector: list[float] | str
 
@@ -193,7 +193,8 @@ class MatchAnswer(ItemAnswer):
     """An item or identity near a query."""
 
     distance: float = Field(description="in [0, 2]; the smaller the nearer")
-    similarity: float
+    similarity: float | None = Field(description="cosine over what both have; null: they have nothing in common")
+    accepted: bool | None = Field(description="whether it is within the threshold; null: without one")
     compared: list[str] = Field(description="the modalities that both have")
     false_match_rate: float | None = Field(
         description="share of pairs of different objects that are this near; null where not calibrated"
@@ -203,7 +204,7 @@ class MatchAnswer(ItemAnswer):
 class QueryAnswer(BaseModel):
     """The nearest items or identities of one query."""
 
-    query: str | None
+    query: str | None = Field(description="key of the query, or its number in the request")
     known: bool | None = Field(description="false: nothing is near enough; null: without a threshold")
     threshold: float | None
     matches: list[MatchAnswer]

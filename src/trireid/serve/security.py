@@ -54,7 +54,8 @@ def read_token(path: Path) -> str:
         raise InputError(f"--token-file {printable(str(path))}: {error.strerror}; {advice}") from error
     if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(
-            f"the token in {printable(str(path))} has {len(token)} characters, or some that no header can hold; {advice}"
+            f"the token in {printable(str(path))} has {len(token)} characters, or some that a header cannot hold; "
+            f"{advice}"
         )
     return token
 

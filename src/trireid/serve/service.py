@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from trireid.embedding.embeddings import Embeddings
-from trireid.embedding.items import Item
+from trireid.embedding.interface import ItemEmbedder
+from trireid.embedding.items import Box, Item
 from trireid.errors import printable
 from trireid.serve.batching import Batcher
 from trireid.serve.limits import Budget, Limits
@@ -49,7 +50,7 @@ class Service:
 
     def __init__(
         self,
-        embedder: Any,
+        embedder: ItemEmbedder,
         gallery: Any,
         *,
         limits: Limits,
@@ -125,11 +126,13 @@ class Service:
         async with self._pixels.taken(count_pixels(uploads, self.limits)):
             decode = partial(_decode, uploads, limits=self.limits, pictures=pictures)
             images, thumbnails = await self.decode(decode)
-            bare = [Item(images=own, box=_box(fields)) for own, fields in zip(images, uploads.fields.items, strict=True)]
+            bare = [
+                Item(images=own, box=_box(fields), camera=fields.camera)
+                for own, fields in zip(images, uploads.fields.items, strict=True)
+            ]
             rows = await self._embedding(bare)
-        known = [
-            _known(fields, names) for fields, names in zip(uploads.fields.items, uploads.file_names, strict=True)
-        ]
+        named = zip(uploads.fields.items, uploads.file_names, strict=True)
+        known = [_known(str(number), fields, names) for number, (fields, names) in enumerate(named)]
         return _joined(rows, known), thumbnails
 
     def _embed_batch(self, items: Sequence[Item], group: Hashable) -> list[Embeddings]:
@@ -161,9 +164,7 @@ class Service:
         group = repr(sorted(arguments.items()))
         if isinstance(queries, Embeddings):
             rows = [
-                Embeddings(
-                    queries.vectors[row : row + 1], queries.present[row : row + 1], (item,), queries.model
-                )
+                Embeddings(queries.vectors[row : row + 1], queries.present[row : row + 1], (item,), queries.model)
                 for row, item in enumerate(queries.items)
             ]
             entries: Sequence[Any] = [(row, arguments) for row in rows]
@@ -179,15 +180,22 @@ class Service:
         own = [row.items[0] for row in queries]
         numbered = [replace(item, key=f"{number}") for number, item in enumerate(own)]
         results = self.gallery.query(_joined(queries, numbered), **arguments)
-        return [replace(result, query=item.key) for result, item in zip(results, own, strict=True)]
+        return [replace(result, key=item.key) for result, item in zip(results, own, strict=True)]
 
     async def get(self, keys: Sequence[str]) -> Sequence[Item]:
         """Items of the gallery by their keys, in this order.
 
+        Args:
+            keys: at least one, at most 1000.
+
         Raises:
             Problem: 404, there is none of a key.
         """
-        found = {item.key: item for item in await self.read(partial(self.gallery.get, list(keys)))}
+        from trireid.gallery.filters import Filter
+
+        unique = list(dict.fromkeys(keys))
+        listed = await self.read(partial(self.gallery.list, Filter(keys=unique), limit=len(unique)))
+        found = {item.key: item for item in listed}
         for key in keys:
             if key not in found:
                 raise Problem(404, f"the gallery has no item with the key '{printable(key, limit=100)}'")
@@ -206,17 +214,17 @@ class Service:
             await self._in(self._writer, partial(self.gallery.label, list(keys), identity))
         return len(keys)
 
-    async def remove(self, where: Filter) -> int:
+    async def remove(self, where: Filter | None) -> int:
         """Remove items with their thumbnails; how many there were."""
         return await self._in(self._writer, partial(self._remove, where))
 
-    def _remove(self, where: Filter) -> int:
+    def _remove(self, where: Filter | None) -> int:
         keys = list(self._all_keys(where))
         removed: int = self.gallery.remove(where)
         self.media.remove(keys)
         return removed
 
-    def _all_keys(self, where: Filter) -> list[str]:
+    def _all_keys(self, where: Filter | None) -> list[str]:
         keys: list[str] = []
         while page := self.gallery.list(where, after=keys[-1] if keys else None, limit=self.limits.page):
             keys.extend(item.key for item in page)
@@ -273,18 +281,19 @@ def _decode(
     return images, small
 
 
-def _box(fields: ItemFields) -> Any:
-    return None if fields.box is None else fields.box
+def _box(fields: ItemFields) -> Box | dict[str, Box] | None:
+    box = fields.box
+    return {str(name): each for name, each in box.items()} if isinstance(box, dict) else box
 
 
-def _known(fields: ItemFields, file_names: Mapping[str, str]) -> Item:
-    """What is known about an item; its file names are kept as metadata."""
+def _known(number: str, fields: ItemFields, file_names: Mapping[str, str]) -> Item:
+    """What is known about an item; without a key it has its number, and its file names are kept as metadata."""
     metadata: dict[str, Any] = dict(fields.metadata)
     if file_names and "file_names" not in metadata:
         metadata["file_names"] = dict(file_names)
     return Item(
         images={},
-        key=fields.key,
+        key=fields.key or number,
         identity=fields.identity,
         camera=fields.camera,
         scene=fields.scene,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from trireid.data.formats import DecodeError, Values, decode, size_of
 from trireid.errors import printable
-from trireid.names import MODALITIES
+from trireid.names import MODALITIES, ModalityName
 from trireid.serve.limits import Limits
 from trireid.serve.multipart import parse_form
 from trireid.serve.problems import Problem, invalid
@@ -84,8 +84,8 @@ def _fields(content: bytes, kind: type[Fields]) -> Fields:
         raise invalid(error) from error
 
 
-def _from_base64(number: int, images: Mapping[str, str]) -> dict[str, Upload]:
-    found = {}
+def _from_base64(number: int, images: Mapping[ModalityName, str]) -> dict[str, Upload]:
+    found: dict[str, Upload] = {}
     for name, text in images.items():
         place = f"items.{number}.images.{name}"
         try:

@@ -1,0 +1,162 @@
+"""`trireid serve`: the API and the pages of a trained model and a gallery."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trireid.cli.console import progress, say
+from trireid.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from trireid.embedding.interface import ItemEmbedder
+    from trireid.gallery.gallery import Gallery
+    from trireid.serve.limits import Limits
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a .safetensors checkpoint.")],
+    gallery: Annotated[str, typer.Option(help="Folder of the gallery, or http://host:port of a Milvus server.")],
+    name: Annotated[str, typer.Option(help="Name of the gallery.")] = "gallery",
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8000,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that every request needs.")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name of the service, such as that of a proxy; repeat as needed.")
+    ] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder for thumbnails (beside the gallery).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    max_megabytes: Annotated[float | None, typer.Option(help="Of one request (32).")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Of one image (8388608).")] = None,
+    max_items: Annotated[int | None, typer.Option(help="Of one request (64).")] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Requests at once (64).")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Items that are embedded together (32).")] = None,
+    max_wait: Annotated[
+        float | None, typer.Option(help="Milliseconds that a request waits for others to be embedded with (3).")
+    ] = None,
+) -> None:
+    """Serve a gallery: an API and pages to search it, add to it and correct it."""
+    _run(
+        run,
+        gallery=gallery,
+        name=name,
+        host=host,
+        port=port,
+        token_file=token_file,
+        media=media,
+        allowed_hosts=allow_host or [],
+        device=device,
+        limits={
+            "body_bytes": None if max_megabytes is None else int(max_megabytes * 2**20),
+            "image_pixels": max_pixels,
+            "items": max_items,
+            "in_flight": max_in_flight,
+            "batch_items": max_batch,
+            "batch_seconds": None if max_wait is None else max_wait / 1000,
+        },
+    )
+
+
+def _run(
+    model: Path,
+    *,
+    gallery: str,
+    name: str,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    media: Path | None,
+    allowed_hosts: list[str],
+    device: str,
+    limits: dict[str, Any],
+) -> None:
+    """Answer requests until the process is told to end.
+
+    Args:
+        model: a run folder or a checkpoint.
+        gallery: a folder or the address of a Milvus server.
+        name: of the gallery.
+        host: address to listen on.
+        port: to listen on; 0: any that is free.
+        token_file: file with the token that every request needs.
+        media: folder for thumbnails; None: beside the gallery, which must then be a folder.
+        allowed_hosts: further names by which the service may be called.
+        device: that the model computes on.
+        limits: changes of `Limits`; those that are None stay as they are.
+
+    Raises:
+        TrireidError: a file, an address or a limit is wrong, or model and gallery do not belong together.
+    """
+    from trireid.serve.app import create_app
+    from trireid.serve.limits import Limits
+    from trireid.serve.running import listen, serve
+    from trireid.serve.security import check_exposure, read_token
+
+    token = None if token_file is None else read_token(token_file)
+    check_exposure(host, token)
+    allowed = _limits(Limits(), limits)
+    folder = _media_folder(gallery, name, media)
+    listening = listen(host, port)
+    opened, embedder = _open(model, gallery, name, device)
+    app = create_app(
+        embedder,
+        opened,
+        media=folder,
+        root=None if opened.info().root is None else Path(str(opened.info().root)),
+        limits=allowed,
+        token=token,
+        hosts=_hosts(host, token, allowed_hosts),
+        run=model if model.is_dir() else model.parent,
+    )
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listening.getsockname()[1]}"
+    serve(app, listening, limits=allowed, started=lambda: say(f"serving {opened.count()} items at {address}"))
+
+
+def _limits(limits: Limits, changes: dict[str, Any]) -> Limits:
+    given = {name: value for name, value in changes.items() if value is not None}
+    for name, value in given.items():
+        if not value > 0:
+            raise InputError(f"--max-{name.replace('_', '-')} is {value}; give a number above 0")
+    return replace(limits, **given)
+
+
+def _media_folder(gallery: str, name: str, media: Path | None) -> Path:
+    if media is not None:
+        return media
+    if "://" in gallery:
+        raise InputError("a gallery on a server has no folder for thumbnails: give one with --media FOLDER")
+    return Path(f"{gallery.rstrip('/')}.media") / name
+
+
+def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, ItemEmbedder]:
+    """The gallery and the model that made its vectors."""
+    from trireid.embedding.embedder import Embedder
+    from trireid.gallery.gallery import Gallery
+
+    with progress("loading the model and the gallery", counted=False):
+        opened = Gallery.open(gallery, name=name)
+        own = opened.model
+        embedder = Embedder(model, device=device, feature=own.feature)
+        if embedder.model.fingerprint != own.fingerprint:
+            opened.close()
+            raise InputError(
+                f"the gallery {printable(gallery)} was made by another model ({own.fingerprint[:12]}, "
+                f"{printable(own.description, limit=80)}) than {model} ({embedder.model.fingerprint[:12]}): serve it "
+                "with its own model, or build the gallery again with this one"
+            )
+    return opened, embedder
+
+
+def _hosts(host: str, token: str | None, further: list[str]) -> list[str] | None:
+    """Names that the service answers to; None: any, for an address that others reach and a token protects."""
+    from trireid.serve.security import LOCAL_NAMES, is_loopback
+
+    if not is_loopback(host) and not further:
+        return None
+    return [*LOCAL_NAMES, host, *further]
