@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -19,6 +19,7 @@ from trireid.serve.problems import Problem
 from trireid.serve.schemas import (
     EmbedAnswer,
     EmbeddedItem,
+    Encoding,
     FilterFields,
     ItemAnswer,
     MatchAnswer,
@@ -54,9 +55,7 @@ def model_answer(model: ModelIdentity, modalities: Sequence[str]) -> ModelAnswer
     )
 
 
-def embed_answer(
-    embeddings: Embeddings, encoding: Literal["numbers", "base64"], modalities: Sequence[str]
-) -> EmbedAnswer:
+def embed_answer(embeddings: Embeddings, encoding: Encoding, modalities: Sequence[str]) -> EmbedAnswer:
     """The features of some items."""
     vectors = np.ascontiguousarray(embeddings.vectors, dtype="<f4")
     return EmbedAnswer.model_construct(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Literal
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -76,7 +75,7 @@ class Connection(H11Protocol):
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
 
-    def _stop(self, *names: Literal["_head_timer", "_send_timer"]) -> None:
+    def _stop(self, *names: str) -> None:
         for name in names:
             timer = getattr(self, name)
             if timer is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from trireid.gallery.query import Reduce, Target
 from trireid.names import Exclusion, ModalityName
 
 _BASE64 = "iVBORw0KGgo..."
@@ -13,8 +14,7 @@ _BASE64 = "iVBORw0KGgo..."
 Key = Annotated[str, Field(min_length=1, max_length=512, description="unique text by which the gallery knows an item")]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Time = Annotated[float, Field(allow_inf_nan=False, description="seconds since 1970-01-01 UTC")]
-GroupBy = Literal["item", "identity"]
-Reduce = Literal["best", "mean"]
+Encoding = Literal["numbers", "base64"]
 
 
 class Strict(BaseModel):
@@ -58,7 +58,7 @@ class EmbedRequest(WithItems):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"items": [{"images": {"rgb": _BASE64, "tir": _BASE64}}]}]}
     )
-    encoding: Literal["numbers", "base64"] = Field(
+    encoding: Encoding = Field(
         default="numbers", description="base64: each vector as little-endian float32, which is smaller and quicker"
     )
 
@@ -97,7 +97,7 @@ class SearchRequest(WithItems):
     )
     keys: list[Key] = Field(default_factory=list, description="items of the gallery as queries, instead of images")
     top: int = Field(default=10, ge=1, description="matches of each query")
-    by: GroupBy = Field(default="item", description="rank items or identities")
+    by: Target = Field(default="item", description="rank items or identities")
     reduce: Reduce = Field(default="best", description="of an identity's items, with by=identity")
     where: FilterFields | None = Field(default=None, description="which items of the gallery are searched")
     exclude: Exclusion = Field(default="none", description="which items a query must not see")
