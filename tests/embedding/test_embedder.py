@@ -10,10 +10,14 @@ from PIL import Image
 import trireid
 from tiny_run import untrained_run, write_tree
 from trireid.data.readers import scan
+from trireid.data.transforms import Normalise
+from trireid.embedding import ahead, fast
+from trireid.embedding.forward import EmbeddingCounts
 from trireid.embedding.items import Item
 from trireid.errors import InputError
 from trireid.evaluation.feature_files import load_features
 from trireid.names import MODALITIES
+from trireid.types import Batch
 
 CAMERAS = ("model.sie_coefficient=3", "evaluate.batch_size=5", "model.head=hdm")
 
@@ -163,3 +167,69 @@ def test_arguments_that_cannot_be_are_refused(run):
     ):
         with pytest.raises(trireid.TrireidError, match=words):
             trireid.Embedder(run, **arguments)
+
+
+def test_processes_decode_as_threads_do(tmp_path, records, embedder):
+    (tmp_path / "bad.jpg").touch()
+    items = [*map(item_of, records), Item({"rgb": tmp_path / "bad.jpg"})]
+    units = list(ahead.in_parts(enumerate(items), 4))
+    one, other = (
+        list(ahead._batches(by(iter(units), embedder._decoder, workers=2, **more), 8, pin=False))
+        for by, more in ((ahead._by_threads, {"ahead": 1}), (ahead._by_processes, {}))
+    )
+    assert [batch.numbers for batch in one] == [batch.numbers for batch in other] == [list(range(8)), [8, 9, 10, 11]]
+    for first, second in zip(one, other, strict=True):
+        assert torch.equal(first.pixels, second.pixels)
+        assert first.bad == second.bad
+    assert list(ahead._in_thread(iter(range(7)))) == list(range(7))
+
+
+def test_items_are_taken_only_as_far_as_they_are_needed(records, embedder):
+    taken = []
+    endless = (taken.append(number) or item_of(records[0]) for number in iter(int, 1))
+    stream = embedder.stream(endless, counts=EmbeddingCounts())
+    for number in range(1, 4):
+        next(stream)
+        assert len(taken) <= 5 * number + 5 * ahead.AHEAD + ahead.UNIT * (2 * ahead.num_cores() + 2)
+    stream.close()
+
+
+def test_the_fast_path_is_chosen_by_the_number_of_items_and_given_up_with_a_warning(embedder, monkeypatch, caplog):
+    caplog.set_level("INFO", "trireid")
+    model = embedder._features.model
+    calls = []
+
+    class Recording:
+        def __init__(self, model, dtype):
+            pass
+
+        def __call__(self, pixels, camera):
+            calls.append(camera.tolist())
+            if len(calls) > 1:
+                raise RuntimeError("operation not permitted\nwhen stream is capturing")
+            return "output"
+
+    monkeypatch.setattr(fast, "RecordedModel", Recording)
+    plain = fast.FastModel(model, Normalise(), dtype=None, fast=None)
+    batch = Batch(torch.zeros(2, 3, 3, 32, 16), torch.ones(2, 3, dtype=torch.bool), *[torch.tensor([0, 1])] * 4)
+    for number, expected in ((fast.RECORD_FROM - 1, None), (fast.RECORD_FROM, "output"), (fast.RECORD_FROM, None)):
+        plain.prepare(number, batch_size=2)
+        assert plain(batch) == expected
+    assert plain(batch) is None
+    assert calls == [[0, 1], [0, 1]]
+    assert "recorded as a CUDA graph" in caplog.text
+    assert "(operation not permitted): it runs plain" in caplog.text
+    never = fast.FastModel(model, Normalise(), dtype=None, fast=False)
+    never.prepare(10**9, batch_size=2)
+    assert never(batch) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_the_fast_path_gives_the_features_of_the_plain_one(run, records, caplog):
+    items = [*map(item_of, records), Item({"rgb": records[0].images[0].path})]
+    plain, quick = (
+        trireid.Embedder(run, device="cuda", fast=fast, precision="fp32").embed(items) for fast in (False, True)
+    )
+    assert "it runs plain" not in caplog.text
+    assert np.allclose(plain.vectors, quick.vectors, atol=1e-4)

@@ -126,7 +126,8 @@ def _result(out: Path, embedder: Embedder, counts: Any, *, seconds: float) -> di
         "precision": embedder.precision,
         "seconds": round(seconds, 3),
         "images_per_second": round(int(made.present.sum()) / seconds, 1),
-        "waiting_share": round(counts.waiting / counts.seconds, 3) if counts.seconds else None,
+        "model_share": round(counts.model / counts.seconds, 3) if counts.seconds else None,
+        "decoding_cores": round(counts.decoding / counts.seconds, 2) if counts.seconds else None,
         "vectors": str(vectors),
         "table": str(table),
     }
@@ -141,8 +142,9 @@ def _show(result: dict[str, Any]) -> None:
         ["vectors", f"{result['feature']}, {result['width']} numbers each"],
         ["images per second", f"{result['images_per_second']:g}"],
     ]
-    if result["waiting_share"] is not None:
-        rows.append(["time of the model", f"{1 - result['waiting_share']:.0%} (the rest: waiting for images)"])
+    if result["model_share"] is not None:
+        rows.append(["time of the model", f"{result['model_share']:.0%} of the time"])
+        rows.append(["decoding", f"{result['decoding_cores']:g} cores on average"])
     show_table("embedded", ["", result["device"]], rows)
     if is_main_process():
         say(f"written: {result['vectors']} and {result['table']}")

@@ -75,6 +75,11 @@ class DecodedItems:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def num_read(self) -> int:
+        """Items, with those that could not be read."""
+        return len(self.numbers) + len(self.bad)
+
 
 @dataclass(frozen=True)
 class ItemDecoder:
@@ -144,13 +149,16 @@ class ItemDecoder:
         )
 
 
-def join_decoded(parts: Sequence[DecodedItems]) -> DecodedItems:
-    """Put parts together, in their order."""
-    if len(parts) == 1:
+def join_decoded(parts: Sequence[DecodedItems], *, pin: bool = False) -> DecodedItems:
+    """Put parts together, in their order; with `pin` the pixels are copied into page-locked memory."""
+    if len(parts) == 1 and not pin:
         return parts[0]
+    first = parts[0].pixels
+    pixels = torch.empty(sum(map(len, parts)), *first.shape[1:], dtype=first.dtype, pin_memory=pin)
+    torch.cat([part.pixels for part in parts], out=pixels)
     return DecodedItems(
         numbers=[number for part in parts for number in part.numbers],
-        pixels=torch.cat([part.pixels for part in parts]),
+        pixels=pixels,
         present=torch.cat([part.present for part in parts]),
         camera=torch.cat([part.camera for part in parts]),
         bad=[each for part in parts for each in part.bad],

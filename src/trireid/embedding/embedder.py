@@ -148,7 +148,9 @@ class Embedder:
         decoded = decoded_batches(
             items, self._decoder, batch_size=self.batch_size, workers=self.workers, device=self.device, total=total
         )
-        yield from self._features.run(self._checked(decoded, counts, skip_bad=skip_bad), counts, total=total)
+        yield from self._features.run(
+            self._checked(decoded, counts, skip_bad=skip_bad), counts, total=total, batch_size=self.batch_size
+        )
 
     def _checked(
         self, batches: Iterable[DecodedItems], counts: EmbeddingCounts, *, skip_bad: bool

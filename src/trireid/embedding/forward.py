@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from trireid.data.transforms import Normalise
 from trireid.embedding.decoding import BadItem, DecodedItems
+from trireid.embedding.fast import FastModel, plain_blocks
 from trireid.errors import InputError
 from trireid.evaluation.features import run_model
 from trireid.models.reid import ReIDModel
@@ -26,7 +28,7 @@ class EmbeddingCounts:
         num_cut: boxes that reached beyond their image and were cut at its edge.
         strange: cameras that the model does not know.
         decoding: seconds of decoding, summed over the threads or processes that decode.
-        waiting: seconds for which the model had nothing to do.
+        model: seconds for which the model computed.
         seconds: in all.
     """
 
@@ -34,7 +36,7 @@ class EmbeddingCounts:
     num_cut: int = 0
     strange: set[str] = field(default_factory=set)
     decoding: float = 0.0
-    waiting: float = 0.0
+    model: float = 0.0
     seconds: float = 0.0
 
 
@@ -56,7 +58,15 @@ class EmbeddedBatch:
 
 
 class FeatureModel:
-    """A model that gives one of its features."""
+    """A model that gives one of its features, the faster the more items there are.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        feature, width: which feature, and its width.
+        transform: makes images of pixels.
+        device, dtype: where the model runs, and the autocast type.
+        fast: as of `Embedder`.
+    """
 
     def __init__(
         self,
@@ -70,35 +80,91 @@ class FeatureModel:
         fast: bool | None,
     ) -> None:
         self.model, self.feature, self.width, self.transform = model, feature, width, transform
-        self.device, self.dtype, self.fast = device, dtype, fast
+        self.device, self.dtype = device, dtype
+        self._fast = FastModel(model, transform, dtype=dtype, fast=fast) if device.type == "cuda" else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def run(
-        self, batches: Iterable[DecodedItems], counts: EmbeddingCounts, *, total: int | None
+        self, batches: Iterable[DecodedItems], counts: EmbeddingCounts, *, total: int | None, batch_size: int
     ) -> Iterator[EmbeddedBatch]:
-        """The feature of each batch."""
-        started = time.perf_counter()
+        """The feature of each batch; on a CUDA device the next batch starts before the last one is fetched."""
+        started, seen = time.perf_counter(), 0
+        pending: deque[tuple[DecodedItems, Computed]] = deque()
         for batch in batches:
-            vectors = self._feature(batch) if len(batch) else torch.zeros(0, self.width)
-            _check_finite(vectors, batch)
-            counts.seconds = time.perf_counter() - started
-            yield EmbeddedBatch(batch.numbers, vectors, batch.present, len(batch) + len(batch.bad))
+            seen += batch.num_read
+            if self._fast is not None:
+                self._fast.prepare(max(total or 0, seen), batch_size=batch_size)
+            pending.append((batch, self._compute(batch)))
+            if len(pending) > (self.device.type == "cuda"):
+                yield _finished(*pending.popleft(), counts, started)
+        while pending:
+            yield _finished(*pending.popleft(), counts, started)
 
-    def _feature(self, decoded: DecodedItems) -> Tensor:
+    def _compute(self, decoded: DecodedItems) -> Computed:
+        if not len(decoded):
+            return Computed(torch.zeros(0, self.width))
+        if self._copies is None:
+            started = time.perf_counter()
+            return Computed(self._feature(decoded, decoded.pixels).cpu(), seconds=time.perf_counter() - started)
+        here = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            pixels = decoded.pixels.to(self.device, non_blocking=True)
+        here.wait_stream(self._copies)
+        pixels.record_stream(here)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record(here)
+        feature = self._feature(decoded, pixels)
+        end.record(here)
+        fetched = torch.empty(feature.shape, dtype=feature.dtype, pin_memory=True)
+        fetched.copy_(feature, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(here)
+        return Computed(fetched, events=(start, end, done))
+
+    def _feature(self, decoded: DecodedItems, pixels: Tensor) -> Tensor:
+        """`(n, D)` float32 on the device."""
         number = torch.arange(len(decoded))
-        batch = Batch(
-            images=decoded.pixels,
-            present=decoded.present,
-            label=torch.full_like(number, UNKNOWN),
-            camera=decoded.camera,
-            item=number,
-            seed=number,
-        )
+        unknown = torch.full_like(number, UNKNOWN)
+        batch = Batch(pixels, decoded.present, label=unknown, camera=decoded.camera, item=number, seed=number)
         with torch.inference_mode():
-            output = run_model(
-                self.model, batch, present=batch.present, device=self.device, dtype=self.dtype, transform=self.transform
-            )
+            output = None if self._fast is None else self._fast(batch)
+            if output is None:
+                with plain_blocks(self.model):
+                    output = run_model(
+                        self.model,
+                        batch,
+                        present=batch.present,
+                        device=self.device,
+                        dtype=self.dtype,
+                        transform=self.transform,
+                    )
             feature = output.embedding if self.feature == "joint" else output.features[self.feature]
-            return feature.float().cpu()
+            return feature.float()
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A feature `(n, D)` on the CPU, complete after the last of its events, and the seconds that it took."""
+
+    vectors: Tensor
+    seconds: float = 0.0
+    events: tuple[torch.cuda.Event, torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def wait(self) -> float:
+        """Wait until it is complete; the seconds of the model."""
+        if self.events is None:
+            return self.seconds
+        start, end, done = self.events
+        done.synchronize()
+        milliseconds: float = start.elapsed_time(end)
+        return milliseconds / 1000
+
+
+def _finished(batch: DecodedItems, computed: Computed, counts: EmbeddingCounts, started: float) -> EmbeddedBatch:
+    counts.model += computed.wait()
+    counts.seconds = time.perf_counter() - started
+    _check_finite(computed.vectors, batch)
+    return EmbeddedBatch(batch.numbers, computed.vectors, batch.present, batch.num_read)
 
 
 def _check_finite(vectors: Tensor, batch: DecodedItems) -> None:

@@ -5,6 +5,8 @@ A fast GPU finishes a kernel of a slimmed model before Python has launched the n
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,16 @@ from trireid.types import ReIDOutput
 
 WARM_UP = 3
 """Plain calls before a recording: libraries choose their kernels, compiled blocks compile."""
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A graph, and the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    images: Tensor
+    camera: Tensor | None
+    output: ReIDOutput
 
 
 class RecordedModel:
@@ -33,31 +45,40 @@ class RecordedModel:
             raise InputError(f"the model is on {device}; a recording needs a CUDA device: model.to('cuda')")
         self._model, self._dtype = model, dtype
         self._stream = torch.cuda.Stream(device)
-        self._recordings: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, ReIDOutput]] = {}
+        self._recordings: dict[tuple[torch.Size, bool], _Recording] = {}
 
-    def __call__(self, images: Tensor) -> ReIDOutput:
-        """The output for images `(B, M, 3, H, W)`; its tensors hold until the next call with this shape."""
+    def __call__(self, images: Tensor, camera: Tensor | None = None) -> ReIDOutput:
+        """The output for images `(B, M, 3, H, W)`; its tensors hold until the next call with this shape.
+
+        Args:
+            images: what the model takes.
+            camera: `(B,)` int64 camera indices on the device, -1 unknown; None: all unknown.
+        """
         with torch.inference_mode():
-            if images.shape not in self._recordings:
-                self._recordings[images.shape] = self._record(images)
-            graph, shown, output = self._recordings[images.shape]
-            shown.copy_(images, non_blocking=True)
-            graph.replay()
-        return output
+            kind = images.shape, camera is None
+            if kind not in self._recordings:
+                self._recordings[kind] = self._record(images, camera)
+            recording = self._recordings[kind]
+            recording.images.copy_(images, non_blocking=True)
+            if recording.camera is not None and camera is not None:
+                recording.camera.copy_(camera, non_blocking=True)
+            recording.graph.replay()
+        return recording.output
 
-    def _record(self, images: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, ReIDOutput]:
+    def _record(self, images: Tensor, camera: Tensor | None) -> _Recording:
         self._model.eval()
-        shown, graph = images.clone(), torch.cuda.CUDAGraph()
+        shown, cameras = images.clone(), None if camera is None else camera.clone()
+        graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream), room_to_compile():
             for _ in range(WARM_UP):
-                self._forward(shown)
+                self._forward(shown, cameras)
         torch.cuda.current_stream().wait_stream(self._stream)
         with torch.cuda.graph(graph, stream=self._stream):
-            output = self._forward(shown)
-        return graph, shown, output
+            output = self._forward(shown, cameras)
+        return _Recording(graph, shown, cameras, output)
 
-    def _forward(self, images: Tensor) -> ReIDOutput:
+    def _forward(self, images: Tensor, camera: Tensor | None) -> ReIDOutput:
         with torch.autocast("cuda", dtype=self._dtype, enabled=self._dtype is not None):
-            output: ReIDOutput = self._model(images)
+            output: ReIDOutput = self._model(images) if camera is None else self._model(images, camera=camera)
         return output
