@@ -7,11 +7,14 @@ each worker, and `AHEAD` batches.
 from __future__ import annotations
 
 import gc
+import logging
 import os
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,6 +24,9 @@ from trireid.data.formats import quiet_decoders
 from trireid.data.randomness import seeded_generator
 from trireid.embedding.decoding import DecodedItems, ItemDecoder, join_decoded, only_files
 from trireid.embedding.items import Item
+from trireid.types import NUM_MODALITIES
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Numbered = tuple[int, Item]
@@ -63,14 +69,31 @@ def decoded_batches(
     numbered = enumerate(items)
     first = list(islice(numbered, batch_size))
     units = (unit for batch in in_parts(chain(first, numbered), batch_size) for unit in in_parts(batch, UNIT))
-    many = total is not None and total >= PROCESSES_FROM
-    if on_cuda and many and workers > 1 and all(only_files(item.images) for _, item in first):
+    many = total is not None and total >= PROCESSES_FROM and all(only_files(item.images) for _, item in first)
+    if on_cuda and many and workers > 1 and _fits_shared_memory(decoder, workers):
         decoded = _by_processes(units, decoder, workers=workers)
     else:
         decoded = _by_threads(units, decoder, workers=workers, ahead=max(2 * workers, AHEAD * batch_size // UNIT))
     batches = _batches(decoded, batch_size, pin=on_cuda)
     with quiet_decoders():
         yield from _in_thread(batches) if on_cuda else batches
+
+
+def _fits_shared_memory(decoder: ItemDecoder, workers: int) -> bool:
+    """Whether the units of all workers fit the shared memory that they are passed through; containers have little."""
+    height, width = decoder.image_size
+    needed = 2 * PREFETCH * workers * UNIT * NUM_MODALITIES * 3 * height * width
+    place = Path("/dev/shm")
+    if not place.is_dir() or shutil.disk_usage(place).free >= needed:
+        return True
+    _log.warning(
+        "%s has less than the %.0f MB that %d decoding processes need: threads decode, which is slower; give the "
+        "container more shared memory, or use fewer workers",
+        place,
+        needed / 1e6,
+        workers,
+    )
+    return False
 
 
 def in_parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
