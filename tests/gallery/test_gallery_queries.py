@@ -72,8 +72,8 @@ def test_queries_find_what_brute_force_finds(gallery_location):
     random = np.random.default_rng(1)
     with Gallery.create(model=model_of(), **gallery_location) as gallery:
         reference = Reference(gallery.model)
-        filled_gallery(random, gallery, reference, 120)
-        compare(random, gallery, reference, 100)
+        filled_gallery(random, gallery, reference, 100)
+        compare(random, gallery, reference, 60)
 
 
 @pytest.mark.slow

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from trireid.embedding.embeddings import ModelIdentity
 from trireid.errors import InputError, RunError, printable
+from trireid.files import real_path
 from trireid.gallery.layout import Layout
 from trireid.typed_json import parse_object
 
@@ -81,6 +85,24 @@ class About(BaseModel):
                 f"these vectors are of another model ({_named(other)}) than the gallery's ({_named(own)}): embed the "
                 "images again with its model, or build the gallery again with the other one (trireid gallery rebuild)"
             )
+
+
+def new_about(model: ModelIdentity, *, name: str, root: str | Path | None, partial: bool) -> About:
+    """The description of a new gallery; arguments as of `Gallery.create`."""
+    return About(
+        schema_version=SCHEMA,
+        name=name,
+        fingerprint=model.fingerprint,
+        feature=model.feature,
+        blocks=model.blocks,
+        width=model.width,
+        description=model.description,
+        version=model.version,
+        partial=partial,
+        root=None if root is None else str(real_path(Path(root))),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_by=version("trireid"),
+    )
 
 
 def _named(model: ModelIdentity) -> str:

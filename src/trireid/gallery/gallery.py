@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,26 +15,27 @@ from numpy.typing import NDArray
 
 from trireid.embedding.items import Item
 from trireid.errors import InputError, RunError, printable
-from trireid.files import real_path
-from trireid.gallery.about import SCHEMA, About, read_about
+from trireid.gallery.about import About, new_about, read_about
+from trireid.gallery.copying import copy_rows
 from trireid.gallery.engine import Engine
 from trireid.gallery.filters import Filter, expression, presence_in
-from trireid.gallery.layout import CODES, names_of, unrelated_cosine
-from trireid.gallery.location import check_name, made_folder, opened_folder, place_of
-from trireid.gallery.query import Asked, Reduce, Target, answer
+from trireid.gallery.layout import CODES, names_of
+from trireid.gallery.location import check_name, made_folder, new_engine, opened_folder, place_of
+from trireid.gallery.lookup import existing
+from trireid.gallery.query import Choices, Reduce, Target, answer
 from trireid.gallery.results import Added, GalleryInfo, QueryResult
 from trireid.gallery.rows import Row, checked_text, item_of, rows_of
+from trireid.gallery.thresholds import calibration_text, read_calibration_text
+from trireid.gallery.unrelated import measured
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings, ModelIdentity
+    from trireid.evaluation.calibration import Calibration
     from trireid.names import Exclusion
 
 ENOUGH = 100
 """Items from which on `unrelated` is measured by itself."""
-SAMPLE = 1000
-"""Items that it is measured on."""
 Progress = Callable[[int, int], None]
-Keys = list[str]
 Items = list[Item]
 Results = list[QueryResult]
 _log = logging.getLogger(__name__)
@@ -63,6 +62,7 @@ class Gallery:
     def __init__(self, engine: Engine, about: About) -> None:
         self._engine, self._about = engine, about
         self._layout = about.layout
+        self._calibration_read: tuple[str, Calibration] | None = None
 
     # Open and close
 
@@ -91,14 +91,9 @@ class Gallery:
             RunError: there is something at that place already, or it cannot be written.
         """
         check_name(name)
-        about = _new_about(model, name=name, root=root, partial=partial)
-        width = about.layout.row_width
+        about = new_about(model, name=name, root=root, partial=partial)
         with made_folder(location), ExitStack() as opening:
-            engine = Engine(location, name)
-            opening.callback(engine.close)
-            if engine.exists():
-                raise RunError(f"the gallery {place_of(location, name)} exists already; choose another name")
-            engine.create(width, about.model_dump_json())
+            engine = new_engine(location, name, about, opening)
             opening.pop_all()
         return cls(engine, about)
 
@@ -151,22 +146,21 @@ class Gallery:
         """
         self._about.check_model(embeddings)
         rows = rows_of(embeddings, self._layout, self._root)
-        vectors = np.asarray(embeddings.vectors, dtype=np.float64)
         replaced = len(self._engine.fetch([row["key"] for row in rows]))
         step = self._engine.page_size(self._layout.row_width)
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            self._engine.upsert(some, self._stored(some, vectors[start : start + step]), flush=False)
+            self._engine.upsert(some, self._stored(some, embeddings.vectors[start : start + step]), flush=False)
             if progress is not None:
                 progress(start + len(some), len(rows))
         self._engine.flush()
         return Added(len(rows) - replaced, replaced, self._measure_first())
 
-    def _stored(self, rows: Sequence[Row], features: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _stored(self, rows: Sequence[Row], features: NDArray[np.float32]) -> NDArray[np.float32]:
         codes = np.array([row["presence"] for row in rows])
         stored = np.zeros((len(rows), self._layout.row_width), dtype=np.float32)
         for code in np.unique(codes):
-            stored[codes == code] = self._layout.rows(features[codes == code], int(code))
+            stored[codes == code] = self._layout.rows(features[codes == code].astype(np.float64), int(code))
         return stored
 
     def label(self, keys: str | Iterable[str], identity: str) -> int:
@@ -186,7 +180,7 @@ class Gallery:
         return self._relabel(keys, "")
 
     def _relabel(self, keys: str | Iterable[str], identity: str) -> int:
-        names = self._existing(keys)
+        names = list(existing(self._engine, keys))
         step = self._engine.page_size(self._layout.row_width)
         for start in range(0, len(names), step):
             rows = self._engine.fetch(names[start : start + step], width=self._layout.row_width).values()
@@ -240,8 +234,9 @@ class Gallery:
         Raises:
             InputError: an argument that cannot be used; a key that is not there; `fmr` without a calibration.
         """
-        asked = Asked(top, by, reduce, expression(where), exclude, threshold, fmr)
-        return answer(self._engine, self._about, embeddings, asked)
+        choices = Choices(top, by, reduce, expression(where), exclude, threshold, fmr)
+        self._refresh()
+        return answer(self._engine, self._about, self._calibration, embeddings, choices)
 
     def get(self, keys: str | Iterable[str]) -> Items:
         """Items by key, in the given order.
@@ -249,9 +244,7 @@ class Gallery:
         Raises:
             InputError: a key is not there.
         """
-        names = self._existing(keys)
-        rows = self._engine.fetch(names)
-        return [item_of(rows[name], self._root) for name in names]
+        return [item_of(row, self._root) for row in existing(self._engine, keys).values()]
 
     def list(self, where: Filter | None = None, *, after: str | None = None, limit: int = 100) -> Items:
         """Items in the order of their keys.
@@ -306,21 +299,13 @@ class Gallery:
         Raises:
             InputError: the gallery has fewer than two items.
         """
-        everything = (row["key"] for page in self._engine.scan("") for row in page)
-        keys = sorted(everything, key=lambda key: sha256(key.encode()).digest())
-        if len(keys) < 2:
-            raise InputError(f"unrelated items are measured on at least two items, the gallery has {len(keys)}")
-        rows = list(self._engine.fetch(keys[:SAMPLE], width=self._layout.row_width).values())
-        rows.sort(key=lambda row: row["key"].encode())  # sums depend on the order
-        codes = np.array([row["presence"] for row in rows])
-        features = np.concatenate([self._layout.features(row["vector"][None], int(row["presence"])) for row in rows])
-        value = unrelated_cosine(features, codes, self._layout)
+        value, count = measured(self._engine, self._layout)
         before = self._about.unrelated
-        self._write(self._about.changed(unrelated=value, unrelated_from=len(rows)))
+        self._write(self._about.changed(unrelated=value, unrelated_from=count))
         _log.info(
             "the cosine of unrelated items is %.4f, measured on %d items (before: %s)",
             value,
-            len(rows),
+            count,
             "not measured, 0 was used" if before is None else f"{before:.4f}",
         )
         return value
@@ -329,6 +314,75 @@ class Gallery:
         if self._about.unrelated is not None or self.count() < ENOUGH:
             return None
         return self.measure_unrelated()
+
+    def set_calibration(self, calibration: Calibration) -> None:
+        """Store a calibration of the gallery's model: then `fmr` can be used, and matches have false match rates.
+
+        It holds cosines, so that it stays valid when `unrelated` is measured again.
+
+        Raises:
+            InputError: it is of another model or feature.
+        """
+        calibration.check_model(self._about.fingerprint, self._about.feature)
+        text = calibration_text(calibration)
+        self._engine.write_text("calibration", text)
+        self._write(self._about.changed(calibration=sha256(text.encode()).hexdigest()))
+        self._calibration_read = None
+
+    @property
+    def _calibration(self) -> Calibration | None:
+        """The stored calibration, read once."""
+        name = self._about.calibration
+        if name is None:
+            return None
+        if self._calibration_read is None or self._calibration_read[0] != name:
+            text = self._engine.read_text("calibration")
+            if text is None:
+                raise RunError("the calibration of the gallery is missing: add it again (trireid gallery calibrate)")
+            self._calibration_read = (name, read_calibration_text(text))
+        return self._calibration_read[1]
+
+    def copy(
+        self,
+        location: str | Path,
+        *,
+        name: str = "gallery",
+        partial: bool | None = None,
+        progress: Progress | None = None,
+    ) -> str:
+        """Copy everything into a new gallery, read it back and compare.
+
+        Args:
+            location, name: of the new gallery, as for `create`.
+            partial: as for `create`; None: as this one.
+            progress: is called with the number of items that were copied, and of all.
+
+        Returns:
+            SHA-256 of the items of the copy, in the order of their keys; with the same `partial`, of both.
+
+        Raises:
+            RunError: there is something at that place already, or the copy differs; nothing is left of it.
+        """
+        self._refresh()
+        check_name(name)
+        about = self._about.changed(name=name, partial=self._about.partial if partial is None else partial)
+        with made_folder(location), ExitStack() as opening:
+            target = new_engine(location, name, about, opening)
+            opening.callback(target.drop)
+            found = copy_rows(self._engine, target, self._layout, about.layout, progress)
+            if self._calibration is not None:
+                target.write_text("calibration", calibration_text(self._calibration))
+            opening.pop_all()
+            target.close()
+        return found
+
+    def _refresh(self) -> None:
+        """Read the description again where another process may have changed it."""
+        if not self._engine.embedded:
+            text = self._engine.read_text("about")
+            self._about = (
+                self._about if text is None else read_about(text, place_of(self._engine.location, self._about.name))
+            )
 
     def _write(self, about: About) -> None:
         self._engine.write_text("about", about.model_dump_json())
@@ -339,42 +393,3 @@ class Gallery:
     @property
     def _root(self) -> Path | None:
         return None if self._about.root is None else Path(self._about.root)
-
-    def _existing(self, keys: str | Iterable[str]) -> Keys:
-        """Keys without repetition.
-
-        Raises:
-            InputError: one is not there, or there are none.
-        """
-        names = list(dict.fromkeys([keys] if isinstance(keys, str) else keys))
-        if not names:
-            raise InputError("there are no keys; give at least one")
-        for name in names:
-            checked_text(name, "key", printable(repr(name), limit=80))
-        there = self._engine.fetch(names)
-        missing = [name for name in names if name not in there]
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise InputError(
-                f"there is no item {printable(repr(missing[0]), limit=80)}{more} in the gallery; `list` shows its keys"
-            )
-        return names
-
-
-def _new_about(model: ModelIdentity, *, name: str, root: str | Path | None, partial: bool) -> About:
-    if not model.blocks or model.width < 1 or model.width % len(model.blocks):
-        raise InputError(f"a feature of width {model.width} cannot be {len(model.blocks)} blocks of equal width")
-    return About(
-        schema_version=SCHEMA,
-        name=name,
-        fingerprint=model.fingerprint,
-        feature=model.feature,
-        blocks=model.blocks,
-        width=model.width,
-        description=model.description,
-        version=model.version,
-        partial=partial,
-        root=None if root is None else str(real_path(Path(root))),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        created_by=version("trireid"),
-    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from trireid.errors import InputError, RunError, printable
 from trireid.files import read_text, write_json, writing
-from trireid.gallery.about import SCHEMA
-from trireid.gallery.engine import is_server
+from trireid.gallery.about import SCHEMA, About
+from trireid.gallery.engine import Engine, is_server
 from trireid.typed_json import parse_object
 
 MARK = "gallery.json"
@@ -101,3 +101,13 @@ def opened_folder(location: str | Path) -> None:
             f"the gallery in {shown} has schema version {found}, this trireid reads {SCHEMA}: use the version that "
             "made it, or create it again from its images or embeddings"
         )
+
+
+def new_engine(location: str | Path, name: str, about: About, opening: ExitStack) -> Engine:
+    """An empty gallery; it is closed where the block of `opening` ends in an error."""
+    engine = Engine(location, name)
+    opening.callback(engine.close)
+    if engine.exists():
+        raise RunError(f"the gallery {place_of(location, name)} exists already; choose another name")
+    engine.create(about.layout.row_width, about.model_dump_json())
+    return engine

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -16,13 +17,16 @@ from trireid.gallery.about import About
 from trireid.gallery.engine import Engine, Hit
 from trireid.gallery.filters import both, literal
 from trireid.gallery.layout import presence_codes
+from trireid.gallery.lookup import existing
 from trireid.gallery.results import Match, QueryResult
 from trireid.gallery.rows import Row, check_vectors, checked_text, item_of
 from trireid.gallery.search import Found, Probe, Searcher
+from trireid.gallery.thresholds import Threshold
 from trireid.names import Exclusion
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings
+    from trireid.evaluation.calibration import Calibration
 
 Target = Literal["item", "identity"]
 """What a query finds."""
@@ -33,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Choices:
     """The arguments of `Gallery.query`, checked; `where` is an expression."""
 
     top: int
@@ -77,33 +81,36 @@ class _Query:
     is_own: bool
 
 
-def answer(engine: Engine, about: About, given: Embeddings | str | Sequence[str], asked: Asked) -> list[QueryResult]:
+def answer(
+    engine: Engine,
+    about: About,
+    calibration: Calibration | None,
+    given: Embeddings | str | Sequence[str],
+    choices: Choices,
+) -> list[QueryResult]:
     """See `Gallery.query`."""
+    unrelated = about.unrelated or 0.0
+    decide = Threshold(about.layout, unrelated, calibration, choices.threshold, choices.fmr)
     if isinstance(given, str) or (isinstance(given, Sequence) and all(isinstance(each, str) for each in given)):
         queries = _own(engine, about, [given] if isinstance(given, str) else list(given))
     else:
         queries = _foreign(about, cast("Embeddings", given))
-    _report_unknown(queries, asked.exclude)
-    probes = [_probe(query, asked) for query in queries]
-    searcher = Searcher(engine, about.layout, about.unrelated or 0.0)
-    if asked.by == "item":
-        found = [[(each.distance, each) for each in items] for items in searcher.items(probes, asked.top)]
+    _report_unknown(queries, choices.exclude)
+    probes = [_probe(query, choices) for query in queries]
+    searcher = Searcher(engine, about.layout, unrelated)
+    if choices.by == "item":
+        found = [[(each.distance, each) for each in items] for items in searcher.items(probes, choices.top)]
     else:
-        found = searcher.identities(probes, asked.top, mean=asked.reduce == "mean")
-    return [_result(query, ranked, about, asked) for query, ranked in zip(queries, found, strict=True)]
+        found = searcher.identities(probes, choices.top, mean=choices.reduce == "mean")
+    results = [_result(query, ranked, about, decide) for query, ranked in zip(queries, found, strict=True)]
+    decide.report()
+    return results
 
 
 def _own(engine: Engine, about: About, keys: list[str]) -> list[_Query]:
-    if not keys:
-        raise InputError("there are no queries; give at least one key, or embeddings")
-    for key in keys:
-        checked_text(key, "key", printable(repr(key), limit=80))
     layout, queries = about.layout, {}
-    rows = engine.fetch(list(dict.fromkeys(keys)), width=layout.row_width)
-    for key in keys:
-        if key not in rows:
-            raise InputError(f"there is no item {printable(repr(key), limit=80)} in the gallery; `list` shows its keys")
-        row, code = rows[key], int(rows[key]["presence"])
+    for key, row in existing(engine, keys, width=about.layout.row_width).items():
+        code = int(row["presence"])
         queries[key] = _Query(item_of(row, None), layout.features(row["vector"][None], code)[0], code, True)
     return [queries[key] for key in keys]
 
@@ -135,13 +142,13 @@ def _report_unknown(queries: Sequence[_Query], exclude: Exclusion) -> None:
         )
 
 
-def _probe(query: _Query, asked: Asked) -> Probe:
-    item, parts = query.item, [asked.where]
-    if asked.by == "identity":
+def _probe(query: _Query, choices: Choices) -> Probe:
+    item, parts = query.item, [choices.where]
+    if choices.by == "identity":
         parts.append('identity != ""')
-    if asked.exclude == "cross_camera" and item.camera is not None:
+    if choices.exclude == "cross_camera" and item.camera is not None:
         parts.append(f"camera != {literal(checked_text(item.camera, 'camera', repr(item.key)))}")
-    return Probe(query.feature, query.code, both(*parts), _hides(query, asked.exclude))
+    return Probe(query.feature, query.code, both(*parts), _hides(query, choices.exclude))
 
 
 def _hides(query: _Query, exclude: Exclusion) -> Callable[[Hit | Row], bool]:
@@ -161,30 +168,30 @@ def _hides(query: _Query, exclude: Exclusion) -> Callable[[Hit | Row], bool]:
     return hides
 
 
-def _result(query: _Query, ranked: Sequence[tuple[float, Found]], about: About, asked: Asked) -> QueryResult:
-    matches = tuple(_match(query, distance, found, about, asked) for distance, found in ranked)
-    given = asked.threshold is not None or asked.fmr is not None
-    known = any(match.accepted for match in matches) if given else None
-    return QueryResult(query.item.key, matches, known, asked.threshold)
+def _result(query: _Query, ranked: Sequence[tuple[float, Found]], about: About, decide: Threshold) -> QueryResult:
+    matches = tuple(_match(query, distance, found, about, decide) for distance, found in ranked)
+    verdicts = [match.accepted for match in matches]
+    # One match that cannot be decided leaves the answer open, unless another one is accepted.
+    known = None if not decide.is_used or (None in verdicts and True not in verdicts) else True in verdicts
+    limit = decide.distance_of(query.code, int(ranked[0][1].row["presence"])) if ranked else decide.distance
+    return QueryResult(query.item.key, matches, known, limit)
 
 
-def _match(query: _Query, distance: float, found: Found, about: About, asked: Asked) -> Match:
-    root = None if about.root is None else about.root
-    item = item_of(found.row, None)
+def _match(query: _Query, distance: float, found: Found, about: About, decide: Threshold) -> Match:
+    item = item_of(found.row, None if about.root is None else Path(about.root))
     code = int(found.row["presence"])
-    accepted = None
-    if asked.threshold is not None:
-        accepted = found.square is not None and distance <= asked.threshold
+    cosine = None if found.square is None else 1.0 - found.square / 2.0
     return Match(
         key=found.row["key"],
         identity=item.identity,
         distance=distance,
-        similarity=None if found.square is None else 1.0 - found.square / 2.0,
+        similarity=cosine,
         compared=about.layout.compared(query.code, code),
-        accepted=accepted,
+        false_match_rate=decide.rate(query.code, code, cosine),
+        accepted=decide.accepts(query.code, code, distance, cosine),
         camera=item.camera,
         scene=item.scene,
         time=item.time,
-        images={name: path if root is None else f"{root}/{path}" for name, path in item.images.items()},
+        images=item.images,
         metadata=item.metadata,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from trireid.embedding.items import Item
 from trireid.errors import InputError, printable
 from trireid.gallery.filters import LARGEST_TIME, NO_TIME
-from trireid.gallery.layout import Layout, names_of, presence_codes
+from trireid.gallery.layout import CODES, Layout, names_of, presence_codes
 from trireid.names import MODALITIES
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 """The columns of one item; `vector` is left out where it was not requested."""
 
+_ROWS = 4096
 LENGTHS = {"key": 512, "identity": 256, "camera": 256, "scene": 256, "details": 60_000}
 """Bytes in UTF-8 that a text can have at most."""
 
@@ -33,7 +34,7 @@ def check_vectors(embeddings: Embeddings, layout: Layout) -> None:
         InputError: no items, other shapes, NaN or infinity, an item without a modality, a block of zeros alone.
     """
     count = len(embeddings)
-    vectors, present = np.asarray(embeddings.vectors), np.asarray(embeddings.present)
+    vectors, present = embeddings.vectors, embeddings.present
     if not count:
         raise InputError("there are no items; give at least one")
     if vectors.shape != (count, layout.width) or present.shape != (count, len(MODALITIES)):
@@ -41,17 +42,21 @@ def check_vectors(embeddings: Embeddings, layout: Layout) -> None:
             f"the vectors are {vectors.shape} and their presence {present.shape}; {count} items of this gallery need "
             f"{(count, layout.width)} and {(count, len(MODALITIES))}"
         )
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        raise InputError(f"{_some(embeddings, bad)} NaN or infinite numbers in the vector; embed the images again")
     if not present.any(axis=1).all():
         raise InputError(f"{_some(embeddings, ~present.any(axis=1))} no modality; give at least one image of each item")
+    filled = {code: list(layout.filled(code)) for code in CODES}
     codes = presence_codes(present)
-    length = np.abs(vectors.reshape(count, len(layout.blocks), -1)).max(axis=2)
-    for code in np.unique(codes):
-        empty = (codes == code) & (length[:, list(layout.filled(int(code)))] == 0.0).any(axis=1)
-        if empty.any():
-            raise InputError(f"{_some(embeddings, empty)} only zeros in the block of a modality that is present")
+    for start in range(0, count, _ROWS):  # vectors of a file are read part by part
+        part = slice(start, start + _ROWS)
+        largest = np.abs(vectors[part]).reshape(-1, len(layout.blocks), layout.block_width).max(axis=2)
+        bad = np.zeros(count, dtype=bool)
+        bad[part] = ~np.isfinite(largest).all(axis=1)
+        if bad.any():
+            raise InputError(f"{_some(embeddings, bad)} NaN or infinite numbers in the vector; embed the images again")
+        for code in np.unique(codes[part]):
+            bad[part] = (codes[part] == code) & (largest[:, filled[int(code)]] == 0.0).any(axis=1)
+            if bad.any():
+                raise InputError(f"{_some(embeddings, bad)} only zeros in the block of a modality that is present")
 
 
 def _some(embeddings: Embeddings, bad: Any) -> str:
