@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from trireid.cli.embed import embed_app
+from trireid.cli.gallery import gallery_app
 from trireid.cli.guard import guarded
 from trireid.cli.serve import serve
 from trireid.cli.show import Evaluate, show_app
@@ -362,5 +363,6 @@ def _writing_a_page(*, quiet: bool = False) -> Any:
 
 
 app.add_typer(embed_app)
+app.add_typer(gallery_app)
 app.command()(serve)
 app.add_typer(show_app)

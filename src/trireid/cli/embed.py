@@ -55,7 +55,7 @@ def embed(
     single = {name: path for name, path in (("rgb", rgb), ("nir", nir), ("tir", tir)) if path is not None}
     if sum(map(bool, (source, single, split))) != 1:
         raise InputError("give one of: INPUT (CSV files or folders), --rgb/--nir/--tir, or --split")
-    given = _read(run, source or [], single, split)
+    given = read_items(run, source or [], single, split)
     for line in given.notes:
         note(line)
     place, share = _place(device)
@@ -75,7 +75,8 @@ def embed(
             _show(result)
 
 
-def _read(run: Path, sources: list[Path], single: dict[str, Path], split: str | None) -> ItemList:
+def read_items(run: Path, sources: list[Path], single: dict[str, Path], split: str | None) -> ItemList:
+    """The items of files, folders, single images or a split of the run's data set."""
     from trireid.embedding.item_folder import read_item_folder
     from trireid.embedding.item_table import ItemList, read_item_table
     from trireid.embedding.items import Item

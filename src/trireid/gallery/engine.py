@@ -10,7 +10,8 @@ lies in it.
   taken lock only in its log.
 - Writes to one collection are serialised by a lock. Lite syncs its log when it is flushed, so every write flushes; a
   server keeps its own log and limits the rate of flushes.
-- Reads are of consistency `Strong`: what was written is seen by the next read.
+- Reads are of consistency `Session`: a process sees what it wrote at once, and what others wrote within a moment.
+  `Strong` would let every read of a server wait for its clock, about 0.2 s.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class Engine:
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
             index = self._client.prepare_index_params()
             index.add_index("vector", index_type="FLAT", metric_type="IP")
-            self._client.create_collection(name, schema=schema, consistency_level="Strong")
+            self._client.create_collection(name, schema=schema, consistency_level="Session")
             self._client.create_index(name, index, sync=False)  # otherwise it sleeps for half a second
             self._client.load_collection(name)
 

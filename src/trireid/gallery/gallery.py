@@ -20,7 +20,7 @@ from trireid.gallery.copying import copy_rows
 from trireid.gallery.engine import Engine
 from trireid.gallery.filters import Filter, expression, presence_in
 from trireid.gallery.layout import CODES, names_of
-from trireid.gallery.location import check_name, made_folder, new_engine, opened_folder, place_of
+from trireid.gallery.location import check_name, gallery_exists, made_folder, new_engine, opened_folder, place_of
 from trireid.gallery.lookup import existing
 from trireid.gallery.query import Choices, Reduce, Target, answer
 from trireid.gallery.results import Added, GalleryInfo, QueryResult
@@ -119,6 +119,11 @@ class Gallery:
             about = read_about(text, place_of(location, name))
             opening.pop_all()
         return cls(engine, about)
+
+    @classmethod
+    def exists(cls, location: str | Path, *, name: str = "gallery") -> bool:
+        """Whether there is a gallery."""
+        return gallery_exists(location, name)
 
     def close(self) -> None:
         """Let go of the folder or the server; everything that was reported as done is kept."""

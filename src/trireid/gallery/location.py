@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from trireid.errors import InputError, RunError, printable
@@ -111,3 +111,13 @@ def new_engine(location: str | Path, name: str, about: About, opening: ExitStack
         raise RunError(f"the gallery {place_of(location, name)} exists already; choose another name")
     engine.create(about.layout.row_width, about.model_dump_json())
     return engine
+
+
+def gallery_exists(location: str | Path, name: str) -> bool:
+    """Whether there is a gallery."""
+    check_name(name)
+    check_location(location)
+    if not is_server(location):
+        return (Path(location) / MARK).exists()
+    with closing(Engine(location, name)) as engine:
+        return engine.exists()

@@ -18,15 +18,20 @@ BATCH = 256
 
 
 def rebuild(
-    source: Gallery, target: Gallery, embedder: ItemEmbedder, *, progress: Callable[[int, int], None] | None = None
+    source: Gallery,
+    location: str | Path,
+    embedder: ItemEmbedder,
+    *,
+    name: str = "gallery",
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Embed all items of a gallery again and add them to another one.
+    """Embed all items of a gallery again, into a new gallery.
 
-    Labels, cameras, times, boxes and metadata are kept; an item has those of its modalities that the model reads.
+    Identities, cameras, times, boxes and metadata are kept. A calibration is not: it is of the other model.
 
     Args:
         source: its items must name their images, and these must be there; it is not changed.
-        target: a gallery of the new model.
+        location, name: of the new gallery, as for `Gallery.create`.
         embedder: of the new model.
         progress: is called with the number of items that were written, and of all.
 
@@ -35,20 +40,24 @@ def rebuild(
 
     Raises:
         InputError: an item has no images that the model reads; nothing was written.
-        RunError: an image is not there; nothing was written.
+        RunError: an image is not there, or the new gallery cannot be made; nothing was written.
     """
+    from trireid.gallery.gallery import Gallery
+
     total, done = 0, 0
     batch: list[Item] = []
     for item in _items(source):
         _check_images(item, embedder.modalities)
         total += 1
-    for item in _items(source):
-        batch.append(item)
-        if len(batch) == BATCH or done + len(batch) == total:
-            target.add(embedder.embed(batch))
-            done, batch = done + len(batch), []
-            if progress is not None:
-                progress(done, total)
+    info = source.info()
+    with Gallery.create(location, embedder.model, name=name, root=info.root, partial=info.partial) as target:
+        for item in _items(source):
+            batch.append(item)
+            if len(batch) == BATCH or done + len(batch) == total:
+                target.add(embedder.embed(batch))
+                done, batch = done + len(batch), []
+                if progress is not None:
+                    progress(done, total)
     return done
 
 

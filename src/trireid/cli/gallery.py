@@ -1,0 +1,299 @@
+"""`trireid gallery`: keep items, and find those that are nearest to a query."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from trireid.cli.console import note, progress, say, show_table
+from trireid.cli.gallery_options import (
+    After,
+    AsJson,
+    Before,
+    Cameras,
+    Device,
+    Feature,
+    Features,
+    Identities,
+    Image,
+    Keys,
+    Name,
+    NotCameras,
+    Place,
+    Presences,
+    Run,
+    Scenes,
+    Texts,
+    Whole,
+    embeddings_of,
+    filter_of,
+    item_facts,
+    model_of,
+    opened_gallery,
+    plain_item,
+    show_result,
+)
+from trireid.errors import InputError
+
+gallery_app = typer.Typer(
+    name="gallery", no_args_is_help=True, help="Keep items in a folder or on a Milvus server, and search them."
+)
+
+
+@gallery_app.command()
+def create(
+    gallery: Place,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint, or what `trireid embed` wrote.")],
+    name: Name = "gallery",
+    feature: Feature = "joint",
+    root: Annotated[Path | None, typer.Option(help="Folder that paths of images are stored relative to.")] = None,
+    whole: Whole = False,
+) -> None:
+    """Make an empty gallery for the vectors of a model."""
+    from trireid.gallery.gallery import Gallery
+
+    with Gallery.create(gallery, model_of(model, feature), name=name, root=root, partial=not whole) as made:
+        say(f"created: {gallery} for {made.model}")
+
+
+@gallery_app.command()
+def add(
+    gallery: Place,
+    inputs: Features = None,
+    name: Name = "gallery",
+    run: Run = None,
+    feature: Feature = "joint",
+    device: Device = "auto",
+    make: Annotated[bool, typer.Option("--create", help="Make the gallery first if it is not there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add items: finished embeddings, or images with --run. A key that is there already is replaced."""
+    from trireid.gallery.gallery import Gallery
+
+    parts = embeddings_of(inputs or [], run=run, feature=feature, device=device)
+    if make and not Gallery.exists(gallery, name=name):
+        Gallery.create(gallery, parts.model, name=name).close()
+    with Gallery.open(gallery, name=name) as opened, progress("adding") as bar:
+        done = opened.add(parts, progress=bar.reach)
+        count = len(opened)
+    if as_json:
+        say(json.dumps({**asdict(done), "items": count}))
+    else:
+        say(f"added {done.added:,} items, replaced {done.replaced:,}; the gallery has {count:,}")
+
+
+@gallery_app.command()
+def label(
+    gallery: Place,
+    identity: Annotated[str, typer.Argument(help="Who or what the items are.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of the items.")],
+    name: Name = "gallery",
+) -> None:
+    """Give items an identity."""
+    with opened_gallery(gallery, name) as opened:
+        say(f"labelled {opened.label(keys, identity):,} items")
+
+
+@gallery_app.command()
+def unlabel(
+    gallery: Place,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of the items.")],
+    name: Name = "gallery",
+) -> None:
+    """Take the identity of items away."""
+    with opened_gallery(gallery, name) as opened:
+        say(f"unlabelled {opened.unlabel(keys):,} items")
+
+
+@gallery_app.command()
+def remove(
+    gallery: Place,
+    name: Name = "gallery",
+    key: Keys = None,
+    identity: Identities = None,
+    camera: Cameras = None,
+    not_camera: NotCameras = None,
+    scene: Scenes = None,
+    presence: Presences = None,
+    after: After = None,
+    before: Before = None,
+) -> None:
+    """Remove the items that fulfil all given conditions."""
+    where = filter_of(key, identity, camera, not_camera, scene, presence, after, before)
+    with opened_gallery(gallery, name) as opened:
+        say(f"removed {opened.remove(where):,} items; the gallery has {len(opened):,}")
+
+
+@gallery_app.command()
+def query(
+    gallery: Place,
+    inputs: Features = None,
+    name: Name = "gallery",
+    key: Annotated[Texts, typer.Option("--key", help="Query by this item of the gallery; repeat as needed.")] = None,
+    run: Run = None,
+    rgb: Image = None,
+    nir: Image = None,
+    tir: Image = None,
+    feature: Feature = "joint",
+    device: Device = "auto",
+    top: Annotated[int, typer.Option(help="Matches of each query.")] = 10,
+    by: Annotated[str, typer.Option(help="item, or identity: each identity once.")] = "item",
+    reduce: Annotated[str, typer.Option(help="With identity: its best item, or the mean of its items.")] = "best",
+    exclude: Annotated[
+        str, typer.Option(help="What a query must not see: none, camera, scene, cross_camera.")
+    ] = "none",
+    threshold: Annotated[float | None, typer.Option(help="Largest distance that counts as known.")] = None,
+    fmr: Annotated[float | None, typer.Option(help="Instead: false match rate, by the gallery's calibration.")] = None,
+    identity: Identities = None,
+    camera: Cameras = None,
+    not_camera: NotCameras = None,
+    scene: Scenes = None,
+    presence: Presences = None,
+    after: After = None,
+    before: Before = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the nearest items or identities, or report that a query is unknown."""
+    where = filter_of(None, identity, camera, not_camera, scene, presence, after, before)
+    images = {each: path for each, path in (("rgb", rgb), ("nir", nir), ("tir", tir)) if path is not None}
+    if bool(key) + bool(inputs or images) != 1:
+        raise InputError("give one of: INPUT (embeddings; with --run images), --rgb/--nir/--tir with --run, or --key")
+    given = key or embeddings_of(inputs or [], run=run, feature=feature, device=device, images=images)
+    with opened_gallery(gallery, name) as opened:
+        results = opened.query(
+            given,
+            top=top,
+            by=cast(Any, by),
+            reduce=cast(Any, reduce),
+            exclude=cast(Any, exclude),
+            where=where,
+            threshold=threshold,
+            fmr=fmr,
+        )
+    if as_json:
+        say(json.dumps([asdict(result) for result in results]))
+    else:
+        for result in results:
+            show_result(result)
+
+
+@gallery_app.command("list")
+def list_(
+    gallery: Place,
+    name: Name = "gallery",
+    key: Keys = None,
+    identity: Identities = None,
+    camera: Cameras = None,
+    not_camera: NotCameras = None,
+    scene: Scenes = None,
+    presence: Presences = None,
+    after: After = None,
+    before: Before = None,
+    start: Annotated[str | None, typer.Option("--from", help="Only keys after this one.")] = None,
+    limit: Annotated[int, typer.Option(help="Items that are listed, 1 to 1000.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List items in the order of their keys."""
+    where = filter_of(key, identity, camera, not_camera, scene, presence, after, before)
+    with opened_gallery(gallery, name) as opened:
+        items, count = opened.list(where, after=start, limit=limit), opened.count(where)
+    if as_json:
+        say(json.dumps({"count": count, "items": [plain_item(item) for item in items]}))
+        return
+    rows = [[str(item.key), *item_facts(item), "+".join(item.images)] for item in items]
+    show_table(f"{len(items):,} of {count:,} items", ["key", "identity", "camera", "scene", "time", "images"], rows)
+    if len(items) < count and items:
+        note(f"more with --from '{items[-1].key}'")
+
+
+@gallery_app.command()
+def info(gallery: Place, name: Name = "gallery", as_json: AsJson = False) -> None:
+    """Show what a gallery holds and which model it is for."""
+    with opened_gallery(gallery, name) as opened:
+        found = opened.info()
+    if as_json:
+        say(json.dumps(asdict(found)))
+        return
+    unrelated = "not measured yet (0 is used)"
+    if found.unrelated is not None:
+        unrelated = f"{found.unrelated:.4f}, measured on {found.unrelated_from:,} items"
+    rows = [
+        ["items", f"{found.items:,}"],
+        *([f"  {names}", f"{count:,}"] for names, count in found.by_presence.items()),
+        ["model", str(found.model)],
+        ["compared by", "any shared modalities" if found.partial else "whole items"],
+        ["cosine of unrelated items", unrelated],
+        ["calibrated", "yes" if found.calibrated else "no"],
+        ["images relative to", found.root or "-"],
+        ["created", f"{found.created} by trireid {found.created_by}"],
+    ]
+    show_table(f"gallery {found.name!r} at {found.location}", ["", ""], rows)
+
+
+@gallery_app.command()
+def copy(
+    gallery: Place,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder, or http://host:port.")],
+    name: Name = "gallery",
+    target_name: Annotated[str | None, typer.Option(help="Name of the copy (as the gallery).")] = None,
+    partial: Annotated[
+        bool | None,
+        typer.Option("--partial/--whole", help="Whether items can be compared by some of their modalities."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a gallery, to a server or back; the copy is read again and compared."""
+    with opened_gallery(gallery, name) as opened, progress("copying") as bar:
+        digest = opened.copy(target, name=target_name or name, partial=partial, progress=bar.reach)
+        count = len(opened)
+    if as_json:
+        say(json.dumps({"items": count, "sha256": digest}))
+    else:
+        say(f"copied {count:,} items to {target}, checked: SHA-256 {digest}")
+
+
+@gallery_app.command()
+def rebuild(
+    gallery: Place,
+    run: Annotated[Path, typer.Argument(help="The run or checkpoint of the other model.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The new gallery: a folder, or http://host:port.")],
+    name: Name = "gallery",
+    target_name: Annotated[str | None, typer.Option(help="Name of the new gallery (as the gallery).")] = None,
+    feature: Feature = "joint",
+    device: Device = "auto",
+) -> None:
+    """Embed all items of a gallery again by another model, into a new gallery, from the images that they name."""
+    from trireid.embedding.embedder import Embedder
+    from trireid.gallery.rebuilding import rebuild as embed_again
+
+    embedder = Embedder(run, device=device, feature=feature)
+    with opened_gallery(gallery, name) as opened, progress("embedding again") as bar:
+        count = embed_again(opened, target, embedder, name=target_name or name, progress=bar.reach)
+    say(f"built {target} with {count:,} items")
+
+
+@gallery_app.command()
+def calibrate(
+    gallery: Place,
+    calibration: Annotated[Path, typer.Argument(help="calibration.json that `trireid calibrate` wrote.")],
+    name: Name = "gallery",
+) -> None:
+    """Store a calibration in a gallery, so that --fmr can be used."""
+    from trireid.evaluation.calibration import Calibration
+
+    found = Calibration.load(calibration)
+    with opened_gallery(gallery, name) as opened:
+        opened.set_calibration(found)
+    say(f"calibrated: {len(found.rates)} pairs of presences")
+
+
+@gallery_app.command("measure-unrelated")
+def measure_unrelated(gallery: Place, name: Name = "gallery") -> None:
+    """Measure the cosine of unrelated items again: distances between unlike modalities change."""
+    with opened_gallery(gallery, name) as opened:
+        before, now = opened.info().unrelated, opened.measure_unrelated()
+    say(f"cosine of unrelated items: {now:.4f} (before: {'not measured' if before is None else f'{before:.4f}'})")

@@ -1,0 +1,164 @@
+"""Options and tables of `trireid gallery`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trireid.cli.console import note, show_table
+from trireid.errors import InputError
+
+if TYPE_CHECKING:
+    from trireid.embedding.embeddings import Embeddings, ModelIdentity
+    from trireid.embedding.items import Item
+    from trireid.gallery.filters import Filter
+    from trireid.gallery.gallery import Gallery
+    from trireid.gallery.results import Match, QueryResult
+
+Place = Annotated[str, typer.Argument(metavar="GALLERY", help="A folder, or http://host:port of a Milvus server.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the gallery; a server holds several.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Features = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="INPUT...", help="What `trireid embed` wrote; with --run: CSV files or folders of images."),
+]
+Run = Annotated[Path | None, typer.Option("--run", help="A run or checkpoint that embeds INPUT, which are images.")]
+Feature = Annotated[str, typer.Option(help="With --run: global, head or joint.")]
+Device = Annotated[str, typer.Option(help="With --run: auto, cpu or cuda.")]
+Image = Annotated[Path | None, typer.Option(help="With --run: a single image.")]
+Texts = list[str] | None
+Keys = Annotated[Texts, typer.Option("--key", help="Only this item; repeat as needed.")]
+Identities = Annotated[Texts, typer.Option("--identity", help="Only items of this identity; repeat as needed.")]
+Cameras = Annotated[Texts, typer.Option("--camera", help="Only items of this camera; repeat as needed.")]
+NotCameras = Annotated[Texts, typer.Option("--not-camera", help="No items of this camera; repeat as needed.")]
+Scenes = Annotated[Texts, typer.Option("--scene", help="Only items of this scene; repeat as needed.")]
+Presences = Annotated[Texts, typer.Option("--presence", help="Only items with exactly these modalities: rgb,nir.")]
+After = Annotated[str | None, typer.Option(help="Only items of this time or later: seconds since 1970, or ISO 8601.")]
+Before = Annotated[str | None, typer.Option(help="Only items before this time.")]
+Whole = Annotated[bool, typer.Option("--whole", help="Less memory; queries must have every modality of an item.")]
+
+
+@contextmanager
+def opened_gallery(location: str, name: str) -> Iterator[Gallery]:
+    """A gallery that is closed at the end of the block."""
+    from trireid.gallery.gallery import Gallery
+
+    with Gallery.open(location, name=name) as opened:
+        yield opened
+
+
+def model_of(path: Path, feature: str) -> ModelIdentity:
+    """The model of a run, a checkpoint or embeddings."""
+    from trireid.embedding.embeddings import Embeddings
+
+    if path.with_suffix(".csv").is_file():
+        return Embeddings.load(path).model
+    from trireid.embedding.embedder import Embedder
+
+    return Embedder(path, device="cpu", feature=feature).model
+
+
+def embeddings_of(
+    inputs: list[Path], *, run: Path | None, feature: str, device: str, images: dict[str, Path] | None = None
+) -> Embeddings:
+    """Finished embeddings, or those of images."""
+    from trireid.embedding.embeddings import Embeddings, concatenate
+
+    if run is None:
+        if images or not inputs:
+            raise InputError("give INPUT: files that `trireid embed` wrote, or images with --run")
+        parts = [Embeddings.load(path) for path in inputs]
+        return parts[0] if len(parts) == 1 else concatenate(parts)
+    from trireid.cli.embed import read_items
+    from trireid.embedding.embedder import Embedder
+
+    given = read_items(run, inputs, images or {}, None)
+    for line in given.notes:
+        note(line)
+    return Embedder(run, device=device, feature=feature).embed(given.items, progress=True)
+
+
+def filter_of(
+    key: Texts,
+    identity: Texts,
+    camera: Texts,
+    not_camera: Texts,
+    scene: Texts,
+    presence: Texts,
+    after: str | None,
+    before: str | None,
+) -> Filter:
+    """The filter of the options."""
+    from trireid.gallery.filters import Filter
+
+    return Filter(
+        keys=key or None,
+        identities=identity or None,
+        cameras=camera or None,
+        not_cameras=not_camera or None,
+        scenes=scene or None,
+        presence=presence or None,
+        after=_seconds(after, "--after"),
+        before=_seconds(before, "--before"),
+    )
+
+
+def _seconds(text: str | None, option: str) -> float | None:
+    """A time as seconds since 1970; without a time zone it is UTC."""
+    from datetime import UTC, datetime
+
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(
+            f"{option} must be seconds since 1970 or a time such as 2026-05-01T12:00, given {text!r}"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def show_result(result: QueryResult) -> None:
+    """Print the matches of one query as a table."""
+    verdict = {True: "known", False: "UNKNOWN", None: ""}[result.known]
+    limit = "" if result.threshold is None else f" (largest distance {result.threshold:.4f})"
+    rows = [[str(rank), *_cells(match)] for rank, match in enumerate(result.matches, start=1)]
+    header = ["rank", "key", "identity", "distance", "compared", "false match rate", "camera", "scene"]
+    show_table(f"query {result.key or ''} {verdict}{limit if verdict else ''}".strip(), header, rows)
+
+
+def _cells(match: Match) -> list[str]:
+    rate = "-" if match.false_match_rate is None else f"{match.false_match_rate:.2g}"
+    mark = {True: " *", False: "", None: ""}[match.accepted]
+    distance = f"{match.distance:.4f}{mark}"
+    compared = "+".join(match.compared) or "nothing shared"
+    return [match.key, match.identity or "-", distance, compared, rate, match.camera or "-", match.scene or "-"]
+
+
+def item_facts(item: Item) -> list[str]:
+    """Identity, camera, scene and time of an item, as cells of a table."""
+    from datetime import UTC, datetime
+
+    try:
+        time = "-" if item.time is None else datetime.fromtimestamp(item.time, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        time = f"{item.time:g}"
+    return [item.identity or "-", item.camera or "-", item.scene or "-", time]
+
+
+def plain_item(item: Item) -> dict[str, Any]:
+    """An item as JSON."""
+    names = ("key", "identity", "camera", "scene", "time", "box", "quality")
+    return {
+        **{name: getattr(item, name) for name in names},
+        "images": dict(item.images),
+        "metadata": dict(item.metadata),
+    }
