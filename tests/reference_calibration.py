@@ -60,14 +60,3 @@ def identification_rates(queries, gallery, threshold, exclude):
             is_first = not others or max(mates) > max(others)
             negative += not (is_first and max(mates) >= threshold)
     return positive / unmated, negative / mated
-
-
-def pair_variances(deviations):
-    """Variance of a sum over pairs of identities, and of its bootstrap: {(a, b): deviation}, each pair once."""
-    own = sum(value * value for value in deviations.values())
-    shared = 0.0
-    for pair, value in deviations.items():
-        for other, second in deviations.items():
-            if pair != other and set(pair) & set(other):
-                shared += value * second
-    return own + shared, 3.0 * own + shared

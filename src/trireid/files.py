@@ -23,6 +23,7 @@ from trireid.errors import InputError, RunError, printable
 _log = logging.getLogger(__name__)
 
 LAST_FILE, FEATURES_FILE, RECORDS_FILE = "last.safetensors", "features.safetensors", "records.json"
+CALIBRATION_FILE = "calibration.json"
 """Names in a run folder that parts below `train` need as well; `train/run_files.py` has all of them."""
 
 _NAME_BYTES = 120

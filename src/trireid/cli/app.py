@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from trireid.cli.calibrate import calibrate
 from trireid.cli.embed import embed_app
 from trireid.cli.gallery import gallery_app
 from trireid.cli.guard import guarded
@@ -364,5 +365,6 @@ def _writing_a_page(*, quiet: bool = False) -> Any:
 
 app.add_typer(embed_app)
 app.add_typer(gallery_app)
+app.command()(calibrate)
 app.command()(serve)
 app.add_typer(show_app)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from trireid.embedding.embeddings import Embeddings, check_same_model
 from trireid.errors import InputError, printable
-from trireid.evaluation.calibration import Calibration, PairRates, needed_identities, presence_letters
+from trireid.evaluation.calibration import Calibration, PairRates, lowest_rate, needed_identities, presence_letters
 from trireid.evaluation.identity_bootstrap import Counts, identity_weights
 from trireid.evaluation.pair_counts import Part
 from trireid.evaluation.pair_rates import pair_rates
@@ -64,7 +64,7 @@ def calibrate(
         >>> round(calibration.threshold(("rgb", "nir", "tir"), ("rgb", "nir", "tir"), fmr=0.05), 1)
         0.2
     """
-    _check_settings(exclude, target_fmr, confidence, replicates)
+    check_settings(exclude, target_fmr, confidence, replicates)
     table = _table((embeddings, *withheld), exclude)
     pairs = _shared_pairs(table, embeddings.model.blocks)
     weights = identity_weights(table.num_groups, replicates=replicates, seed=seed)
@@ -73,6 +73,21 @@ def calibrate(
     about = (exclude, confidence, replicates, seed, len(embeddings), num_identities)
     calibration = Calibration(model.fingerprint, model.feature, rates, *about, description=model.description)
     return replace(calibration, version=version("trireid"), notes=(*notes, *_unsupported(rates, target_fmr)))
+
+
+def check_identities(num_identities: int, target_fmr: float) -> None:
+    """Refuse a target that so many identities cannot support, before anything is embedded.
+
+    Raises:
+        InputError: the pairs of identities are too few.
+    """
+    lowest = lowest_rate(num_identities * (num_identities - 1) // 2)
+    if lowest > target_fmr:
+        reach = f"the lowest that they support is {lowest:.3g}" if lowest <= 1.0 else "they support no rate"
+        raise InputError(
+            f"a false match rate of {target_fmr:g} cannot be calibrated with {num_identities} identities: "
+            f"{needed_identities(target_fmr)}; {reach}"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,12 @@ class _Table:
     num_groups: int
 
 
-def _check_settings(exclude: str, target_fmr: float | None, confidence: float, replicates: int) -> None:
+def check_settings(exclude: str, target_fmr: float | None, confidence: float, replicates: int) -> None:
+    """Refuse settings of `calibrate` that have no meaning, before anything is embedded.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
     if exclude not in get_args(Exclusion):
         raise InputError(f"exclude is {printable(exclude)!r}; allowed are {', '.join(get_args(Exclusion))}")
     if target_fmr is not None and not 0.0 < target_fmr <= 1.0:
@@ -207,11 +227,11 @@ def _unsupported(rates: Sequence[PairRates], target: float | None) -> list[str]:
     """
     if target is None:
         return []
-    best = max(rates, key=lambda each: each.num_identity_pairs)
-    if best.lowest > target:
+    if all(each.lowest > target for each in rates):
+        check_identities(max(each.num_identities for each in rates), target)
         raise InputError(
-            f"a false match rate of {target:g} cannot be calibrated with {best.num_identities} identities: "
-            f"{needed_identities(target)}; the lowest that they support is {best.lowest:.3g}"
+            f"a false match rate of {target:g} cannot be calibrated: the exclusion leaves too few pairs of identities, "
+            f"the lowest rate that they support is {min(each.lowest for each in rates):.3g}; add items or exclude less"
         )
     return [
         f"{each.first} against {each.second} has {each.num_identities} identities, which support false match rates "

@@ -3,12 +3,11 @@
 Identities are drawn with replacement; a pair of items of the identities a and b then counts w(a) w(b) times, a pair of
 items of one identity w(a) times. The rate of each sample is a quotient of two such sums.
 
-Source: two-way resampling of Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007); the variance for
-pairs of one set of units of Fafchamps and Gubert, The formation of risk sharing networks, Journal of Development
-Economics 83 (2007).
-Deviation: the product of two counts has three times the variance that a single independent pair has, while what pairs
-with a common identity share is counted once, as it should be. The samples are therefore drawn towards the observed
-rate (on the scale of log odds) by the quotient of the two standard deviations, see `pair_factor`.
+The product of two counts has three times the variance that one independent pair has, while what all pairs of one
+identity share is counted once, as it should be. So an interval of pairs is too wide, by at most sqrt(3), where pairs
+are independent of each other, and right where some identities are mistaken more easily than others, as is usual.
+
+Source: two-way resampling of Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007).
 """
 
 from __future__ import annotations
@@ -46,30 +45,11 @@ def pair_curve(
     total = float(different.sum(dtype=np.float64))
     rate = accepted.sum(axis=(1, 2), dtype=np.float64) / total
     drawn = ((weights @ different) * weights).sum(axis=1, dtype=np.float64)  # (R,)
-    rates, factors = np.empty((len(rate), len(weights))), np.empty(len(rate))
+    rates = np.empty((len(rate), len(weights)))
     for place, counts in enumerate(accepted):
         with np.errstate(invalid="ignore", divide="ignore"):
             rates[place] = ((weights @ counts) * weights).sum(axis=1, dtype=np.float64) / drawn
-        factors[place] = pair_factor(counts - np.float32(rate[place]) * different)
-    return _curve(rate, rates, factors * few_factor(num_identities, confidence), confidence, num_pairs)
-
-
-def pair_factor(deviations: Counts) -> float:
-    """Standard deviation of a sum over pairs of groups, relative to that of its bootstrap, in [1 / sqrt(3), 1].
-
-    With d(a, b) the deviation of a pair of groups from its expectation, o the sum of their squares and s the sum of the
-    products of two pairs with one common group, the variance is o + s, and that of the bootstrap is 3 o + s.
-
-    Args:
-        deviations: `(S, S)`, each pair of groups once or in two parts; the diagonal is left out.
-    """
-    both = (deviations + deviations.T).astype(np.float64)
-    np.fill_diagonal(both, 0.0)
-    own = float(np.square(both).sum()) / 2.0
-    rows = float(np.square(both.sum(axis=1)).sum())  # = 2 own + s
-    if not own > 0.0:
-        return 1.0
-    return math.sqrt(min(1.0, max(1.0 / 3.0, (rows - own) / (rows + own))))
+    return _curve(rate, rates, few_factor(num_identities, confidence), confidence, num_pairs)
 
 
 def group_curve(counted: Floats, all_: Floats, weights: Counts, *, confidence: float) -> Curve:
@@ -86,8 +66,7 @@ def group_curve(counted: Floats, all_: Floats, weights: Counts, *, confidence: f
     num_units = int((all_ > 0).sum())
     if num_units < 2:  # one identity says nothing about others
         return Curve(rate, np.zeros_like(rate), np.ones_like(rate))
-    factors = np.full(len(rate), few_factor(num_units, confidence))
-    return _curve(rate, rates, factors, confidence, num_units)
+    return _curve(rate, rates, few_factor(num_units, confidence), confidence, num_units)
 
 
 def few_factor(num_units: int, confidence: float) -> float:
@@ -102,11 +81,11 @@ def few_factor(num_units: int, confidence: float) -> float:
     return t / z * math.sqrt(num_units / freedom)
 
 
-def _curve(rate: Floats, rates: Floats, factors: Floats, confidence: float, num_units: int) -> Curve:
+def _curve(rate: Floats, rates: Floats, factor: float, confidence: float, num_units: int) -> Curve:
     """The interval between two quantiles of the samples, and no shorter than so many independent units allow."""
     outside = (1.0 - confidence) / 2.0
     ends = np.nanquantile(rates, [outside, 1.0 - outside], axis=1)  # (2, T)
-    low, high = widened(rate, ends[0], factors), widened(rate, ends[1], factors)
+    low, high = widened(rate, ends[0], factor), widened(rate, ends[1], factor)
     # With no error among n independent units the rate may still be this high; the same holds for no success.
     least = min(1.0, -math.log(outside) / num_units)
     low = np.minimum(np.minimum(low, rate), np.where(rate >= 1.0 - least, 1.0 - least, 1.0))

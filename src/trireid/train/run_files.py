@@ -12,6 +12,7 @@ from typing import Any, Required
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from trireid.files import CALIBRATION_FILE as CALIBRATION_FILE
 from trireid.files import FEATURES_FILE as FEATURES_FILE
 from trireid.files import LAST_FILE as LAST_FILE
 from trireid.files import RECORDS_FILE as RECORDS_FILE

@@ -1,0 +1,53 @@
+"""The options of `trireid calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|FEATURES", help="A run folder or checkpoint, or embeddings (.safetensors).")
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. data.root=images.")
+    ] = None,
+    target_fmr: Annotated[
+        float, typer.Option("--target-fmr", help="False match rate that must be supported, above 0 and up to 1.")
+    ] = 0.001,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="CSV file of labelled items that the run was not trained on (its held-out identities)."),
+    ] = None,
+    feature: Annotated[str | None, typer.Option(help="Feature of the run: global, head or joint (joint).")] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option(help="Pairs that do not count: camera, scene, cross_camera or none (as the data set says)."),
+    ] = None,
+    all_presences: Annotated[
+        bool, typer.Option("--all-presences", help="Every subset of modalities against every other, by withholding.")
+    ] = False,
+    replicates: Annotated[int, typer.Option(help="Samples of the identities behind an interval.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File to write (calibration.json in the run folder).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Find the thresholds for false match rates, with false non-match rates and intervals over identities."""
+    from trireid.cli.error_rates import run
+
+    run(
+        source,
+        target_fmr=target_fmr,
+        data=data,
+        overrides=settings or [],
+        feature=feature,
+        exclude=exclude,
+        all_presences=all_presences,
+        replicates=replicates,
+        seed=seed,
+        out=out,
+        as_json=as_json,
+    )
