@@ -57,26 +57,15 @@ def run(
     check_settings(exclude or "camera", target_fmr, 0.95, replicates)
     target = out or (source / CALIBRATION_FILE if is_folder(source) else source.with_suffix(f".{CALIBRATION_FILE}"))
     check_writable(target)
+    given: dict[str, Any] = {"data": data, "overrides": overrides, "feature": feature, "all_presences": all_presences}
     if source.suffix == ".csv" or is_file(source.with_suffix(".csv")):
-        if data is not None or overrides or feature is not None or all_presences:
-            raise ConfigError(
-                f"{source} holds embeddings: --data, --feature, --all-presences and settings need the model; give the "
-                "run folder instead"
-            )
-        parts, about, rule, notes = _saved(source)
+        parts, about, rule, notes = _saved(source, needs_model=any(given.values()))
     else:
-        parts, about, rule, notes = _embedded(
-            source, data, overrides, feature or "joint", all_presences=all_presences, target_fmr=target_fmr
-        )
+        parts, about, rule, notes = _embedded(source, **given, target_fmr=target_fmr)
     with progress("calibrating") as bar:
-        calibration = calibrate(
-            *parts,
-            exclude=cast("Exclusion", exclude or rule),
-            target_fmr=target_fmr,
-            replicates=replicates,
-            seed=seed,
-            progress=bar.reach,
-        )
+        settings: dict[str, Any] = {"target_fmr": target_fmr, "replicates": replicates, "seed": seed}
+        rule = cast("Exclusion", exclude or rule)
+        calibration = calibrate(*parts, exclude=rule, progress=bar.reach, **settings)
     calibration = replace(calibration, data=about, notes=(*notes, *calibration.notes))
     if is_main_process():
         calibration.save(target)
@@ -94,20 +83,29 @@ Source = tuple["list[Embeddings]", str, str, tuple[str, ...]]
 """Embeddings, what they are of, the rule that goes with them, and notes."""
 
 
-def _saved(source: Path) -> Source:
-    """Embeddings that were written before."""
+def _saved(source: Path, *, needs_model: bool) -> Source:
+    """Embeddings that were written before.
+
+    Raises:
+        TrireidError: options need the model, or the files are missing or damaged.
+    """
     from trireid.embedding.embeddings import Embeddings
 
+    if needs_model:
+        raise ConfigError(
+            f"{source} holds embeddings: --data, --feature, --all-presences and settings need the model; give the run "
+            "folder instead"
+        )
     note("a calibration is only right for items that the model was not trained on; embeddings do not tell")
     return [Embeddings.load(source)], str(source), "camera", ()
 
 
 def _embedded(
     source: Path,
+    *,
     data: Path | None,
     overrides: Sequence[str],
-    feature: str,
-    *,
+    feature: str | None,
     all_presences: bool,
     target_fmr: float,
 ) -> Source:
@@ -122,7 +120,9 @@ def _embedded(
     config = override_config(config_here(checkpoint), overrides)
     found = items_of_table(data) if data is not None else items_of_run(checkpoint, config, progress=is_main_process())
     check_identities(len({item.identity for item in found.items}), target_fmr)
-    embedder = Embedder(checkpoint, device=config.train.device, feature=feature, batch_size=config.evaluate.batch_size)
+    embedder = Embedder(
+        checkpoint, device=config.train.device, feature=feature or "joint", batch_size=config.evaluate.batch_size
+    )
     parts = embed_presences(embedder, found.items, all_presences=all_presences, progress=is_main_process())
     return parts, found.about, found.exclude, found.notes
 
