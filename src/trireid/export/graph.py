@@ -43,8 +43,8 @@ class ExportedModel(nn.Module):
             )
         # The same parts without the classifiers, which only training uses.
         self.model = ReIDModel(model.backbone, pife=model.pife, head=model.head, classifiers={}, guide=model.guide)
-        self.model.train(model.training)
         self.modalities, self.selections, self.dtype = modalities, selections, dtype
+        self.train(model.training)
 
     def forward(self, images: Tensor, present: Tensor | None = None, camera: Tensor | None = None) -> dict[str, Tensor]:
         """Features `global`, `head` (where there is one) and `joint`, `(B, ...)` float32.

@@ -140,11 +140,11 @@ def mean_by_place(scores: Tensor, positions: Tensor, present: Tensor, rows: Tens
     spread = table.new_zeros(2, scores.shape[0], num_places).scatter(2, positions.expand_as(table), table)
     if rows is None:
         total = spread.view(2, batch, modalities, num_places).sum(dim=2)  # (2, B, places)
-        owner = torch.arange(batch, device=scores.device).repeat_interleave(modalities)
     else:
-        owner = rows // modalities
-        total = spread.new_zeros(2, batch, num_places).index_add(1, owner, spread)
-    return (total[0] / total[1].clamp(min=1))[owner].gather(1, positions)
+        total = spread.new_zeros(2, batch, num_places).index_add(1, rows // modalities, spread)
+    mean = total[0] / total[1].clamp(min=1)  # (B, places)
+    owned = mean.repeat_interleave(modalities, dim=0) if rows is None else mean[rows // modalities]
+    return owned.gather(1, positions)
 
 
 def foresight_loss(scores: Tensor, positions: Tensor, attention: Tensor, reached: Tensor) -> Tensor:

@@ -1,0 +1,62 @@
+"""Real images for the check of an exported file: those of the run's data set, or generated ones."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trireid.config.schema import Config
+from trireid.data.images import load_images
+from trireid.data.range_settings import known_ranges
+from trireid.data.ranges import evenly_spaced
+from trireid.data.readers import scan
+from trireid.data.records import Record
+from trireid.data.synthetic import write_synthetic
+from trireid.data.transforms import EvaluationTransform
+from trireid.errors import TrireidError
+
+NUM_ITEMS = 8
+
+
+@dataclass(frozen=True)
+class CheckImages:
+    """Normalised images `(B, M, 3, H, W)` of complete items, and where they come from, in words."""
+
+    images: Tensor
+    source: str
+
+
+def check_images(config: Config, *, count: int = NUM_ITEMS) -> CheckImages:
+    """Images of test items of the run's data set that have all modalities, evenly spaced; else generated ones."""
+    try:
+        index = scan(config.data.format, config.data.root)
+        images = _read(config, _complete((*index.query, *index.gallery, *index.train)), count)
+    except (TrireidError, OSError):  # the data are elsewhere or damaged: generated images serve
+        images = None
+    if images is not None:
+        return CheckImages(images, f"test images of {config.data.root}")
+    with tempfile.TemporaryDirectory(prefix="trireid-") as folder:
+        root = Path(folder, "images")
+        write_synthetic(root, layout="rgbnt201", num_ids=max(2, count // 2), num_cameras=2, per_camera=1)
+        generated = _read(config, _complete(scan("rgbnt201", root).query), count)
+    assert generated is not None
+    return CheckImages(generated, "generated images, because those of the run were not found")
+
+
+def _complete(records: tuple[Record, ...]) -> list[Record]:
+    return [record for record in records if all(source is not None for source in record.images)]
+
+
+def _read(config: Config, records: list[Record], count: int) -> Tensor | None:
+    """`(B, M, 3, H, W)`; None where there are too few records."""
+    if len(records) < count:
+        return None
+    data = config.data
+    transform = EvaluationTransform(data.image_size, data.mean, data.std, data.interpolation)
+    ranges = known_ranges(data.range)
+    chosen = [records[place] for place in evenly_spaced(records, count)]
+    return torch.stack([transform(load_images(record, ranges)) for record in chosen])

@@ -1,0 +1,271 @@
+"""A trained model as one ONNX file, which is kept only if it gives what the model gives."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trireid.config.schema import Config
+from trireid.data.range_settings import known_ranges
+from trireid.embedding.embeddings import ModelIdentity
+from trireid.embedding.identity import model_identity
+from trireid.embedding.onnx_metadata import METADATA_KEY, FeatureDescription, OnnxDescription, Precision
+from trireid.errors import InputError, printable
+from trireid.export.graph import FEATURES, ExportedModel, needs_two
+from trireid.export.images import check_images
+from trireid.export.parity import BATCHES, TOLERANCE, Parity, ParityError, cases, check_parity
+from trireid.export.quiet import quiet_exporters
+from trireid.export.runtimes import open_runtime, require_packages
+from trireid.files import replacing
+from trireid.models.reid import ReIDModel
+from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
+from trireid.train.progress import progress_bar
+from trireid.types import MODALITIES
+
+OPSETS = (18, 25)
+"""The lowest and the highest opset of ONNX that the exporter of torch writes."""
+DEFAULT_OPSET = 18
+LARGEST_FILE = 2 * 10**9
+"""Bytes: one file of the format holds 2 GiB."""
+Check = Literal["openvino"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: of the file.
+        parity_path: of the table of the check, as JSON.
+        description: what the file says about itself.
+        parity: the check.
+    """
+
+    path: Path
+    parity_path: Path
+    description: OnnxDescription
+    parity: Parity
+
+
+def export_onnx(
+    run_or_checkpoint: Checkpoint | Path | str,
+    out: Path | str,
+    *,
+    modalities: Sequence[str] | None = None,
+    opset: int | None = None,
+    half: bool = False,
+    check: Sequence[Check] = (),
+    progress: bool = False,
+) -> Exported:
+    """Write a model as an ONNX file, and its check as `OUT.parity.json`.
+
+    The file takes normalised `images` `(B, M, 3, H, W)` float32 for any B, `present` `(B, M)` bool, and `camera` `(B,)`
+    int64 where the model has a camera embedding; it gives `global`, `head`, `joint` and the kept `patches/NAME`.
+
+    Args:
+        run_or_checkpoint: a run folder (its last checkpoint), a checkpoint file, or what `load_checkpoint` returned.
+        out: the file to write, `.onnx`.
+        modalities: fix the file to these; `images` then holds them alone, and there is no `present`. None: all three,
+            and which of them an item has is told at run time.
+        opset: of ONNX; None: 18.
+        half: weights and computation in half precision; inputs and features stay float32.
+        check: run it in `openvino` as well.
+        progress: show a bar.
+
+    Raises:
+        InputError: a wrong argument, a package that is not installed, an opset that cannot hold the model.
+        CheckpointError: the checkpoint is missing or damaged.
+        ParityError: the file does not give what the model gives; it was not kept.
+        RunError: the file cannot be written.
+    """
+    out = Path(out)
+    chosen = _checked_arguments(out, modalities, opset, check)
+    given = run_or_checkpoint
+    checkpoint = given if isinstance(given, Checkpoint) else load_checkpoint(given)
+    model = build_for(checkpoint, config_here(checkpoint)).eval()
+    _check_size(model, half=half)
+    description = describe(checkpoint, model, modalities=chosen, opset=opset or DEFAULT_OPSET, half=half)
+    shown = check_images(checkpoint.config)
+    places = None if chosen is None else tuple(MODALITIES.index(name) for name in chosen)
+    expected = list(
+        cases(
+            model, shown.images, modalities=places, fewest=description.fewest,
+            num_cameras=len(description.cameras or ()),
+        )
+    )  # fmt: skip
+    runtimes = ("onnxruntime", *check)
+    total = 1 + len(runtimes) * len(expected) * len(BATCHES)
+    with progress_bar("exporting and checking", enabled=progress, total=total) as bar:
+        proto = trace(model, description, places=places, example=shown.images[:2], half=half)
+        bar.advance(1)
+        with replacing(out) as temporary:
+            temporary.write_bytes(proto.SerializeToString())
+            parity = check_parity(
+                expected,
+                {name: open_runtime(name, temporary) for name in runtimes},
+                names=[each.name for each in proto.graph.input],
+                modalities=places,
+                tolerance=TOLERANCE[description.precision],
+                images=shown.source,
+                bar=bar,
+            )
+            if parity.faults:
+                raise ParityError(parity)
+    parity_path = out.with_name(f"{out.name}.parity.json")
+    about = {"file": out.name, **description.model_dump(mode="json", include=_IN_TABLE), **parity.to_dict()}
+    with replacing(parity_path) as temporary:
+        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+    return Exported(out, parity_path, description, parity)
+
+
+_IN_TABLE = {"version", "fingerprint", "description", "modalities", "opset", "precision"}
+
+
+def trace(
+    model: ReIDModel, description: OnnxDescription, *, places: tuple[int, ...] | None, example: Tensor, half: bool
+) -> Any:
+    """The model as an ONNX `ModelProto` with its description.
+
+    Args:
+        model: in evaluation mode, on the CPU, float32; it has run once.
+        description: goes into the metadata.
+        places: indices of the modalities that the file is fixed to, or None.
+        example: `(B, M, 3, H, W)`, B >= 2.
+        half: see `export_onnx`.
+
+    Raises:
+        InputError: the exporter cannot write this model in this opset.
+    """
+    import onnx
+
+    graph = ExportedModel(model, modalities=places, selections=True)
+    given = {"images": example if places is None else example[:, list(places)]}
+    if description.has_present:
+        given["present"] = torch.ones(example.shape[:2], dtype=torch.bool)
+    if description.cameras is not None:
+        given["camera"] = torch.zeros(len(example), dtype=torch.int64)
+    with torch.no_grad():
+        names = list(graph(**given))
+    if half:
+        graph = ExportedModel(
+            copy.deepcopy(model).half(), modalities=places, selections=True, dtype=torch.float16
+        )
+    batch = torch.export.Dim("batch", min=1, max=2**20)
+    with quiet_exporters(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                graph,
+                (),
+                kwargs=given,
+                dynamic_shapes={name: {0: batch} for name in given},
+                input_names=list(given),
+                output_names=names,
+                opset_version=description.opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise InputError(
+                f"the exporter of torch {torch.__version__} cannot write this model in opset {description.opset} "
+                f"({printable(str(error).strip().splitlines()[0], limit=200)})"
+            ) from error
+    assert program is not None
+    proto = program.model_proto
+    written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
+    if written != description.opset:
+        raise InputError(
+            f"opset {description.opset} cannot hold the model with the packages installed here (it would be "
+            f"{written}): use --opset {DEFAULT_OPSET}"
+        )
+    onnx.helper.set_model_props(proto, {METADATA_KEY: description.model_dump_json()})
+    return proto
+
+
+def describe(
+    checkpoint: Checkpoint, model: ReIDModel, *, modalities: Sequence[str] | None, opset: int, half: bool
+) -> OnnxDescription:
+    """What the file of a model says about itself; arguments as those of `export_onnx`.
+
+    Raises:
+        InputError: the model cannot be fixed to these modalities.
+    """
+    config = checkpoint.config
+    identities = _identities(checkpoint, model)
+    reads = tuple(name for name in config.data.modalities if modalities is None or name in modalities)
+    if modalities is not None and set(modalities) - set(config.data.modalities):
+        raise InputError(
+            f"modalities is {','.join(modalities)}, but the model was trained with {','.join(config.data.modalities)} "
+            "alone: choose from these"
+        )
+    precision: Precision = "fp16" if half else "fp32"
+    return OnnxDescription(
+        version=version("trireid"),
+        fingerprint=identities["joint"].fingerprint,
+        description=identities["joint"].description,
+        features={
+            name: FeatureDescription(blocks=each.blocks, width=each.width) for name, each in identities.items()
+        },
+        modalities=MODALITIES if modalities is None else tuple(modalities),
+        has_present=modalities is None,
+        reads=reads,
+        fewest=2 if needs_two(model) else 1,
+        cameras=None if model.backbone.camera_embedding is None else tuple(checkpoint.label_map.cameras),
+        **_preprocessing(config),
+        opset=opset,
+        precision=precision,
+    )
+
+
+def _identities(checkpoint: Checkpoint, model: ReIDModel) -> dict[str, ModelIdentity]:
+    names = ("global", "joint") if model.head is None else (*FEATURES, "joint")
+    return {name: model_identity(checkpoint, model, feature=name) for name in names}
+
+
+def _preprocessing(config: Config) -> dict[str, Any]:
+    data = config.data
+    return {
+        "image_size": data.image_size,
+        "mean": data.mean,
+        "std": data.std,
+        "interpolation": data.interpolation,
+        "ranges": dict(zip(MODALITIES, known_ranges(data.range), strict=True)),
+    }
+
+
+def _checked_arguments(
+    out: Path, modalities: Sequence[str] | None, opset: int | None, check: Sequence[str]
+) -> tuple[str, ...] | None:
+    """The modalities in their order, or None.
+
+    Raises:
+        InputError: an argument is wrong, or a package is missing.
+    """
+    if out.suffix != ".onnx":
+        raise InputError(f"the file to write is {printable(str(out))}: its name must end in .onnx")
+    if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
+        raise InputError(f"opset is {opset}; the exporter writes opsets {OPSETS[0]} to {OPSETS[1]}")
+    unknown = [name for name in check if name != "openvino"]
+    if unknown:
+        raise InputError(f"check is {printable(str(unknown[0]), limit=60)!r}; allowed is openvino")
+    if modalities is not None and (isinstance(modalities, str) or not modalities or set(modalities) - set(MODALITIES)):
+        raise InputError(f"modalities is {printable(str(modalities), limit=60)}: name one or more of rgb, nir, tir")
+    require_packages(["onnx", "onnxscript", "onnxruntime", *check])
+    return None if modalities is None else tuple(name for name in MODALITIES if name in modalities)
+
+
+def _check_size(model: ReIDModel, *, half: bool) -> None:
+    size = sum(each.numel() for each in model.parameters()) * (2 if half else 4)
+    if size > LARGEST_FILE:
+        raise InputError(
+            f"the weights have {size / 1e9:.1f} GB, and an ONNX file holds {LARGEST_FILE / 1e9:.0f} GB: "
+            "use half precision (--half), or a smaller backbone"
+        )
