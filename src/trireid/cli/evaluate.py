@@ -108,7 +108,7 @@ def run(
     return metrics
 
 
-def parse_missing(text: str) -> list[str]:
+def parse_missing(text: str, *, option: str = "--missing") -> list[str]:
     """Modalities from letters (`rn`) or names (`rgb,nir`), in the order rgb, nir, tir; `none` is no modality.
 
     Raises:
@@ -120,8 +120,6 @@ def parse_missing(text: str) -> list[str]:
     by_name = "," in given or given in LETTERS.values()
     names = [LETTERS.get(part.strip(), part.strip()) for part in (given.split(",") if by_name else given)]
     if len(set(names)) < len(names) or not set(names) <= set(LETTERS.values()):
-        raise ConfigError(
-            f"--missing: given {text}, allowed are r, n, t, rn, rt, nt, names such as rgb,nir, none, or all"
-            " for every case"
-        )
+        others = ", none, or all for every case" if option == "--missing" else ""
+        raise ConfigError(f"{option}: given {text}, allowed are r, n, t, rn, rt, nt, names such as rgb,nir{others}")
     return [name for name in LETTERS.values() if name in names]

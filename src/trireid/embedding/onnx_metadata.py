@@ -12,7 +12,6 @@ from trireid.names import Interpolation, ModalityName
 
 METADATA_KEY = "trireid"
 """Under this name the description stands in the metadata of the file, as JSON."""
-FORMAT = 1
 Precision = Literal["fp32", "fp16", "int8"]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Index = Annotated[int, Field(ge=0, le=2)]
@@ -52,7 +51,7 @@ class OnnxDescription(_Part):
         precision: of the weights and the computation.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     version: str
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     description: str

@@ -17,7 +17,7 @@ Taps = tuple[NDArray[np.int64], NDArray[np.int32], int]
 
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int], interpolation: Interpolation) -> Pixels:
-    """Resize `(h, w)` or `(h, w, C)` to (height, width), antialiased: along the rows first, each pass rounded to 8 bits.
+    """Resize `(h, w)` or `(h, w, C)` to (height, width), antialiased; rows first, each pass rounded to 8 bits.
 
     Source: the uint8 form of `interpolate(antialias=True)` in torch, which follows Pillow with weights of 16 bits.
     """

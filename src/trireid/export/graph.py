@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from trireid.models.backbone import BackboneOutput
 from trireid.models.reid import ReIDModel
 from trireid.types import MODALITIES, NUM_MODALITIES, Selection
 
-FEATURES = ("global", "head")
+FEATURES: tuple[str, ...] = ("global", "head")
 PATCHES = "patches/"
 """Before the name of a selection, in the names of outputs."""
 
@@ -22,7 +24,7 @@ class ExportedModel(nn.Module):
         model: in evaluation mode.
         modalities: indices of the modalities that images are given of; None: all three, with `present`.
         selections: also give `patches/NAME` `(B, M, K)` int64 for each selection.
-        dtype: of the weights, to which the images are cast; features are float32 in any case.
+        half: the ViT in half precision (a copy of it); scores, head and features stay float32.
 
     Raises:
         InputError: a cut needs another modality to guide it, and there is only one.
@@ -34,7 +36,7 @@ class ExportedModel(nn.Module):
         *,
         modalities: tuple[int, ...] | None = None,
         selections: bool = False,
-        dtype: torch.dtype = torch.float32,
+        half: bool = False,
     ) -> None:
         super().__init__()
         if modalities is not None and len(modalities) < 2 and needs_two(model):
@@ -42,8 +44,11 @@ class ExportedModel(nn.Module):
                 "the model has a cut of guidance cross, which needs two modalities, and one is given: name two or more"
             )
         # The same parts without the classifiers, which only training uses.
-        self.model = ReIDModel(model.backbone, pife=model.pife, head=model.head, classifiers={}, guide=model.guide)
-        self.modalities, self.selections, self.dtype = modalities, selections, dtype
+        backbone = copy.deepcopy(model.backbone) if half else model.backbone
+        if half:
+            backbone.vit.half()
+        self.model = ReIDModel(backbone, pife=model.pife, head=model.head, classifiers={}, guide=model.guide)
+        self.modalities, self.selections, self.half_vit = modalities, selections, half
         self.train(model.training)
 
     def forward(self, images: Tensor, present: Tensor | None = None, camera: Tensor | None = None) -> dict[str, Tensor]:
@@ -54,16 +59,18 @@ class ExportedModel(nn.Module):
             present: `(B, M)` bool, for a model of all three; what absent images hold has no effect.
             camera: `(B,)` int64, -1 unknown, for a model with camera embedding.
         """
-        images = images.to(self.dtype)
-        if self.modalities is None:
-            output = self.model(images, present, camera)
-        else:
-            tokens = self.model.backbone(images, camera=camera, num_modalities=NUM_MODALITIES)
+        images = images.half() if self.half_vit else images
+        tokens = self.model.backbone(images, present=present, camera=camera, num_modalities=NUM_MODALITIES)
+        if self.half_vit:
+            fused = None if tokens.fused is None else tokens.fused.float()
+            tokens = tokens._replace(cls=tokens.cls.float(), patches=tokens.patches.float(), fused=fused)
+        shown = present
+        if self.modalities is not None:
             tokens, shown = _spread(tokens, self.modalities)
-            output = self.model.read_out(tokens, shown)
+        output = self.model.read_out(tokens, shown)
         named = {name: output.features[name] for name in FEATURES if name in output.features}
         named["joint"] = output.embedding
-        outputs = {name: feature.float() for name, feature in named.items()}
+        outputs = dict(named)
         if self.selections:
             outputs |= {f"{PATCHES}{name}": chosen.indices for name, chosen in output.selection.items()}
         return outputs

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,10 +25,11 @@ from trireid.export.quiet import quiet_exporters
 from trireid.export.runtimes import open_runtime, require_packages
 from trireid.files import replacing
 from trireid.models.reid import ReIDModel
+from trireid.names import ModalityName
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
 from trireid.train.progress import progress_bar
-from trireid.types import MODALITIES
 
+_ORDER: tuple[ModalityName, ...] = get_args(ModalityName)
 OPSETS = (18, 25)
 """The lowest and the highest opset of ONNX that the exporter of torch writes."""
 DEFAULT_OPSET = 18
@@ -94,7 +94,7 @@ def export_onnx(
     _check_size(model, half=half)
     description = describe(checkpoint, model, modalities=chosen, opset=opset or DEFAULT_OPSET, half=half)
     shown = check_images(checkpoint.config)
-    places = None if chosen is None else tuple(MODALITIES.index(name) for name in chosen)
+    places = None if chosen is None else tuple(_ORDER.index(name) for name in chosen)
     expected = list(
         cases(
             model, shown.images, modalities=places, fewest=description.fewest,
@@ -146,18 +146,14 @@ def trace(
     """
     import onnx
 
-    graph = ExportedModel(model, modalities=places, selections=True)
     given = {"images": example if places is None else example[:, list(places)]}
     if description.has_present:
         given["present"] = torch.ones(example.shape[:2], dtype=torch.bool)
     if description.cameras is not None:
         given["camera"] = torch.zeros(len(example), dtype=torch.int64)
+    graph = ExportedModel(model, modalities=places, selections=True, half=half)
     with torch.no_grad():
-        names = list(graph(**given))
-    if half:
-        graph = ExportedModel(
-            copy.deepcopy(model).half(), modalities=places, selections=True, dtype=torch.float16
-        )
+        names = list(ExportedModel(model, modalities=places, selections=True)(**given))
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with quiet_exporters(), torch.no_grad():
         try:
@@ -170,6 +166,7 @@ def trace(
                 output_names=names,
                 opset_version=description.opset,
                 dynamo=True,
+                optimize=False,
                 external_data=False,
                 verbose=False,
             )
@@ -178,8 +175,9 @@ def trace(
                 f"the exporter of torch {torch.__version__} cannot write this model in opset {description.opset} "
                 f"({printable(str(error).strip().splitlines()[0], limit=200)})"
             ) from error
-    assert program is not None
-    proto = program.model_proto
+        assert program is not None
+        _fold_constants(program.model)
+        proto = program.model_proto
     written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
     if written != description.opset:
         raise InputError(
@@ -190,8 +188,21 @@ def trace(
     return proto
 
 
+def _fold_constants(model: Any) -> None:
+    """Compute what does not depend on an input, in place.
+
+    The exporter's own optimisation also takes numbers below 1e-8 for 0: it drops the small numbers that are added to
+    a divisor, and a modality without guides then gives 0 / 0.
+    """
+    from onnxscript import optimizer
+
+    optimizer.inline(model)
+    optimizer.fold_constants(model)
+    optimizer.remove_unused_nodes(model)
+
+
 def describe(
-    checkpoint: Checkpoint, model: ReIDModel, *, modalities: Sequence[str] | None, opset: int, half: bool
+    checkpoint: Checkpoint, model: ReIDModel, *, modalities: tuple[ModalityName, ...] | None, opset: int, half: bool
 ) -> OnnxDescription:
     """What the file of a model says about itself; arguments as those of `export_onnx`.
 
@@ -211,10 +222,8 @@ def describe(
         version=version("trireid"),
         fingerprint=identities["joint"].fingerprint,
         description=identities["joint"].description,
-        features={
-            name: FeatureDescription(blocks=each.blocks, width=each.width) for name, each in identities.items()
-        },
-        modalities=MODALITIES if modalities is None else tuple(modalities),
+        features={name: FeatureDescription(blocks=each.blocks, width=each.width) for name, each in identities.items()},
+        modalities=_ORDER if modalities is None else modalities,
         has_present=modalities is None,
         reads=reads,
         fewest=2 if needs_two(model) else 1,
@@ -237,13 +246,13 @@ def _preprocessing(config: Config) -> dict[str, Any]:
         "mean": data.mean,
         "std": data.std,
         "interpolation": data.interpolation,
-        "ranges": dict(zip(MODALITIES, known_ranges(data.range), strict=True)),
+        "ranges": dict(zip(_ORDER, known_ranges(data.range), strict=True)),
     }
 
 
 def _checked_arguments(
     out: Path, modalities: Sequence[str] | None, opset: int | None, check: Sequence[str]
-) -> tuple[str, ...] | None:
+) -> tuple[ModalityName, ...] | None:
     """The modalities in their order, or None.
 
     Raises:
@@ -256,10 +265,10 @@ def _checked_arguments(
     unknown = [name for name in check if name != "openvino"]
     if unknown:
         raise InputError(f"check is {printable(str(unknown[0]), limit=60)!r}; allowed is openvino")
-    if modalities is not None and (isinstance(modalities, str) or not modalities or set(modalities) - set(MODALITIES)):
+    if modalities is not None and (isinstance(modalities, str) or not modalities or set(modalities) - set(_ORDER)):
         raise InputError(f"modalities is {printable(str(modalities), limit=60)}: name one or more of rgb, nir, tir")
     require_packages(["onnx", "onnxscript", "onnxruntime", *check])
-    return None if modalities is None else tuple(name for name in MODALITIES if name in modalities)
+    return None if modalities is None else tuple(name for name in _ORDER if name in modalities)
 
 
 def _check_size(model: ReIDModel, *, half: bool) -> None:

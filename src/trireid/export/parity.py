@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trireid.embedding.onnx_metadata import Precision
 from trireid.errors import TrireidError
-from trireid.export.graph import PATCHES
+from trireid.export.graph import FEATURES, PATCHES
 from trireid.export.runtimes import RUNTIMES, Arrays, Runner
 from trireid.models.reid import ReIDModel
 from trireid.train.progress import Bar
@@ -21,7 +21,7 @@ from trireid.types import MODALITIES, NUM_MODALITIES, ReIDOutput, modality_subse
 
 BATCHES = (1, 3, 8)
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
-"""Largest relative error of a feature; and of the scores of two patches that count as equal, relative to their range."""
+"""Largest relative error of a feature; and largest gap between scores that count as equal, in parts of their range."""
 MIXED = "mixed"
 
 
@@ -179,9 +179,10 @@ def compare(runtime: str, case: Case, found: Arrays, *, batch: int, tolerance: f
         for item in np.flatnonzero(~tied & ~other):
             gap = _largest_gap(kept[item], chosen.indices[item].numpy(), chosen.scores[item].numpy())
             tied[item], other[item] = 0 < gap <= tolerance, gap > tolerance
-    features = {name: output.features[name] for name in ("global", "head") if name in output.features}
+    features = {name: output.features[name] for name in FEATURES if name in output.features}
     features["joint"] = output.embedding
-    errors, leaks = {}, 0
+    errors: dict[str, float] = {}
+    leaks = 0
     for name, expected in features.items():
         values, wanted = found[name].astype(np.float64), expected[:batch].double().numpy()
         norms = np.linalg.norm(wanted, axis=1)
@@ -205,7 +206,7 @@ def _largest_gap(found: NDArray[Any], expected: NDArray[Any], scores: NDArray[An
             return float("inf")
         if left.size:
             finite = values[np.isfinite(values)]
-            spread = max(float(finite.max() - finite.min()), np.finfo(np.float32).tiny)
+            spread = max(float(finite.max()) - float(finite.min()), 1e-30)
             gap = max(gap, float(np.abs(values[left].max() - values[entered].min())) / spread, 1e-30)
     return gap if np.isfinite(gap) else float("inf")
 

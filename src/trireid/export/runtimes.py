@@ -27,7 +27,9 @@ def require_packages(names: Sequence[str]) -> None:
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"export needs the package {name}, which is not installed: pip install 'trireid[{_EXTRAS[name]}]'")
+            raise InputError(
+                f"export needs the package {name}, which is not installed: pip install 'trireid[{_EXTRAS[name]}]'"
+            )
 
 
 def open_runtime(name: str, path: Path, *, threads: int | None = None) -> Runner:
