@@ -13,7 +13,14 @@ import trireid
 ROOT = Path(trireid.__file__).parent
 WITH_EXAMPLES = sorted(path for path in ROOT.rglob("*.py") if ">>> " in path.read_text(encoding="utf-8"))
 NO_EXAMPLE = {
-    "needs a trained run": {"Embedder", "evaluate_checkpoint", "load_checkpoint", "load_model", "write_report"},
+    "needs a trained run": {
+        "Embedder",
+        "evaluate_checkpoint",
+        "export_onnx",
+        "load_checkpoint",
+        "load_model",
+        "write_report",
+    },
     "needs a checkpoint of upstream": {"load_upstream", "read_upstream"},
     "needs a CUDA device": {"RecordedModel"},
     "needs loaders and a model; examples/ shows both": {"build_model", "evaluate_model"},

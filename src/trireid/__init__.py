@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trireid.evaluation.metrics import rank_metrics as rank_metrics
     from trireid.evaluation.rerank import k_reciprocal as k_reciprocal
     from trireid.evaluation.search import search as search
+    from trireid.export.onnx import export_onnx as export_onnx
     from trireid.gallery.filters import Filter as Filter
     from trireid.gallery.gallery import Gallery as Gallery
     from trireid.models.build import build_model as build_model
@@ -67,6 +68,7 @@ _HOMES = {
     "calibrate": "embedding.calibrating",
     "dump_config": "config.load",
     "evaluate_model": "evaluation.evaluate",
+    "export_onnx": "export.onnx",
     "k_reciprocal": "evaluation.rerank",
     "load_checkpoint": "train.checkpoint",
     "load_config": "config.load",
@@ -88,6 +90,7 @@ _PARTS = tuple(
         "embedding",
         "errors",
         "evaluation",
+        "export",
         "gallery",
         "losses",
         "models",

@@ -45,9 +45,9 @@ KINDS = {
 }  # fmt: skip
 
 
-def tiny_model(kind="SDTPS sound", *, num_cameras=2):
+def tiny_model(kind="SDTPS sound", *overrides, num_cameras=2):
     """A model of a kind in evaluation, its weights drawn wide so that features differ much between images."""
-    config = override_config(Config(), [*SETTINGS, *KINDS[kind]])
+    config = override_config(Config(), [*SETTINGS, *KINDS[kind], *overrides])
     torch.manual_seed(0)
     model = build_model(
         config.model, image_size=config.data.image_size, num_classes=3, num_cameras=num_cameras, load_pretrained=False

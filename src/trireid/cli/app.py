@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from trireid.cli.calibrate import calibrate
 from trireid.cli.embed import embed_app
+from trireid.cli.export import export
 from trireid.cli.gallery import gallery_app
 from trireid.cli.guard import guarded
 from trireid.cli.serve import serve
@@ -366,5 +367,6 @@ def _writing_a_page(*, quiet: bool = False) -> Any:
 app.add_typer(embed_app)
 app.add_typer(gallery_app)
 app.command()(calibrate)
+app.command()(export)
 app.command()(serve)
 app.add_typer(show_app)

@@ -58,8 +58,9 @@ def export(
         raise
     show_parity(done.parity)
     about = done.description
-    taken = "any of rgb, nir, tir (present is an input)" if about.has_present else ", ".join(about.modalities)
-    say(f"written: {done.path} (opset {about.opset}, {about.precision}, {done.path.stat().st_size / 1e6:.1f} MB), {taken}")
+    taken = "any of rgb, nir, tir" if about.has_present else ", ".join(about.modalities)
+    size = f"{done.path.stat().st_size / 1e6:.1f} MB"
+    say(f"written: {done.path} (opset {about.opset}, {about.precision}, {size}), for {taken}")
     say(f"checked: {done.parity_path}")
     say(f"use:     trireid.OnnxEmbedder({str(done.path)!r}).embed([{{'rgb': 'image.jpg'}}])")
 

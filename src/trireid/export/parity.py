@@ -185,6 +185,9 @@ def compare(runtime: str, case: Case, found: Arrays, *, batch: int, tolerance: f
     leaks = 0
     for name, expected in features.items():
         values, wanted = found[name].astype(np.float64), expected[:batch].double().numpy()
+        if values.shape != wanted.shape:
+            errors[name] = float("nan")
+            continue
         norms = np.linalg.norm(wanted, axis=1)
         error = np.linalg.norm(values - wanted, axis=1) / np.where(norms > 0, norms, 1.0)
         errors[name] = float(error[~tied].max(initial=0.0)) if np.isfinite(error).all() else float("nan")
