@@ -9,30 +9,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
-
 from trireid.config.schema import Config
 from trireid.data.range_settings import known_ranges
 from trireid.embedding.embeddings import ModelIdentity
 from trireid.embedding.identity import model_identity
-from trireid.embedding.onnx_metadata import METADATA_KEY, FeatureDescription, OnnxDescription, Precision
+from trireid.embedding.onnx_metadata import FeatureDescription, OnnxDescription, Precision
 from trireid.errors import InputError, printable
-from trireid.export.graph import FEATURES, ExportedModel, needs_two
+from trireid.export.graph import FEATURES, needs_two
 from trireid.export.images import check_images
-from trireid.export.parity import BATCHES, TOLERANCE, Parity, ParityError, cases, check_parity
-from trireid.export.quiet import quiet_exporters
+from trireid.export.parity import BATCHES, TOLERANCE, Case, Parity, ParityError, cases, check_parity
 from trireid.export.runtimes import open_runtime, require_packages
+from trireid.export.tracing import DEFAULT_OPSET, OPSETS, trace
 from trireid.files import replacing
 from trireid.models.reid import ReIDModel
 from trireid.names import ModalityName
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
-from trireid.train.progress import progress_bar
+from trireid.train.progress import Bar, progress_bar
 
 _ORDER: tuple[ModalityName, ...] = get_args(ModalityName)
-OPSETS = (18, 25)
-"""The lowest and the highest opset of ONNX that the exporter of torch writes."""
-DEFAULT_OPSET = 18
 LARGEST_FILE = 2 * 10**9
 """Bytes: one file of the format holds 2 GiB."""
 Check = Literal["openvino"]
@@ -95,30 +89,16 @@ def export_onnx(
     description = describe(checkpoint, model, modalities=chosen, opset=opset or DEFAULT_OPSET, half=half)
     shown = check_images(checkpoint.config)
     places = None if chosen is None else tuple(_ORDER.index(name) for name in chosen)
-    expected = list(
-        cases(
-            model, shown.images, modalities=places, fewest=description.fewest,
-            num_cameras=len(description.cameras or ()),
-        )
-    )  # fmt: skip
-    runtimes = ("onnxruntime", *check)
-    total = 1 + len(runtimes) * len(expected) * len(BATCHES)
+    num_cameras = len(description.cameras or ())
+    expected = list(cases(model, shown.images, modalities=places, fewest=description.fewest, num_cameras=num_cameras))
+    total = 1 + (1 + len(check)) * len(expected) * len(BATCHES)
     with progress_bar("exporting and checking", enabled=progress, total=total) as bar:
-        proto = trace(model, description, places=places, example=shown.images[:2], half=half)
+        proto = trace(model, description, places=places, example=shown.images[:2])
         bar.advance(1)
-        with replacing(out) as temporary:
-            temporary.write_bytes(proto.SerializeToString())
-            parity = check_parity(
-                expected,
-                {name: open_runtime(name, temporary) for name in runtimes},
-                names=[each.name for each in proto.graph.input],
-                modalities=places,
-                tolerance=TOLERANCE[description.precision],
-                images=shown.source,
-                bar=bar,
-            )
-            if parity.faults:
-                raise ParityError(parity)
+        parity = _write_checked(
+            out, proto, expected, runtimes=("onnxruntime", *check), places=places,
+            tolerance=TOLERANCE[description.precision], source=shown.source, bar=bar,
+        )  # fmt: skip
     parity_path = out.with_name(f"{out.name}.parity.json")
     about = {"file": out.name, **description.model_dump(mode="json", include=_IN_TABLE), **parity.to_dict()}
     with replacing(parity_path) as temporary:
@@ -126,79 +106,40 @@ def export_onnx(
     return Exported(out, parity_path, description, parity)
 
 
-_IN_TABLE = {"version", "fingerprint", "description", "modalities", "opset", "precision"}
-
-
-def trace(
-    model: ReIDModel, description: OnnxDescription, *, places: tuple[int, ...] | None, example: Tensor, half: bool
-) -> Any:
-    """The model as an ONNX `ModelProto` with its description.
-
-    Args:
-        model: in evaluation mode, on the CPU, float32; it has run once.
-        description: goes into the metadata.
-        places: indices of the modalities that the file is fixed to, or None.
-        example: `(B, M, 3, H, W)`, B >= 2.
-        half: see `export_onnx`.
+def _write_checked(
+    out: Path,
+    proto: Any,
+    expected: Sequence[Case],
+    *,
+    runtimes: Sequence[str],
+    places: tuple[int, ...] | None,
+    tolerance: float,
+    source: str,
+    bar: Bar,
+) -> Parity:
+    """Write a file, and keep it if it passes the check.
 
     Raises:
-        InputError: the exporter cannot write this model in this opset.
+        ParityError: it does not; nothing of it is left.
+        RunError: it cannot be written.
     """
-    import onnx
-
-    given = {"images": example if places is None else example[:, list(places)]}
-    if description.has_present:
-        given["present"] = torch.ones(example.shape[:2], dtype=torch.bool)
-    if description.cameras is not None:
-        given["camera"] = torch.zeros(len(example), dtype=torch.int64)
-    graph = ExportedModel(model, modalities=places, selections=True, half=half)
-    with torch.no_grad():
-        names = list(ExportedModel(model, modalities=places, selections=True)(**given))
-    batch = torch.export.Dim("batch", min=1, max=2**20)
-    with quiet_exporters(), torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                graph,
-                (),
-                kwargs=given,
-                dynamic_shapes={name: {0: batch} for name in given},
-                input_names=list(given),
-                output_names=names,
-                opset_version=description.opset,
-                dynamo=True,
-                optimize=False,
-                external_data=False,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise InputError(
-                f"the exporter of torch {torch.__version__} cannot write this model in opset {description.opset} "
-                f"({printable(str(error).strip().splitlines()[0], limit=200)})"
-            ) from error
-        assert program is not None
-        _fold_constants(program.model)
-        proto = program.model_proto
-    written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
-    if written != description.opset:
-        raise InputError(
-            f"opset {description.opset} cannot hold the model with the packages installed here (it would be "
-            f"{written}): use --opset {DEFAULT_OPSET}"
+    with replacing(out) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+        parity = check_parity(
+            expected,
+            {name: open_runtime(name, temporary) for name in runtimes},
+            names=[each.name for each in proto.graph.input],
+            modalities=places,
+            tolerance=tolerance,
+            images=source,
+            bar=bar,
         )
-    onnx.helper.set_model_props(proto, {METADATA_KEY: description.model_dump_json()})
-    return proto
+        if parity.faults:
+            raise ParityError(parity)
+    return parity
 
 
-def _fold_constants(model: Any) -> None:
-    """Compute what does not depend on an input, in place.
-
-    The exporter's own optimisation also takes numbers below 1e-8 for 0: it drops the small numbers that are added to
-    a divisor, and a modality without guides then gives 0 / 0.
-    """
-    from onnxscript import optimizer
-
-    optimizer.inline(model)
-    optimizer.fold_constants(model)
-    optimizer.remove_unused_nodes(model)
+_IN_TABLE = {"version", "fingerprint", "description", "modalities", "opset", "precision"}
 
 
 def describe(
