@@ -45,6 +45,8 @@ class FakeEmbedder:
 class FakeGallery:
     """Items in a dictionary; one writer at a time, or it complains."""
 
+    calibration = None
+
     def __init__(self):
         self.rows, self.writing, self.closed = {}, threading.Lock(), False
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trireid.cli.console import progress, say
+from trireid.cli.console import note, progress, say
 from trireid.errors import InputError, printable
 
 if TYPE_CHECKING:
     from trireid.embedding.interface import ItemEmbedder
     from trireid.gallery.gallery import Gallery
     from trireid.serve.limits import Limits
+
+_MINUTE = 60.0
 
 
 def serve(
@@ -28,6 +34,9 @@ def serve(
     token_file: Annotated[Path | None, typer.Option(help="File with the token that every request needs.")] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A further name of the service, such as that of a proxy; repeat as needed.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="calibration.json, which the gallery keeps; without one it uses its own.")
     ] = None,
     media: Annotated[Path | None, typer.Option(help="Folder for thumbnails (beside the gallery).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -48,6 +57,7 @@ def serve(
         host=host,
         port=port,
         token_file=token_file,
+        calibration=calibration,
         media=media,
         allowed_hosts=allow_host or [],
         device=device,
@@ -70,6 +80,7 @@ def _run(
     host: str,
     port: int,
     token_file: Path | None,
+    calibration: Path | None,
     media: Path | None,
     allowed_hosts: list[str],
     device: str,
@@ -84,6 +95,7 @@ def _run(
         host: address to listen on.
         port: to listen on; 0: any that is free.
         token_file: file with the token that every request needs.
+        calibration: file to give to the gallery first.
         media: folder for thumbnails; None: beside the gallery, which must then be a folder.
         allowed_hosts: further names by which the service may be called.
         device: that the model computes on.
@@ -92,6 +104,7 @@ def _run(
     Raises:
         TrireidError: a file, an address or a limit is wrong, or model and gallery do not belong together.
     """
+    from trireid.data.formats import quiet_decoders
     from trireid.serve.app import create_app
     from trireid.serve.limits import Limits
     from trireid.serve.running import listen, serve
@@ -103,6 +116,7 @@ def _run(
     folder = _media_folder(gallery, name, media)
     listening = listen(host, port)
     opened, embedder = _open(model, gallery, name, device)
+    _calibrate(opened, calibration)
     app = create_app(
         embedder,
         opened,
@@ -115,7 +129,8 @@ def _run(
     )
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}"
-    serve(app, listening, limits=allowed, started=lambda: say(f"serving {opened.count()} items at {address}"))
+    with quiet_decoders(), _seldom():
+        serve(app, listening, limits=allowed, started=lambda: say(f"serving {opened.count()} items at {address}"))
 
 
 def _limits(limits: Limits, changes: dict[str, Any]) -> Limits:
@@ -153,6 +168,15 @@ def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, I
     return opened, embedder
 
 
+def _calibrate(gallery: Gallery, path: Path | None) -> None:
+    from trireid.evaluation.calibration import Calibration
+
+    if path is not None:
+        gallery.set_calibration(Calibration.load(path))
+    elif gallery.calibration is None:
+        note("the gallery has no calibration, so results have no error rates: see trireid calibrate")
+
+
 def _hosts(host: str, token: str | None, further: list[str]) -> list[str] | None:
     """Names that the service answers to; None: any, for an address that others reach and a token protects."""
     from trireid.serve.security import LOCAL_NAMES, is_loopback
@@ -160,3 +184,32 @@ def _hosts(host: str, token: str | None, further: list[str]) -> list[str] | None
     if not is_loopback(host) and not further:
         return None
     return [*LOCAL_NAMES, host, *further]
+
+
+class _Seldom(logging.Filter):
+    """Passes each kind of message once a minute: what holds for one request holds for thousands after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is written."""
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        if record.levelno < logging.ERROR and now - self._last.get(place, -_MINUTE) < _MINUTE:
+            return False
+        self._last[place] = now
+        return True
+
+
+@contextmanager
+def _seldom() -> Iterator[None]:
+    """Let the log of the library pass no message more often than once a minute."""
+    handlers, each = logging.getLogger("trireid").handlers, _Seldom()
+    for handler in handlers:
+        handler.addFilter(each)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(each)

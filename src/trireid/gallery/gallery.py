@@ -241,7 +241,7 @@ class Gallery:
         """
         choices = Choices(top, by, reduce, expression(where), exclude, threshold, fmr)
         self._refresh()
-        return answer(self._engine, self._about, self._calibration, embeddings, choices)
+        return answer(self._engine, self._about, self.calibration, embeddings, choices)
 
     def get(self, keys: str | Iterable[str]) -> Items:
         """Items by key, in the given order.
@@ -335,7 +335,7 @@ class Gallery:
         self._calibration_read = None
 
     @property
-    def _calibration(self) -> Calibration | None:
+    def calibration(self) -> Calibration | None:
         """The stored calibration, read once."""
         name = self._about.calibration
         if name is None:
@@ -375,8 +375,8 @@ class Gallery:
             target = new_engine(location, name, about, opening)
             opening.callback(target.drop)
             found = copy_rows(self._engine, target, self._layout, about.layout, progress)
-            if self._calibration is not None:
-                target.write_text("calibration", calibration_text(self._calibration))
+            if self.calibration is not None:
+                target.write_text("calibration", calibration_text(self.calibration))
             opening.pop_all()
             target.close()
         return found

@@ -14,9 +14,10 @@ from urllib.parse import quote
 import numpy as np
 from pydantic import BaseModel
 
-from trireid.names import MODALITIES
+from trireid.names import MODALITIES, Exclusion
 from trireid.serve.problems import Problem
 from trireid.serve.schemas import (
+    CalibrationAnswer,
     EmbedAnswer,
     EmbeddedItem,
     Encoding,
@@ -24,8 +25,10 @@ from trireid.serve.schemas import (
     ItemAnswer,
     MatchAnswer,
     ModelAnswer,
+    PairAnswer,
     QueryAnswer,
     SearchAnswer,
+    ThresholdAnswer,
 )
 
 if TYPE_CHECKING:
@@ -33,8 +36,16 @@ if TYPE_CHECKING:
 
     from trireid.embedding.embeddings import Embeddings, ModelIdentity
     from trireid.embedding.items import Item
+    from trireid.evaluation.calibration import Calibration, PairRates
     from trireid.gallery.filters import Filter
     from trireid.serve.service import Service
+
+RATES = (0.1, 0.01, 0.001, 0.0001)
+"""False match rates whose thresholds are shown."""
+_CALIBRATION = (
+    "fingerprint", "feature", "exclude", "confidence", "replicates", "num_items", "num_identities", "data",
+    "description", "version", "notes",
+)  # fmt: skip
 
 
 def image_address(key: str, modality: str) -> str:
@@ -88,9 +99,22 @@ def _about(service: Service, key: str, images: Mapping[str, Any], known: Any) ->
     }
 
 
-def search_answer(service: Service, results: Sequence[Any]) -> SearchAnswer:
+def notes_on(queries: Sequence[Item], exclude: Exclusion) -> list[str]:
+    """What a rule of exclusion could not be applied to: it hides nothing from a query of unknown camera, say."""
+    needed = {"camera": ("identity", "camera"), "scene": ("identity", "scene"), "cross_camera": ("camera",)}
+    names = needed.get(exclude, ())
+    without = sum(any(getattr(query, name) is None for name in names) for query in queries)
+    if not without:
+        return []
+    return [
+        f"{without} of {len(queries)} queries have no {' or no '.join(names)}: exclude={exclude} hides nothing there"
+    ]
+
+
+def search_answer(service: Service, results: Sequence[Any], notes: Sequence[str] = ()) -> SearchAnswer:
     """The results of some queries."""
     return SearchAnswer(
+        notes=list(notes),
         results=[
             QueryAnswer(
                 query=result.key,
@@ -99,7 +123,35 @@ def search_answer(service: Service, results: Sequence[Any]) -> SearchAnswer:
                 matches=[_match(service, match) for match in result.matches],
             )
             for result in results
-        ]
+        ],
+    )
+
+
+def calibration_answer(calibration: Calibration | None) -> CalibrationAnswer:
+    """A calibration in short: what it is of, and its thresholds for some false match rates."""
+    if calibration is None:
+        return CalibrationAnswer(calibrated=False, about=None, pairs=[])
+    about = {name: plain(getattr(calibration, name)) for name in _CALIBRATION}
+    return CalibrationAnswer(calibrated=True, about=about, pairs=[_pair(rates) for rates in calibration.rates])
+
+
+def _pair(rates: PairRates) -> PairAnswer:
+    places = {fmr: rates.place(fmr) for fmr in RATES if fmr >= rates.lowest}
+    return PairAnswer(
+        first=rates.first,
+        second=rates.second,
+        pairs_of_one_identity=rates.num_same,
+        pairs_of_two_identities=rates.num_different,
+        lowest_fmr=rates.lowest,
+        thresholds=[
+            ThresholdAnswer(
+                fmr=fmr,
+                cosine=float(rates.cosine[place]),
+                false_match_rate=float(rates.false_match.rate[place]),
+                false_non_match_rate=float(rates.false_non_match.rate[place]),
+            )
+            for fmr, place in places.items()
+        ],
     )
 
 

@@ -144,6 +144,7 @@ async def search(request: Request, service: Running) -> SearchAnswer:
             413, f"at most {service.limits.top} matches (top) and {service.limits.items} keys are taken at once"
         )
     queries: Embeddings | list[str] = list(fields.keys) if fields.keys else await service.embed(uploads)
+    items = await service.get(queries) if isinstance(queries, list) else queries.items
     results = await service.search(
         queries,
         top=fields.top,
@@ -154,7 +155,8 @@ async def search(request: Request, service: Running) -> SearchAnswer:
         threshold=fields.threshold,
         fmr=fields.fmr,
     )
-    return await service.read(partial(answers.search_answer, service, results))
+    notes = answers.notes_on(items, fields.exclude)
+    return await service.read(partial(answers.search_answer, service, results, notes))
 
 
 @router.post("/items", openapi_extra=_body(AddRequest), tags=["items"])
@@ -249,8 +251,7 @@ async def gallery(service: Running) -> GalleryAnswer:
 @router.get("/calibration", tags=["search"])
 async def calibration(service: Running) -> CalibrationAnswer:
     """The error rates that thresholds and results are read from."""
-    found = service.calibration
-    return CalibrationAnswer(calibrated=found is not None, about=answers.plain(found))
+    return await service.read(lambda: answers.calibration_answer(service.gallery.calibration))
 
 
 def _cursor_of(key: str) -> str:

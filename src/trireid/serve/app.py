@@ -37,7 +37,6 @@ def create_app(
     limits: Limits | None = None,
     token: str | None = None,
     hosts: Iterable[str] | None = LOCAL_NAMES,
-    calibration: Any = None,
     run: Path | None = None,
 ) -> FastAPI:
     """An ASGI app that serves one model and one gallery.
@@ -50,7 +49,6 @@ def create_app(
         limits: how much is taken; None: the defaults.
         token: that every request needs; None: none, for a service that only this machine reaches.
         hosts: names by which the service may be called; None: any.
-        calibration: that the gallery uses, to be shown.
         run: run folder whose report the pages link to.
     """
     limits, observer = limits or Limits(), Observer()
@@ -61,7 +59,6 @@ def create_app(
         limits=limits,
         media=Media(media, root=root, max_pixels=limits.image_pixels),
         observer=observer,
-        calibration=calibration,
     )
 
     @asynccontextmanager

@@ -214,6 +214,7 @@ class SearchAnswer(BaseModel):
     """One result for each query, in the order of the request."""
 
     results: list[QueryAnswer]
+    notes: list[str] = Field(description="what the reader of the results should know")
 
 
 class AddAnswer(BaseModel):
@@ -250,8 +251,29 @@ class GalleryAnswer(BaseModel):
     about: dict[str, Any]
 
 
+class ThresholdAnswer(BaseModel):
+    """One threshold of the cosine over what both items have."""
+
+    fmr: float = Field(description="false match rate that it is for")
+    cosine: float
+    false_match_rate: float
+    false_non_match_rate: float
+
+
+class PairAnswer(BaseModel):
+    """Error rates between items of two presences."""
+
+    first: str = Field(description="modalities by their letters, such as rnt")
+    second: str
+    pairs_of_one_identity: int
+    pairs_of_two_identities: int
+    lowest_fmr: float = Field(description="the lowest false match rate that the number of identities supports")
+    thresholds: list[ThresholdAnswer]
+
+
 class CalibrationAnswer(BaseModel):
     """The error rates of the model's distances."""
 
     calibrated: bool
-    about: dict[str, Any] | None
+    about: dict[str, Any] | None = Field(description="of which model, data and items, and by which rule")
+    pairs: list[PairAnswer]

@@ -45,7 +45,6 @@ class Service:
         limits: how much one request may hold.
         media: thumbnails of items.
         observer: what is counted.
-        calibration: that the gallery uses; None: none.
     """
 
     def __init__(
@@ -56,14 +55,12 @@ class Service:
         limits: Limits,
         media: Media,
         observer: Observer,
-        calibration: Any = None,
     ) -> None:
         self.embedder = embedder
         self.gallery = gallery
         self.limits = limits
         self.media = media
         self.observer = observer
-        self.calibration = calibration
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -154,11 +151,10 @@ class Service:
         """The nearest items or identities of each query, as `Gallery.query`.
 
         Args:
-            queries: embeddings, or keys of items of the gallery.
+            queries: embeddings, or keys of items that the gallery has, see `get`.
             arguments: of `Gallery.query`; requests with equal ones are searched together.
 
         Raises:
-            Problem: 404, the gallery has no item of a key.
             TrireidError: the gallery does not take it.
         """
         group = repr(sorted(arguments.items()))
@@ -169,7 +165,6 @@ class Service:
             ]
             entries: Sequence[Any] = [(row, arguments) for row in rows]
         else:
-            await self.get(queries)
             group, entries = f"keys {group}", [(key, arguments) for key in queries]
         return await self._searching(entries, group=group)
 
