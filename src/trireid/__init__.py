@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trireid.config.schema import Config as Config
     from trireid.data.readers import scan as scan
     from trireid.data.synthetic import write_synthetic as write_synthetic
+    from trireid.embedding.aggregate import aggregate as aggregate
     from trireid.embedding.calibrating import calibrate as calibrate
     from trireid.embedding.embedder import Embedder as Embedder
     from trireid.embedding.embeddings import Embeddings as Embeddings
@@ -62,6 +63,7 @@ _HOMES = {
     "RecordedModel": "models.recorded",
     "Selection": "types",
     "TrireidError": "errors",
+    "aggregate": "embedding.aggregate",
     "average_query_expansion": "evaluation.expansion",
     "build_model": "models.build",
     "concatenate": "embedding.embeddings",

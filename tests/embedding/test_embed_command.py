@@ -45,6 +45,14 @@ def test_a_split_a_folder_and_a_table_give_the_same_vectors(run, tmp_path, monke
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".safetensors"}
 
 
+def test_items_of_one_object_become_one_vector(run, tmp_path):
+    arguments = (run, "--split", "query", "--out", tmp_path / "a", "--aggregate-by")
+    assert json.loads(embed(*arguments, "identity,camera", "--json").stdout)["items"] == 6
+    assert trireid.Embeddings.load(tmp_path / "a").keys[0] == "000100/1"
+    done = embed(*arguments, "track")
+    assert (done.exit_code, "has no track" in done.stderr) == (2, True)
+
+
 def test_bad_images_end_in_one_line_or_are_left_out(run, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no")
     good = next((run.parent / "tree/test/RGB").iterdir())

@@ -46,6 +46,12 @@ def embed(
         bool, typer.Option("--skip-bad", help="List items that cannot be read and leave them out.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")] = False,
+    aggregate_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="One vector for all items with the same identity, camera, scene or other column(s)."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Embed images with a trained model: the features of `trireid test`, for a gallery or for programs."""
@@ -64,7 +70,14 @@ def embed(
     with progress("embedding") as bar:
         bar.reach(0, -(-len(given.items) // share[1]))
         counts = embed_to_files(
-            embedder, given.items, out, share=share, resume=resume, skip_bad=skip_bad, advance=bar.advance
+            embedder,
+            given.items,
+            out,
+            share=share,
+            aggregate_by=aggregate_by,
+            resume=resume,
+            skip_bad=skip_bad,
+            advance=bar.advance,
         )
     if counts is not None:
         embedder.report(counts)

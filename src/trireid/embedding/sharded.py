@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from trireid.embedding.aggregate import aggregate, check_labels
 from trireid.embedding.decoding import BadItem
 from trireid.embedding.embedder import Embedder
 from trireid.embedding.embedding_files import VECTORS_SUFFIX, file_pair, write_embeddings
+from trireid.embedding.embeddings import Embeddings
 from trireid.embedding.forward import EmbeddedBatch, EmbeddingCounts
 from trireid.embedding.items import Item
 from trireid.errors import InputError, RunError
@@ -52,6 +54,7 @@ def embed_to_files(
     out: Path,
     *,
     share: tuple[int, int] = (0, 1),
+    aggregate_by: str | None = None,
     resume: bool = False,
     skip_bad: bool = False,
     advance: Callable[[int], None] | None = None,
@@ -63,6 +66,7 @@ def embed_to_files(
         items: with a key each.
         out: `FILE`, with or without one of the endings; all processes must see its folder.
         share: (number of this process, number of processes).
+        aggregate_by: write one vector for all items with the same label, see `aggregate`.
         resume: go on with the parts of a broken run.
         skip_bad: leave out items that cannot be read.
         advance: called with the number of items that were done.
@@ -76,6 +80,8 @@ def embed_to_files(
     """
     _check_keys(items)
     folder = parts_folder(out)
+    if aggregate_by is not None:
+        check_labels(items, aggregate_by)
     for path in file_pair(out):
         check_writable(path)
     left = sorted(folder.glob(f"*{VECTORS_SUFFIX}")) if folder.is_dir() else []
@@ -98,7 +104,10 @@ def embed_to_files(
     if share[0]:
         return None
     _wait_for(parts)
-    counts.bad = _join(embedder, items, parts, out)
+    whole = out if aggregate_by is None else folder / "whole"
+    counts.bad = _join(embedder, items, parts, whole)
+    if aggregate_by is not None:
+        aggregate(Embeddings.load(whole), aggregate_by).save(out)
     shutil.rmtree(folder)
     return counts
 

@@ -1,0 +1,158 @@
+"""Several images of one object (a track, a burst) become one item. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trireid.embedding.embeddings import Embeddings
+from trireid.embedding.items import Box, Item
+from trireid.errors import InputError, printable
+from trireid.names import MODALITIES
+
+if TYPE_CHECKING:
+    from trireid.types import Blocks
+
+FIELDS = ("identity", "camera", "scene")
+Label = str | None
+By = str | Callable[[Item], Label] | Sequence[Label]
+
+
+def aggregate(embeddings: Embeddings, by: By = "identity") -> Embeddings:
+    """Make one item of all items with the same label, in the order in which the labels first occur.
+
+    An item is first scaled to a mean square of 1 over its blocks, as in the distance, which compares directions. Each
+    block of the result then gets the direction of the weighted mean of the unit blocks of those items that have it,
+    and the weighted root mean square of their lengths. So a block weighs in the distance as it does for a single
+    image, however many items have it and however much they differ; an item that is alone keeps its direction. The
+    weights are `Item.quality`, 1 where it is None. A result has every modality that one of its items has.
+
+    The result keeps what its items agree on (identity, camera, scene, metadata), the earliest time, for each modality
+    the image of the item with the largest weight, and the number of items as `num_items` in its metadata.
+
+    Args:
+        embeddings: of single images.
+        by: `identity`, `camera`, `scene` or a name in the metadata; several of them separated by commas; a function of
+            an item; or one label for each item.
+
+    Raises:
+        InputError: an item has no label, or the number of labels is another one.
+
+    Example:
+        >>> from trireid import Item, ModelIdentity
+        >>> model = ModelIdentity("0" * 64, "global", blocks=((0,), (1,), (2,)), width=6)
+        >>> items = tuple(Item({}, key=key, identity="7") for key in ("a", "b"))
+        >>> vectors = np.array([[1, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]], dtype=np.float32)
+        >>> present = np.array([[True, True, False], [True, False, False]])
+        >>> track = aggregate(Embeddings(vectors, present, items, model))
+        >>> track.keys, track.vectors.astype(float).round(2).tolist()
+        (('7',), [[0.71, 0.71, 1.0, 0.0, 0.0, 0.0]])
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    names = _labels(embeddings.items, by)
+    for row, name in enumerate(names):
+        groups.setdefault(name, []).append(row)
+    blocks = embeddings.model.blocks
+    vectors = np.zeros((len(groups), embeddings.model.width), np.float32)
+    present = np.zeros((len(groups), len(MODALITIES)), np.bool_)
+    items = []
+    for number, (name, rows) in enumerate(groups.items()):
+        chosen = [embeddings.items[row] for row in rows]
+        weights = np.array([1.0 if item.quality is None else item.quality for item in chosen])
+        vectors[number] = mean_vector(embeddings.vectors[rows], embeddings.present[rows], weights, blocks)
+        present[number] = embeddings.present[rows].any(axis=0)
+        items.append(_joined("/".join(name), chosen, weights))
+    return Embeddings(vectors, present, tuple(items), embeddings.model)
+
+
+def mean_vector(
+    vectors: NDArray[np.float32], present: NDArray[np.bool_], weights: NDArray[np.float64], blocks: Blocks
+) -> NDArray[np.float64]:
+    """One vector `(D,)` of several `(n, D)`, see `aggregate`.
+
+    Args:
+        vectors: `(n, D)`, not normalised.
+        present: `(n, M)` bool.
+        weights: `(n,)` above 0.
+        blocks: the modalities of each of K blocks.
+    """
+    filled = np.stack([present[:, list(block)].any(axis=1) for block in blocks], axis=1)  # (n, K)
+    parts = vectors.astype(np.float64).reshape(len(vectors), len(blocks), -1) * filled[..., None]  # (n, K, D / K)
+    lengths = np.linalg.norm(parts, axis=2)  # (n, K)
+    units = _divided(parts, lengths[..., None])
+    shares = _divided(lengths * np.sqrt(filled.sum(axis=1, keepdims=True)), np.linalg.norm(lengths, axis=1)[:, None])
+    weight = weights[:, None] * filled  # (n, K)
+    scale = np.sqrt(_divided((weight * shares**2).sum(axis=0), weight.sum(axis=0)))  # (K,)
+    mean = (weight[..., None] * units).sum(axis=0)  # (K, D / K)
+    result: NDArray[np.float64] = _divided(mean, np.linalg.norm(mean, axis=1)[:, None]) * scale[:, None]
+    return result.reshape(-1)
+
+
+def check_labels(items: Sequence[Item], by: By) -> None:
+    """Refuse what `aggregate` would, before long work.
+
+    Raises:
+        InputError: as `aggregate`.
+    """
+    _labels(items, by)
+
+
+def _divided(values: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A quotient, 0 where the divisor is 0."""
+    return np.divide(values, by, out=np.zeros_like(values), where=np.broadcast_to(by, values.shape) > 0)
+
+
+def _labels(items: Sequence[Item], by: By) -> list[tuple[str, ...]]:
+    """What each item is grouped by."""
+    if isinstance(by, str):
+        names = [name.strip() for name in by.split(",")]
+        return [tuple(_value(item, name) for name in names) for item in items]
+    given = [by(item) for item in items] if callable(by) else list(by)
+    if len(given) != len(items):
+        raise InputError(f"there are {len(given)} labels for {len(items)} items: give one for each")
+    for item, label in zip(items, given, strict=True):
+        if not isinstance(label, str) or not label:
+            raise InputError(f"the label of {item.name} is {printable(repr(label), limit=60)}: give text for each item")
+    return [(str(label),) for label in given]
+
+
+def _value(item: Item, name: str) -> str:
+    value = getattr(item, name) if name in FIELDS else item.metadata.get(name)
+    if value is None or value == "":
+        known = ", ".join([*FIELDS, *(printable(each, limit=30) for each in list(item.metadata)[:5])])
+        raise InputError(
+            f"{item.name} has no {printable(name, limit=40)}, by which items are put together: name one that all items "
+            f"have (here {known}), or leave such items out"
+        )
+    return str(value)
+
+
+def _joined(key: str, items: Sequence[Item], weights: NDArray[np.float64]) -> Item:
+    """What is known of all items of a group."""
+    images: dict[str, Any] = {}
+    boxes: dict[str, Box] = {}
+    for number in np.argsort(-weights, kind="stable").tolist():  # the best first
+        item = items[number]
+        for name in item.images:
+            if name not in images:
+                images[name] = item.images[name]
+                box = item.box_of(name)
+                boxes |= {} if box is None else {name: box}
+    first = items[0]
+    same = {name: value for name, value in first.metadata.items() if all(i.metadata.get(name) == value for i in items)}
+    common = {name: getattr(first, name) if len({getattr(i, name) for i in items}) == 1 else None for name in FIELDS}
+    times = [item.time for item in items if item.time is not None]
+    return replace(
+        first,
+        key=key,
+        images={name: images[name] for name in MODALITIES if name in images},
+        **common,
+        time=min(times, default=None),
+        box=boxes or None,
+        quality=None,
+        metadata={**same, "num_items": len(items)},
+    )
