@@ -19,40 +19,47 @@ if TYPE_CHECKING:
     from trireid.embedding.item_table import ItemList
 
 embed_app = typer.Typer()
+
+Run = Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")]
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="INPUT...", help="CSV files, or folders with sub-folders rgb, nir and tir."),
+]
+Out = Annotated[Path, typer.Option(help="FILE: writes FILE.safetensors and FILE.csv.")]
 Image = Annotated[Path | None, typer.Option(help="A single image, instead of INPUT.")]
+Split = Annotated[
+    str | None, typer.Option(help="Instead of INPUT: train, query, gallery or test of the run's own data set.")
+]
+Feature = Annotated[str, typer.Option(help="global, head or joint.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Items per batch (as the run's evaluate.batch_size).")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (as the run).")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List items that cannot be read and leave them out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")]
+AggregateBy = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="One vector for all items with the same identity, camera or other column(s)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @embed_app.command("embed")
 def embed(
-    run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
-    out: Annotated[Path, typer.Option(help="FILE: writes FILE.safetensors and FILE.csv.")],
-    source: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="INPUT...", help="CSV files, or folders with sub-folders rgb, nir and tir."),
-    ] = None,
+    run: Run,
+    out: Out,
+    source: Inputs = None,
     rgb: Image = None,
     nir: Image = None,
     tir: Image = None,
-    split: Annotated[
-        str | None, typer.Option(help="Instead of INPUT: train, query, gallery or test of the run's own data set.")
-    ] = None,
-    feature: Annotated[str, typer.Option(help="global, head or joint.")] = "joint",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Items per batch (as the run's evaluate.batch_size).")
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (as the run).")] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="List items that cannot be read and leave them out.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")] = False,
-    aggregate_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN", help="One vector for all items with the same identity, camera, scene or other column(s)."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    split: Split = None,
+    feature: Feature = "joint",
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    precision: Precision = None,
+    skip_bad: SkipBad = False,
+    resume: Resume = False,
+    aggregate_by: AggregateBy = None,
+    as_json: AsJson = False,
 ) -> None:
     """Embed images with a trained model: the features of `trireid test`, for a gallery or for programs."""
     from trireid.embedding.embedder import Embedder
