@@ -78,24 +78,10 @@ def embed_to_files(
         RunError: parts of a broken run are there and `resume` is false, or the folder cannot be written.
         ImageError, InputError: an item cannot be embedded, see `Embedder.embed`.
     """
-    _check_keys(items)
-    folder = parts_folder(out)
     if aggregate_by is not None:
         check_labels(items, aggregate_by)
-    for path in file_pair(out):
-        check_writable(path)
-    left = sorted(folder.glob(f"*{VECTORS_SUFFIX}")) if folder.is_dir() else []
-    parts = list(_plan(embedder, items, folder, num_processes=share[1]))
-    given = {
-        "the model": embedder.model.fingerprint,
-        "the feature": embedder.model.feature,
-        "the items": hashlib.sha256("".join(part.path.name for part in parts).encode()).hexdigest(),
-    }
-    check_same(given, num_processes=share[1], advice="start all of them with the same command and images")
-    if left and not resume:
-        raise RunError(
-            f"{folder} holds {len(left)} parts of a run that was broken off: go on with --resume, or remove the folder"
-        )
+    folder = parts_folder(out)
+    parts = _prepare(embedder, items, out, num_processes=share[1], resume=resume)
     counts = EmbeddingCounts()
     own = [part for part in parts[share[0] :: share[1]] if not _is_whole(part.path)]
     if advance is not None:
@@ -110,6 +96,27 @@ def embed_to_files(
         aggregate(Embeddings.load(whole), aggregate_by).save(out)
     shutil.rmtree(folder)
     return counts
+
+
+def _prepare(embedder: Embedder, items: Sequence[Item], out: Path, *, num_processes: int, resume: bool) -> list[Part]:
+    """The parts, after all checks that can be made before the work."""
+    _check_keys(items)
+    folder = parts_folder(out)
+    for path in file_pair(out):
+        check_writable(path)
+    left = sorted(folder.glob(f"*{VECTORS_SUFFIX}")) if folder.is_dir() else []
+    parts = list(_plan(embedder, items, folder, num_processes=num_processes))
+    given = {
+        "the model": embedder.model.fingerprint,
+        "the feature": embedder.model.feature,
+        "the items": hashlib.sha256("".join(part.path.name for part in parts).encode()).hexdigest(),
+    }
+    check_same(given, num_processes=num_processes, advice="start all of them with the same command and images")
+    if left and not resume:
+        raise RunError(
+            f"{folder} holds {len(left)} parts of a run that was broken off: go on with --resume, or remove the folder"
+        )
+    return parts
 
 
 def parts_folder(out: Path) -> Path:
