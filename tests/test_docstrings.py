@@ -16,7 +16,7 @@ NO_EXAMPLE = {
     "needs a trained run": {
         "Embedder",
         "evaluate_checkpoint",
-        "export_onnx",
+        "export_onnx", "OnnxEmbedder",
         "load_checkpoint",
         "load_model",
         "write_report",

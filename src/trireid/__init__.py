@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trireid.embedding.embeddings import ModelIdentity as ModelIdentity
     from trireid.embedding.embeddings import concatenate as concatenate
     from trireid.embedding.items import Item as Item
+    from trireid.embedding.onnx import OnnxEmbedder as OnnxEmbedder
     from trireid.errors import TrireidError as TrireidError
     from trireid.evaluation.calibration import Calibration as Calibration
     from trireid.evaluation.evaluate import evaluate_model as evaluate_model
@@ -58,6 +59,7 @@ _HOMES = {
     "Labels": "types",
     "MODALITIES": "types",
     "ModelIdentity": "embedding.embeddings",
+    "OnnxEmbedder": "embedding.onnx",
     "Protocol": "types",
     "ReIDOutput": "types",
     "RecordedModel": "models.recorded",

@@ -12,6 +12,8 @@ from typing import Literal
 ModalityName = Literal["rgb", "nir", "tir"]
 MODALITIES: tuple[str, ...] = ("rgb", "nir", "tir")
 """All modalities in the one order that is used everywhere."""
+UNKNOWN = -1
+"""Camera or scene index of an item whose camera or scene is not known."""
 MissingAs = Literal["absent", "zeros"]
 """A withheld modality is left out by the model, or is seen by it as an image of zeros."""
 

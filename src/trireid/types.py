@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from trireid.names import MODALITIES as MODALITIES
+from trireid.names import UNKNOWN as UNKNOWN
 from trireid.names import Exclusion as Exclusion
 
 NUM_MODALITIES = len(MODALITIES)
-
-UNKNOWN = -1
-"""Camera or scene index of an item whose camera or scene is not known."""
 
 EXCLUSION_FIELD: dict[Exclusion, str | None] = {
     "camera": "camera",

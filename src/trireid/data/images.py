@@ -7,61 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from trireid.data.formats import DecodedImage, DecodeError, Values, decode, is_deep, quiet_decoders
+from trireid.data.formats import DecodedImage, DecodeError, Values, is_deep, quiet_decoders
 from trireid.data.listing import UNREADABLE_IMAGE
 from trireid.data.orientations import orient
-from trireid.data.ranges import NO_RANGES, Ranges, ValueRange, to_8_bits
+from trireid.data.ranges import NO_RANGES, Ranges, ValueRange
+from trireid.data.reading import REPAIR, ImageError, image_content, read_image, to_levels, unreadable
 from trireid.data.records import Fault, ImageFacts, ImageSource, Record
-from trireid.errors import DataError
-from trireid.files import read_bytes, read_head
+from trireid.files import read_head
 from trireid.types import MODALITIES
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) during long work."""
 Seen = Callable[[Path, ImageFacts], None]
 """Called with path and facts of every decoded file; threads may call it at the same time."""
-
-REPAIR = "replace the file, or leave its triplet out with --skip-bad"
-
-
-class ImageError(DataError):
-    """An image that cannot be read; its message is one line, also when it comes from a worker of a loader.
-
-    torch raises the error of a worker again in the main process, with the worker's whole traceback as its message.
-    The last line of that text is the original message, which is all that a user needs.
-    """
-
-    def __init__(self, message: str) -> None:
-        last_line = message.rstrip().rsplit("\n", 1)[-1]
-        super().__init__(last_line.rsplit(f"{type(self).__name__}: ", 1)[-1])
-
-
-def read_image(path: Path) -> DecodedImage:
-    """Decode a file (JPEG, PNG, TIFF, BMP, WebP, NPY; grey or colour) to its own values, upright.
-
-    Raises:
-        ImageError: it is missing, not a regular file, empty, truncated, corrupt, too large or of another format.
-    """
-    try:
-        return decode(_content(path))
-    except DecodeError as error:
-        raise ImageError(f"{path}: {error}; {REPAIR}") from error
-
-
-def _unreadable(path: Path, error: OSError) -> ImageError:
-    what = f"{path}: cannot be read ({error.strerror})"
-    return ImageError(f"{what}; restore the file, or leave its triplet out with --skip-bad")
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return read_bytes(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def decode_image(path: Path, value_range: ValueRange = "file") -> Tensor:
@@ -86,7 +47,7 @@ def is_deep_file(path: Path) -> bool:
         ImageError: it cannot be read.
     """
     try:
-        return is_deep(_head(path), lambda: _content(path))
+        return is_deep(_head(path), lambda: image_content(path))
     except DecodeError as error:
         raise ImageError(f"{path}: {error}; {REPAIR}") from error
 
@@ -95,7 +56,7 @@ def _head(path: Path) -> bytes:
     try:
         return read_head(path, 32)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def to_pixels(source: Path | str, values: Values, value_range: ValueRange, modality: str = "") -> Tensor:
@@ -104,13 +65,7 @@ def to_pixels(source: Path | str, values: Values, value_range: ValueRange, modal
     Raises:
         ImageError: the values have more than 8 bits and there is no range.
     """
-    if values.dtype != np.uint8 and value_range is None:
-        setting = f"data.range.{modality or 'tir'}"
-        raise ImageError(
-            f"{source}: {values.dtype} values, and no range is known that maps them to 8 bits (the training images "
-            f"have 8 bits, or there are none): set {setting}=[LOW,HIGH], or {setting}=file for the range of each file"
-        )
-    pixels = torch.from_numpy(to_8_bits(values, value_range))
+    pixels = torch.from_numpy(to_levels(source, values, value_range, modality))
     if pixels.ndim == 2:
         return pixels.expand(3, *pixels.shape).contiguous()
     return pixels.permute(2, 0, 1).contiguous()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from torch import Tensor
 from trireid.data.consistency import ItemKey, item_key
 from trireid.data.duplicates import same_items
 from trireid.data.records import Record
-from trireid.data.spelling import label_key
+from trireid.data.spelling import find_label, label_positions
 from trireid.errors import InputError
 from trireid.types import UNKNOWN, Labels
 
@@ -60,19 +59,19 @@ class LabelMap:
 
     def identity_index(self, identity: str) -> int:
         """Class index, `UNKNOWN` outside the training identities; `1.0` finds `1` if that is the only spelling."""
-        return _find(self._identity_indices, identity)
+        return find_label(self._identity_indices, identity)
 
     def camera_index(self, camera: str | None) -> int:
         """Index among the training cameras, `UNKNOWN` if the camera is not one of them or not known."""
-        return UNKNOWN if camera is None else _find(self._camera_indices, camera)
+        return UNKNOWN if camera is None else find_label(self._camera_indices, camera)
 
     @cached_property
     def _identity_indices(self) -> tuple[dict[str, int], dict[str, int]]:
-        return _positions(self.identities)
+        return label_positions(self.identities)
 
     @cached_property
     def _camera_indices(self) -> tuple[dict[str, int], dict[str, int]]:
-        return _positions(self.cameras)
+        return label_positions(self.cameras)
 
 
 def rank_labels(query: Sequence[Record], gallery: Sequence[Record]) -> tuple[Labels, Labels]:
@@ -112,19 +111,6 @@ def copied_queries(
         names.setdefault(item, set()).add(item_key(record))
     queries = zip(query, query_labels.item.tolist(), strict=True)
     return sum(bool(names.get(item, set()) - {item_key(record)}) for record, item in queries)
-
-
-def _positions(names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Positions by name, and by `spelling.label_key` if only one name has that key."""
-    keys = Counter(map(label_key, names))
-    unique = {label_key(name): index for index, name in enumerate(names) if keys[label_key(name)] == 1}
-    return {name: index for index, name in enumerate(names)}, unique
-
-
-def _find(positions: tuple[dict[str, int], dict[str, int]], name: str) -> int:
-    """A name as it is written, or the only one that is the same label in another spelling."""
-    exact, unique = positions
-    return exact.get(name, unique.get(label_key(name), UNKNOWN))
 
 
 def _codes(names: Iterable[str | None]) -> dict[str | None, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trireid.data.records import Fault, Record
-from trireid.types import Exclusion
+from trireid.names import Exclusion
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 OTHER_IMAGE_SUFFIXES = (".gif", ".jp2", ".avif", ".heic", ".jxl", ".pgm", ".ppm", ".exr", ".dng", ".seq")

@@ -10,8 +10,9 @@ import numpy as np
 
 from trireid.config.schema import Config, RangeConfig, ValueRange
 from trireid.data.formats import quiet_decoders
-from trireid.data.images import columns_of, is_deep_file, read_image
+from trireid.data.images import columns_of, is_deep_file
 from trireid.data.ranges import MAX_FILES, PERCENTILES, Ranges, evenly_spaced, own_range, sample
+from trireid.data.reading import read_image
 from trireid.data.records import ImageSource, Record
 from trireid.types import MODALITIES
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from trireid.data.listing import MIXED_SPELLING, SplitRecords
 from trireid.data.records import Fault
 from trireid.errors import printable
+from trireid.names import UNKNOWN
 
 JUNK_IDENTITY = "-1"
 """Market-1501's mark of a detection without an identity: rankings ignore it, and it is not trained on."""
@@ -37,6 +38,19 @@ def label_key(label: str) -> str:
     if number is None:
         return text
     return f"-{number[2]}" if number[1] == "-" and number[2] != "0" else number[2]
+
+
+def label_positions(names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Positions by name, and by `label_key` if only one name has that key."""
+    keys = Counter(map(label_key, names))
+    unique = {label_key(name): index for index, name in enumerate(names) if keys[label_key(name)] == 1}
+    return {name: index for index, name in enumerate(names)}, unique
+
+
+def find_label(positions: tuple[dict[str, int], dict[str, int]], name: str) -> int:
+    """A name as it is written, or the only one that is the same label in another spelling."""
+    exact, unique = positions
+    return exact.get(name, unique.get(label_key(name), UNKNOWN))
 
 
 def is_junk(identity: str) -> bool:

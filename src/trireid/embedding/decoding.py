@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from trireid.data.formats import Values
-from trireid.data.images import ImageError, read_image, to_pixels
+from trireid.data.images import to_pixels
 from trireid.data.labels import LabelMap
 from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.transforms import resize_triplet
-from trireid.embedding.items import Box, Item
+from trireid.embedding.items import Item
+from trireid.embedding.reading import cut_box, values_of
 from trireid.errors import InputError, TrireidError, printable
 from trireid.names import MODALITIES, Interpolation
 from trireid.types import NUM_MODALITIES, UNKNOWN
@@ -166,70 +162,6 @@ def join_decoded(parts: Sequence[DecodedItems], *, pin: bool = False) -> Decoded
         strange=set().union(*(part.strange for part in parts)),
         seconds=sum(part.seconds for part in parts),
     )
-
-
-def values_of(given: Any, source: str) -> Values:
-    """The values `(h, w)` or `(h, w, 3)` of an image, upright, in its own bit depth.
-
-    Args:
-        given: path, numpy array `(h, w)` or `(h, w, 3)`, PIL image, or tensor `(3, h, w)` or `(1, h, w)`.
-        source: what an error names.
-
-    Raises:
-        ImageError: a file cannot be read, or the array is no image.
-    """
-    if isinstance(given, str | os.PathLike):
-        try:
-            return read_image(Path(given)).values
-        except ValueError as error:  # a NUL in the path
-            raise ImageError(f"{printable(source)}: cannot be read ({error})") from error
-    if isinstance(given, Image.Image):
-        upright = ImageOps.exif_transpose(given)
-        deep = upright.mode.startswith(("I", "F"))
-        return _checked(np.asarray(upright if deep else upright.convert("RGB")), source)
-    if isinstance(given, Tensor):
-        if given.ndim != 3 or given.shape[0] not in (1, 3):
-            raise ImageError(f"{source} is a tensor of shape {tuple(given.shape)}: give (3, h, w) or (1, h, w)")
-        given = given.detach().cpu().permute(1, 2, 0).numpy()
-    if not isinstance(given, np.ndarray):
-        raise ImageError(
-            f"{source} is a {type(given).__name__}: give a path, a numpy array, a PIL image or a torch tensor"
-        )
-    return _checked(given, source)
-
-
-def _checked(values: Values, source: str) -> Values:
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[:, :, 0]
-    if values.size == 0 or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
-        raise ImageError(f"{source} has the shape {values.shape}: give (h, w) or (h, w, 3) with h and w above 0")
-    if values.dtype.kind not in "iuf":
-        raise ImageError(f"{source} holds {values.dtype} values: give uint8, or deeper numbers with a known range")
-    if values.dtype == np.float16:
-        values = values.astype(np.float32)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ImageError(f"{source} holds NaN or infinity: replace them by numbers")
-    # torch takes writable memory in the byte order of the machine, without steps backwards.
-    return np.require(values, dtype=values.dtype.newbyteorder("="), requirements=["C", "W"])
-
-
-def cut_box(values: Values, box: Box | None, source: str) -> tuple[Values, bool]:
-    """The part of an image in a box, widened to whole pixels, and whether the box reached beyond the image.
-
-    Raises:
-        InputError: the box lies outside of the image.
-    """
-    if box is None:
-        return values, False
-    height, width = values.shape[:2]
-    left, top, right, bottom = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
-    if left >= width or top >= height or right <= 0 or bottom <= 0:
-        raise InputError(
-            f"the box ({', '.join(f'{each:g}' for each in box)}) lies outside of {source}, which has {width} x "
-            f"{height} pixels (width x height); boxes are left, top, right, bottom"
-        )
-    inside = values[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
-    return np.ascontiguousarray(inside), left < 0 or top < 0 or right > width or bottom > height
 
 
 def only_files(images: Mapping[str, Any]) -> bool:

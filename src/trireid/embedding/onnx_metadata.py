@@ -66,7 +66,7 @@ class OnnxDescription(_Part):
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
     interpolation: Interpolation
     antialias: Literal[True] = True
-    ranges: dict[ModalityName, tuple[Real, Real] | Literal["file"] | None]
+    ranges: dict[str, tuple[Real, Real] | Literal["file"] | None]
     opset: int
     precision: Precision
 

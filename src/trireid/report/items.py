@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from trireid.config.load import override_config
 from trireid.data.dataset import restrict
-from trireid.data.images import ImageError, load_images
+from trireid.data.images import load_images
 from trireid.data.range_settings import known_ranges
 from trireid.data.ranges import NO_RANGES, Ranges
+from trireid.data.reading import ImageError
 from trireid.data.records import Record
 from trireid.data.transforms import EvaluationTransform
 from trireid.errors import InputError

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 from trireid.config.load import advice, dump_changes, dump_config
 from trireid.config.schema import Config, TrainConfig
-from trireid.data.images import ImageError
 from trireid.data.labels import LabelMap
 from trireid.data.loader import set_epoch
 from trireid.data.range_settings import with_ranges
+from trireid.data.reading import ImageError
 from trireid.errors import RunError
 from trireid.models.build import build_model, check_model, check_published_weights
 from trireid.models.compiling import room_to_compile

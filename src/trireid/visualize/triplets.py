@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw, features
 
-from trireid.data.images import columns_of, read_image
+from trireid.data.images import columns_of
 from trireid.data.ranges import to_8_bits
+from trireid.data.reading import read_image
 from trireid.data.records import ImageSource, Record
 from trireid.errors import DataError
 

@@ -1,0 +1,240 @@
+"""Items embedded by an exported file in ONNX Runtime, with the interface of `Embedder`. No torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trireid.data.formats import quiet_decoders
+from trireid.data.reading import to_levels
+from trireid.data.spelling import find_label, label_positions
+from trireid.embedding.embeddings import Embeddings, ModelIdentity
+from trireid.embedding.items import Item, as_items
+from trireid.embedding.onnx_metadata import OnnxDescription, read_description
+from trireid.embedding.onnx_runtime import open_session, run_session
+from trireid.embedding.reading import cut_box, values_of
+from trireid.embedding.resizing import resize_pixels
+from trireid.errors import InputError, TrireidError, printable
+from trireid.files import is_file
+from trireid.names import MODALITIES, UNKNOWN
+from trireid.train.progress import progress_bar
+
+_log = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One item as the file takes it: images `(m, 3, H, W)` float32, presence `(M,)` bool, camera index, boxes cut."""
+
+    item: Item
+    images: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    camera: int
+    num_cut: int
+
+
+@dataclass
+class _Counts:
+    """What a reader of the vectors must know."""
+
+    bad: list[str] = field(default_factory=list)
+    num_cut: int = 0
+    strange: set[str] = field(default_factory=set)
+
+
+class OnnxEmbedder:
+    """Embeds items by a file of `export_onnx`; needs onnxruntime, numpy and Pillow, not torch.
+
+    Images are prepared as `Embedder` prepares them, value for value. The vectors belong to the same model: those of
+    both can lie in one gallery. They agree to 1e-5 of their length, those of a file in half precision to 5e-3.
+
+    Args:
+        file: an ONNX file that trireid wrote.
+        feature: `global`, `head` or `joint`.
+        batch_size: items that go through the model together.
+        providers: execution providers of ONNX Runtime; None: CUDA where it has it, else the CPU.
+        threads: of the CPU; None: as many as there are cores.
+
+    Attributes:
+        model: what the vectors are made by.
+        modalities: that the model reads; images of others are not opened.
+        description: what the file says about itself.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or trireid did not write it.
+        InputError: it has no such feature, or onnxruntime is missing or has no such provider.
+    """
+
+    def __init__(
+        self,
+        file: Path | str,
+        *,
+        feature: str = "joint",
+        batch_size: int = BATCH_SIZE,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        for name, number in (("batch_size", batch_size), ("threads", threads)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} is {number}: give at least 1")
+        file = Path(file)
+        if not is_file(file):
+            raise InputError(f"{printable(str(file))} does not exist: give a file that `trireid export` wrote")
+        self._session = open_session(file, providers=providers, threads=threads)
+        self.description = about = read_description(
+            self._session.get_modelmeta().custom_metadata_map, source=printable(str(file))
+        )
+        if feature not in about.features:
+            known = ", ".join(about.features)
+            raise InputError(f"{file} has no feature {printable(feature, limit=40)!r}: choose {known}")
+        layout = about.features[feature]
+        self.model = ModelIdentity(
+            about.fingerprint, feature, layout.blocks, layout.width, about.description, about.version
+        )
+        self.modalities: tuple[str, ...] = tuple(about.reads)
+        self.batch_size, self.feature = batch_size, feature
+        self._preparer = _Preparer(about)
+
+    def embed(
+        self, items: Iterable[Item | Mapping[str, Any]], *, progress: bool = False, skip_bad: bool = False
+    ) -> Embeddings:
+        """Embed items, in their order; the next batch is read while the model computes one.
+
+        Args:
+            items: a mapping `{"rgb": path_or_array, ...}` is an item about which nothing else is known.
+            progress: show a bar.
+            skip_bad: leave out items that cannot be read, with a warning that names them; False: an error.
+
+        Raises:
+            InputError: an item cannot be read, has no image that the model reads or not all that the file is fixed to,
+                a feature is not finite, or two items have the same key.
+        """
+        counts = _Counts()
+        kept: list[Item] = []
+        vectors = [np.zeros((0, self.model.width), np.float32)]
+        present = [np.zeros((0, len(MODALITIES)), np.bool_)]
+        total = len(items) if isinstance(items, Sized) else None
+        with progress_bar("embedding", enabled=progress, total=total) as bar:
+            for read, batch in self._batches(items, counts, skip_bad=skip_bad):
+                if batch:
+                    vectors.append(self._run(batch))
+                    present.append(np.stack([each.present for each in batch]))
+                    kept += [each.item for each in batch]
+                bar.advance(read)
+        _report(counts)
+        return Embeddings(np.concatenate(vectors), np.concatenate(present), tuple(kept), self.model)
+
+    def _batches(
+        self, items: Iterable[Item | Mapping[str, Any]], counts: _Counts, *, skip_bad: bool
+    ) -> Iterator[tuple[int, list[_Prepared]]]:
+        """Number of items read, and those of them that can be embedded, while the next ones are read."""
+        numbered = enumerate(as_items(items))
+        with quiet_decoders(), ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoding") as pool:
+            ahead = [pool.submit(self._prepare, *each) for each in islice(numbered, self.batch_size)]
+            while ahead:
+                done = [each.result() for each in ahead]
+                ahead = [pool.submit(self._prepare, *each) for each in islice(numbered, self.batch_size)]
+                batch = [each for each in done if isinstance(each, _Prepared)]
+                bad = [str(each) for each in done if not isinstance(each, _Prepared)]
+                if bad and not skip_bad:
+                    for waiting in ahead:
+                        waiting.cancel()
+                    raise InputError(bad[0])
+                counts.bad += bad
+                counts.num_cut += sum(each.num_cut for each in batch)
+                if self.description.cameras is not None:
+                    cameras = {each.item.camera for each in batch if each.camera == UNKNOWN}
+                    counts.strange |= {camera for camera in cameras if camera is not None}
+                yield len(done), batch
+
+    def _prepare(self, number: int, item: Item) -> _Prepared | str:
+        """An item for the model, or why it cannot be read."""
+        name = f"item {number}" if item.key is None else f"item '{printable(item.key, limit=80)}'"
+        try:
+            return self._preparer.prepare(item, key=item.key if item.key is not None else str(number))
+        except TrireidError as error:
+            return f"{name}: {printable(str(error), limit=600)}"
+
+    def _run(self, batch: Sequence[_Prepared]) -> NDArray[np.float32]:
+        inputs: dict[str, NDArray[Any]] = {"images": np.stack([each.images for each in batch])}
+        if self.description.has_present:
+            inputs["present"] = np.stack([each.present for each in batch])
+        if self.description.cameras is not None:
+            inputs["camera"] = np.array([each.camera for each in batch], dtype=np.int64)
+        found: NDArray[np.float32] = run_session(self._session, inputs, [self.feature])[self.feature]
+        broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        if len(broken):
+            raise InputError(
+                f"the feature of item '{printable(batch[broken[0]].item.key or '', limit=80)}' is NaN or infinite; "
+                "check its images, or export the model in full precision"
+            )
+        return found
+
+
+class _Preparer:
+    """From an item to the input of a file."""
+
+    def __init__(self, about: OnnxDescription) -> None:
+        self._about = about
+        self._cameras = label_positions(about.cameras or ())
+        self._mean, self._std = (np.array(each, dtype=np.float32)[:, None, None] for each in (about.mean, about.std))
+
+    def prepare(self, item: Item, *, key: str) -> _Prepared:
+        """The input of one item.
+
+        Raises:
+            InputError: it lacks an image that is needed, or a box lies outside of its image.
+            ImageError: an image cannot be read.
+        """
+        about = self._about
+        given = [name for name in about.reads if name in item.images]
+        needed = len(about.modalities) if not about.has_present else about.fewest
+        if len(given) < needed:
+            has = f"only {', '.join(item.images)}" if item.images else "no image"
+            which = ", ".join(about.reads)
+            raise InputError(f"it has {has}; the model {'reads' if needed == 1 else f'needs {needed} of'} {which}")
+        images = np.zeros((len(about.modalities), 3, *about.image_size), dtype=np.float32)
+        num_cut = 0
+        for name in given:
+            pixels, cut = self._pixels(item, name)
+            images[about.modalities.index(name)] = (pixels.astype(np.float32) / 255 - self._mean) / self._std
+            num_cut += cut
+        present = np.array([name in given for name in MODALITIES])
+        camera = UNKNOWN if item.camera is None else find_label(self._cameras, item.camera)
+        return _Prepared(item.without_pixels(key), images, present, camera, num_cut)
+
+    def _pixels(self, item: Item, name: str) -> tuple[NDArray[np.uint8], bool]:
+        """Resized pixels `(3, H, W)`, or `(1, H, W)` of a grey image, and whether a box was cut."""
+        given = item.images[name]
+        source = os.fspath(given) if isinstance(given, str | os.PathLike) else f"the {name} image"
+        values, cut = cut_box(values_of(given, source), item.box_of(name), source)
+        levels = to_levels(source, values, self._about.ranges.get(name), name)
+        resized = resize_pixels(levels, self._about.image_size, self._about.interpolation)
+        return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1), cut
+
+
+def _report(counts: _Counts, most: int = 20) -> None:
+    for reason in counts.bad[:most]:
+        _log.warning("left out: %s", reason)
+    if len(counts.bad) > most:
+        _log.warning("left out: %d items in all", len(counts.bad))
+    if counts.num_cut:
+        _log.warning("%d boxes reach beyond their image and were cut at its edge", counts.num_cut)
+    if counts.strange:
+        names = ", ".join(printable(name, limit=60) for name in sorted(counts.strange)[:5])
+        more = " and more" if len(counts.strange) > 5 else ""
+        _log.warning(
+            "items are of cameras that the model was not trained with (%s%s): they get the mean of those it knows",
+            names, more,
+        )  # fmt: skip
