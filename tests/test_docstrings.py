@@ -16,7 +16,8 @@ NO_EXAMPLE = {
     "needs a trained run": {
         "Embedder",
         "evaluate_checkpoint",
-        "export_onnx", "OnnxEmbedder",
+        "export_onnx",
+        "OnnxEmbedder",
         "load_checkpoint",
         "load_model",
         "write_report",
