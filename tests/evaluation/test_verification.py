@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from trireid.errors import InputError
-from trireid.evaluation.verification import equal_error, pair_distances, share_named
+from trireid.evaluation.verification import (
+    equal_error,
+    false_non_match_rates,
+    pair_distances,
+    share_named,
+    supported_rates,
+)
 from trireid.types import Labels, Protocol
 
 
@@ -72,3 +78,36 @@ def test_the_threshold_of_pairs_gives_wrong_names_in_a_search():
     assert share_named(distance, query, gallery, protocol, equal.threshold) == 0.5
     assert share_named(distance, query, gallery, protocol, 0.1) == 0.0
     assert share_named(distance, query, gallery, protocol, 1.0) == 1.0
+
+
+@pytest.mark.parametrize("exclude", ["camera", "cross_camera"])
+def test_false_non_match_rates_are_those_of_double_loops(exclude):
+    generator = torch.Generator().manual_seed(0)
+    query = Labels(*(torch.randint(size, (90,), generator=generator) for size in (30, 3, 1)), torch.arange(90))
+    gallery = Labels(*(torch.randint(size, (200,), generator=generator) for size in (30, 3, 1)), torch.arange(200) + 60)
+    distance = torch.randint(400, (90, 200), generator=generator) / 200  # with ties
+    distance -= 0.8 * (query.identity[:, None] == gallery.identity)
+    same, different = [], []
+    for i in range(90):
+        for j in range(200):
+            is_same = query.identity[i] == gallery.identity[j]
+            one_camera = query.camera[i] == gallery.camera[j]
+            if query.item[i] != gallery.item[j] and not (one_camera and (is_same or exclude == "cross_camera")):
+                (same if is_same else different).append(float(distance[i, j]))
+    found = false_non_match_rates(distance, query, gallery, Protocol("p", exclude), {"a": 0.1, "b": 0.003})
+    for name, rate in (("a", 0.1), ("b", 0.003)):
+        accepted = [t for t in sorted({*different, 9.0}) if sum(d < t for d in different) <= rate * len(different)]
+        assert found[name] == pytest.approx(sum(s >= max(accepted) for s in same) / len(same))
+    assert 0.0 < found["a"] < found["b"] < 1.0
+    assert false_non_match_rates(distance, query, gallery, Protocol("p"), {}) == {}
+
+
+def test_rates_are_reported_where_the_identities_suffice():
+    def labels(count):
+        return Labels(torch.arange(count), *(torch.zeros(count, dtype=torch.int64) for _ in range(3)))
+
+    assert supported_rates(labels(246), labels(246))[0] == {"fnmr_at_fmr_1e-2": 0.01, "fnmr_at_fmr_1e-3": 0.001}
+    supported, verification = supported_rates(labels(78), labels(70))
+    assert (supported, verification.num_identity_pairs) == ({"fnmr_at_fmr_1e-2": 0.01}, 70 * 69 // 2 + 8 * 70)
+    assert verification.note.endswith("78 have 2975 pairs; FMR 0.1 % needs 246")
+    assert "FMR 1 % needs 78, FMR 0.1 % needs 246" in supported_rates(labels(30), labels(30))[1].note

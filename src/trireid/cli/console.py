@@ -21,6 +21,8 @@ from trireid.errors import printable, printable_lines
 from trireid.report.values import percent
 from trireid.train.progress import Bar, progress_bar
 
+ERRORS = (("FNMR at FMR 1 %", "fnmr_at_fmr_1e-2"), ("at 0.1 %", "fnmr_at_fmr_1e-3"))
+"""Columns that are shown where there is a value."""
 METRICS = (("mAP", "mAP"), ("mINP", "mINP"), ("rank-1", "rank1"), ("rank-5", "rank5"), ("rank-10", "rank10"))
 _UNBOUNDED = 10_000  # characters
 PATTERNS = {"global": "1 global", "head": "2 head", "joint": "3 joint"}
@@ -79,11 +81,23 @@ def show_metrics(title: str, metrics: Mapping[str, Mapping[str, float | None]]) 
         title: what was measured, on which split.
         metrics: values in [0, 1]; a missing one is shown as a dash.
     """
+    columns = metric_columns(metrics)
     rows = [
-        [PATTERNS.get(name, name), *(percent(values.get(key), absent="-") for _, key in METRICS)]
+        [PATTERNS.get(name, name), *(percent(values.get(key), absent="-") for _, key in columns)]
         for name, values in metrics.items()
     ]
-    show_table(title, ["feature", *(label for label, _ in METRICS)], rows)
+    show_table(title, ["feature", *(label for label, _ in columns)], rows)
+
+
+def metric_columns(metrics: Mapping[str, Mapping[str, float | None]]) -> list[tuple[str, str]]:
+    """Labels and keys of the columns of a table of metrics."""
+    return [*METRICS, *(each for each in ERRORS if any(each[1] in values for values in metrics.values()))]
+
+
+def with_errors(metrics: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """The metrics of an evaluation by feature, with the false non-match rates that it has."""
+    errors = metrics.get("verification", {}).get("feature", {})
+    return {name: {**values, **errors.get(name, {})} for name, values in metrics["feature"].items()}
 
 
 def show_rule(metrics: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule
+from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule, with_errors
 from trireid.cli.missing import page, tables
 from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
@@ -100,8 +100,10 @@ def run(
     saved = f"epoch {metrics['epoch']}" + (f", {metrics['note']}" if metrics["note"] else "")
     say(f"checkpoint: {metrics['checkpoint']} ({saved})")
     counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} in the gallery"
-    show_metrics(f"test split: {counts}", metrics["feature"])
+    show_metrics(f"test split: {counts}", with_errors(metrics))
     show_rule(metrics)
+    if note_on_errors := metrics["verification"].get("note"):
+        say(note_on_errors)
     show_reranked("test split", metrics)
     for table in tables(metrics):
         say(f"\n{table}")

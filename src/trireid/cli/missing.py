@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from trireid.cli.console import METRICS, PATTERNS
+from trireid.cli.console import METRICS, PATTERNS, metric_columns, with_errors
 from trireid.report.values import percent
 
 _SHOWN = METRICS[:3]
@@ -27,14 +27,17 @@ def tables(metrics: Mapping[str, Any]) -> list[str]:
 
 def page(metrics: Mapping[str, Any]) -> str:
     """All metrics of a test as one Markdown text."""
-    header = ["feature", *(label for label, _ in METRICS)]
+    features = with_errors(metrics)
+    columns = metric_columns(features)
+    header = ["feature", *(label for label, _ in columns)]
     body = [
-        [PATTERNS.get(name, name), *(percent(values.get(key), absent="-") for _, key in METRICS)]
-        for name, values in metrics["feature"].items()
+        [PATTERNS.get(name, name), *(percent(values.get(key), absent="-") for _, key in columns)]
+        for name, values in features.items()
     ]
     counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} in the gallery"
     parts = [_table(f"test split: {counts}, {metrics['checkpoint']}", header, body), *tables(metrics)]
     rule = [metrics["rule"]["text"]] if "rule" in metrics else []
+    rule += [note] if (note := metrics.get("verification", {}).get("note")) else []
     return "\n\n".join([*parts, *rule, *(f"Note: {line}" for line in metrics["messages"])]) + "\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metr
 from trireid.evaluation.presence import Presence, shared_distance, unrelated_cosine, unshared_pairs
 from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.evaluation.rerank import k_reciprocal
+from trireid.evaluation.verification import Verification, false_non_match_rates, supported_rates
 from trireid.names import MissingAs
 from trireid.types import Batch, Labels, Protocol
 
@@ -29,12 +30,14 @@ class EvaluationResult:
         source: what was ranked.
         rule: what the protocol hid.
         messages: what a reader of the metrics must know, one line each.
+        verification: false non-match rates by feature; none after re-ranking, whose distances depend on all items.
     """
 
     rankings: dict[str, RankMetrics]
     source: Ranking
     rule: AppliedRule
     messages: tuple[str, ...]
+    verification: Verification = field(default_factory=Verification)
 
     @property
     def query(self) -> FeatureSet:
@@ -146,13 +149,14 @@ def evaluate_features(
     for name, side in ranking.sides.items():
         _check_left(side, name, missing)
     query, gallery = ranking.query.labels, ranking.gallery.labels
-    rankings = {
-        name: rank_metrics(
-            feature_distance(ranking, name, device=device), query, gallery, ranking.protocol, ranks=ranks
-        )
-        for name in RANKED_FEATURES
-        if name in ranking.query.features.features
-    }
+    rankings, errors = {}, {}
+    rates, verification = supported_rates(query, gallery)
+    for name in RANKED_FEATURES:
+        if name in ranking.query.features.features:
+            distance = feature_distance(ranking, name, device=device)
+            if rates and ranking.rerank is None:
+                errors[name] = false_non_match_rates(distance, query, gallery, ranking.protocol, rates)
+            rankings[name] = rank_metrics(distance, query, gallery, ranking.protocol, ranks=ranks)
     num_unmatched = next(iter(rankings.values())).num_unmatched
     messages = [
         *_withheld_messages(ranking, missing, missing_as),
@@ -162,7 +166,7 @@ def evaluate_features(
         *_presence_messages(ranking),
     ]
     rule = applied_rule(query, gallery, ranking.protocol, num_unmatched=num_unmatched)
-    return EvaluationResult(rankings, ranking, rule, tuple(messages))
+    return EvaluationResult(rankings, ranking, rule, tuple(messages), replace(verification, feature=errors))
 
 
 def feature_distance(ranking: Ranking, name: str, *, device: torch.device | str = "cpu") -> Tensor:

@@ -120,6 +120,11 @@ def describe_result(result: EvaluationResult) -> EvaluationMetrics:
         "num_unmatched": result.num_unmatched,
         "rule": result.rule.as_dict(),
         "messages": list(result.messages),
+        "verification": {
+            "feature": result.verification.feature,
+            "num_identity_pairs": result.verification.num_identity_pairs,
+            "note": result.verification.note,
+        },
     }
 
 

@@ -44,6 +44,22 @@ class FeatureMetrics(TypedDict, total=False):
     feature: Required[Figures]
 
 
+class VerificationMetrics(TypedDict, total=False):
+    """False non-match rates (FNMR) on the test split at fixed false match rates, see `evaluation.verification`.
+
+    Attributes:
+        feature: by feature, `fnmr_at_fmr_1e-2` and `fnmr_at_fmr_1e-3` in [0, 1], where the identities suffice.
+        num_identity_pairs: pairs of different identities.
+        note: why a rate is not there; empty if none is missing.
+    """
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    feature: Required[Figures]
+    num_identity_pairs: Count
+    note: Text
+
+
 class RerankedMetrics(FeatureMetrics, total=False):
     """Figures after k-reciprocal re-ranking, and its settings."""
 
@@ -77,6 +93,7 @@ class EvaluationMetrics(TypedDict, total=False):
         num_unmatched: queries without any valid match, excluded from the means.
         rule: what the protocol hid, see `AppliedRule`.
         messages: what a reader of the metrics must know, one line each.
+        verification: false non-match rates at fixed false match rates.
         reranked: the same after re-ranking, where that was on.
         data: root of the data set.
         protocol: its name.
@@ -94,6 +111,7 @@ class EvaluationMetrics(TypedDict, total=False):
     num_unmatched: Count
     rule: JsonObject
     messages: list[Text]
+    verification: VerificationMetrics
     reranked: RerankedMetrics
     data: Text
     protocol: Text
