@@ -102,7 +102,7 @@ def run(
     counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} in the gallery"
     show_metrics(f"test split: {counts}", with_errors(metrics))
     show_rule(metrics)
-    if note_on_errors := metrics["verification"].get("note"):
+    if note_on_errors := metrics.get("verification", {}).get("note"):
         say(note_on_errors)
     show_reranked("test split", metrics)
     for table in tables(metrics):

@@ -11,6 +11,7 @@ from trireid.errors import TrireidError
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.verification import EqualError, equal_error, pair_distances, share_named
 from trireid.files import write_text
+from trireid.report.error_rates import error_section
 from trireid.report.items import open_model, prepare, select_items, spread_records
 from trireid.report.maps import item_maps, stages_of, statistics_table
 from trireid.report.media import Plot, plot, render, triplet_picture
@@ -87,6 +88,7 @@ def render_page(run: RunFolder) -> str:
         "environment": flat({key: value for key, value in environment.items() if key != "command"}),
         "imported": run.imported,
         **_distances(result, ranked),
+        **error_section(run.calibration, metrics),
         **_selection(run, queries, notes),
     }
     return render("report.jinja", {**content, "tiles": _tiles(metrics, content["equal"]), "notes": notes})

@@ -14,12 +14,14 @@ from trireid.config.read import parse_yaml
 from trireid.config.schema import Config
 from trireid.data.records import Record
 from trireid.errors import ConfigError, RunError
+from trireid.evaluation.calibration import Calibration
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.ranking import Ranking, Side
 from trireid.files import FEATURES_FILE, RECORDS_FILE, read_text, real_path
 from trireid.train.checkpoint import config_here, load_checkpoint
 from trireid.train.inputs import scan_index
 from trireid.train.run_files import (
+    CALIBRATION_FILE,
     CONFIG_FILE,
     ENVIRONMENT,
     ENVIRONMENT_FILE,
@@ -61,6 +63,7 @@ class RunFolder:
         weights: which weights the metrics are of, for the table.
         imported: content of the report that `trireid import` wrote beside the file.
         overrides: settings to change before anything is read again, such as a moved `data.root`.
+        calibration: content of `calibration.json`.
     """
 
     path: Path
@@ -73,6 +76,7 @@ class RunFolder:
     weights: str = "last"
     imported: ImportedFile | None = None
     overrides: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def name(self) -> str:
@@ -158,7 +162,17 @@ def _read_folder(path: Path) -> RunFolder:
     saved = _read_features(path, notes)
     if config is None and metrics is None and saved is None and not history and not (path / LAST_FILE).exists():
         raise RunError(f"{path} holds no run ({'; '.join(notes)}); give the folder that `trireid train` wrote")
-    return RunFolder(path, config, environment, metrics, history, saved, tuple(notes))
+    calibration = _read_calibration(path / CALIBRATION_FILE, notes)
+    return RunFolder(path, config, environment, metrics, history, saved, tuple(notes), calibration=calibration)
+
+
+def _read_calibration(path: Path, notes: list[str]) -> Calibration | None:
+    """The calibration of a run, or None, with a note where it is damaged; most runs have none."""
+    try:
+        return Calibration.load(path) if path.exists() else None
+    except RunError as error:
+        notes.append(str(error))
+        return None
 
 
 def _read_file(path: Path) -> RunFolder:

@@ -111,7 +111,7 @@ def distance_histogram(same: Tensor, different: Tensor, equal: EqualError | None
         equal: the equal error rate and its threshold, None where there is none to draw.
         num_bins: bars over the range of both.
     """
-    figure, axis = _plot()
+    figure, axis = panel()
     edges = torch.linspace(*_range_of(torch.cat([same, different])), num_bins + 1)
     for values, (color, line, _), name in ((same, STYLES[2], "same identity"), (different, STYLES[0], "different")):
         if len(values):
@@ -124,7 +124,7 @@ def distance_histogram(same: Tensor, different: Tensor, equal: EqualError | None
         axis.axvline(equal.threshold, color=INK, linestyle=":", linewidth=1.6, label=f"threshold {equal.threshold:.3f}")
     axis.set_yticks([])
     axis.set_xlabel("distance", fontsize=10, color=INK)
-    _legend(axis, *axis.get_legend_handles_labels())
+    legend_below(axis, *axis.get_legend_handles_labels())
     return figure
 
 
@@ -138,7 +138,7 @@ def line_figure(
     series: Series, *, horizontal: str = "epoch", logarithmic: bool = False, from_zero: bool = False
 ) -> Figure:
     """Lines by name in one panel, from 0 up where wanted, or a sentence that there are none."""
-    figure, axis = _plot()
+    figure, axis = panel()
     axis.set_xlabel(horizontal, fontsize=10, color=INK)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for (name, (places, values)), (color, line, marker) in zip(series.items(), cycle(STYLES), strict=False):
@@ -158,13 +158,13 @@ def line_figure(
     if series and from_zero:
         axis.set_ylim(0.0, max(1.0, 1.05 * max(max(values) for _, values in series.values())))
     if series:
-        _legend(axis, axis.get_lines(), list(series))
+        legend_below(axis, axis.get_lines(), list(series))
     else:
         axis.text(0.5, 0.5, "nothing recorded", ha="center", va="center", color=INK, transform=axis.transAxes)
     return figure
 
 
-def _plot() -> tuple[Figure, Axes]:
+def panel() -> tuple[Figure, Axes]:
     """An empty panel for a page of any colour."""
     figure = Figure(figsize=(4.8, 3.3), layout="constrained")
     figure.patch.set_alpha(0.0)
@@ -177,7 +177,7 @@ def _plot() -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def _legend(axis: Axes, handles: Sequence[Artist], names: Sequence[str]) -> None:
+def legend_below(axis: Axes, handles: Sequence[Artist], names: Sequence[str]) -> None:
     """Names of the lines beneath the panel, where they hide nothing."""
     figure = axis.get_figure(root=True)
     assert figure is not None
