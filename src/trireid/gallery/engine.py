@@ -1,36 +1,32 @@
-"""The only file that knows Milvus: Milvus Lite in a folder, or a Milvus server, by the same client.
+"""The rows of a gallery in Milvus: Milvus Lite in a folder, or a Milvus server, by the same client (`connection.py`).
 
 A gallery is two collections: `NAME` with one row for each item, and `NAME_about` with its description. Only what
 Milvus 2.3 has is used, so that older servers serve as well: no nullable fields, no second vector field, no sparse
 index. The one vector field is searched by brute force (FLAT, inner product), which is exact; `layout.py` says what
 lies in it.
 
-- Milvus Lite keeps the lock of its folder after the client is closed: `close` releases it.
-- Lite lets one process into a folder. The folder is locked here as well, before Lite is started, since Lite reports a
-  taken lock only in its log.
 - Writes to one collection are serialised by a lock. Lite syncs its log when it is flushed, so every write flushes; a
   server keeps its own log and limits the rate of flushes.
 - Reads are of consistency `Session`: a process sees what it wrote at once, and what others wrote within a moment.
-  `Strong` would let every read of a server wait for its clock, about 0.2 s.
+  `Strong` would let every read of a server wait for its clock, about 0.2 s. One such read ends the opening, so that
+  what was written before by others is seen.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trireid.errors import InputError, RunError, printable
-from trireid.files import locked, real_path
+from trireid.errors import InputError
+from trireid.gallery.connection import LOADING_SECONDS, Connection
 from trireid.gallery.filters import among, both, literal
 from trireid.gallery.rows import LENGTHS, Row
 
@@ -44,8 +40,6 @@ _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 1000
 _PIECE = 60_000
 """Characters of a text that one row of the description holds."""
-DATA = "milvus.db"
-"""Folder of Milvus Lite within that of the gallery; Milvus wants this ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +51,6 @@ class Hit:
     camera: str
     scene: str
     score: float
-
-
-def is_server(location: str | Path) -> bool:
-    """Whether a location is the address of a server."""
-    return str(location).startswith(("http://", "https://"))
 
 
 class Engine:
@@ -76,61 +65,24 @@ class Engine:
         self.location, self.name = str(location), name
         self._about = f"{name}_about"
         self._writing = threading.RLock()
-        self.embedded = not is_server(location)
-        with ExitStack() as opening:
-            self._client = self._connect(opening)
-            self._cleanup = opening.pop_all()
-
-    def _connect(self, opening: ExitStack) -> Any:
-        try:
-            from pymilvus import MilvusClient
-        except ImportError:
-            raise RunError("a gallery needs the package pymilvus: pip install 'trireid[gallery]'") from None
-        if not self.embedded:
-            with self._reporting():
-                client = MilvusClient(uri=self.location, timeout=10)
-        else:
-            folder = real_path(Path(self.location))
-            taken = f"the gallery {printable(self.location)} is open elsewhere: close it there, or use a server"
-            opening.enter_context(locked(folder, taken=taken))
-            data = str(folder / DATA)
-            opening.callback(_release, data)
-            with self._reporting():
-                client = MilvusClient(uri=data)
-        opening.callback(client.close)
-        return client
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Turn errors of the client into one line."""
-        from pymilvus.exceptions import MilvusException
-
-        quiet = logging.getLogger("pymilvus")
-        level = quiet.level
-        quiet.setLevel(logging.CRITICAL)  # it logs a traceback of each error that it raises
-        try:
-            yield
-        except (MilvusException, import_module("grpc").RpcError, OSError) as error:
-            said = printable(str(getattr(error, "message", None) or error).split("\n")[0], limit=200)
-            raise RunError(f"the engine of the gallery {printable(self.location)} reports: {said}") from error
-        finally:
-            quiet.setLevel(level)
+        self._client = Connection(self.location)
+        self.embedded = self._client.embedded
 
     def close(self) -> None:
         """Let go of the folder or the connection; what was written stays."""
         with self._writing:
-            self._cleanup.close()
+            self._client.close()
 
     # The collections
 
     def exists(self) -> bool:
         """Whether there is a gallery of this name."""
-        with self._reporting():
+        with self._client.reporting():
             return bool(self._client.has_collection(self._about)) and bool(self._client.has_collection(self.name))
 
     def names(self) -> list[str]:
         """All galleries at this location."""
-        with self._reporting():
+        with self._client.reporting():
             found = set(self._client.list_collections())
         return sorted(name for name in found if f"{name}_about" in found)
 
@@ -151,7 +103,7 @@ class Engine:
     def _create(self, name: str, columns: dict[str, Any], primary: str, width: int) -> None:
         from pymilvus import DataType
 
-        with self._writing, self._reporting():
+        with self._writing, self._client.reporting():
             if self._client.has_collection(name):  # what a broken creation left
                 self._client.drop_collection(name)
             schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -166,14 +118,32 @@ class Engine:
             self._client.load_collection(name)
 
     def load(self) -> None:
-        """Make a gallery that exists ready for reading."""
-        with self._reporting():
+        """Make a gallery that exists ready for reading, and see to it that each of its rows is there once."""
+        with self._client.reporting():
             for name in (self.name, self._about):
-                self._client.load_collection(name)
+                self._client.load_collection(name, timeout=None if self._client.embedded else LOADING_SECONDS)
+                self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
+        if self._client.interrupted:
+            self._write_doubled_rows_again(self.name, "key")
+            self._write_doubled_rows_again(self._about, "part")
+            self._client.interrupted = False
+
+    def _write_doubled_rows_again(self, name: str, primary: str) -> None:
+        """Rows that Lite has twice since it was killed (see `connection.py`); a new one takes the place of both."""
+        with self._writing, self._client.reporting():
+            found = self._client.query(name, filter=f'{primary} != ""', output_fields=[primary])
+            counts = Counter(row[primary] for row in found)
+            doubled = sorted(key for key, count in counts.items() if count > 1)
+            for start in range(0, len(doubled), _BATCH_ROWS):
+                expression = among(primary, doubled[start : start + _BATCH_ROWS])
+                rows = self._client.query(name, filter=expression, output_fields=["*"])
+                self._client.upsert(name, list({row[primary]: dict(row) for row in rows}.values()))
+            if doubled:
+                self._client.flush(name)
 
     def drop(self) -> None:
         """Remove the gallery with all its items; its description goes first."""
-        with self._writing, self._reporting():
+        with self._writing, self._client.reporting():
             for name in (self._about, self.name):
                 if self._client.has_collection(name):
                     self._client.drop_collection(name)
@@ -188,7 +158,7 @@ class Engine:
             {"part": f"{name}/{version}/{number}", "text": piece, "vector": [0.0, 1.0]}
             for number, piece in enumerate(pieces)
         ]
-        with self._writing, self._reporting():
+        with self._writing, self._client.reporting():
             before = self._pointer(name)
             if len(pieces) > 1:
                 self._client.upsert(self._about, rows)
@@ -200,7 +170,7 @@ class Engine:
 
     def read_text(self, name: str) -> str | None:
         """A text that was kept, None where there is none."""
-        with self._reporting():
+        with self._client.reporting():
             first = self._pointer(name)
             if first is None or first.startswith("= "):
                 return None if first is None else first[2:]
@@ -218,7 +188,7 @@ class Engine:
     def upsert(self, rows: Sequence[Row], vectors: NDArray[np.float32], *, flush: bool = True) -> None:
         """Write rows; a row whose key is there already takes its place. Without `flush`, the caller flushes."""
         step = self.page_size(vectors.shape[1])
-        with self._writing, self._reporting():
+        with self._writing, self._client.reporting():
             for start in range(0, len(rows), step):
                 some = slice(start, start + step)
                 content = [{**row, "vector": vector} for row, vector in zip(rows[some], vectors[some], strict=True)]
@@ -228,18 +198,18 @@ class Engine:
 
     def flush(self) -> None:
         """Make what was written safe against the end of this process."""
-        with self._writing, self._reporting():
+        with self._writing, self._client.reporting():
             self._flush(self.name)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove items."""
-        with self._writing, self._reporting():
+        with self._writing, self._client.reporting():
             for start in range(0, len(keys), _BATCH_ROWS):
                 self._client.delete(self.name, filter=among("key", keys[start : start + _BATCH_ROWS]))
             self._flush(self.name)
 
     def _flush(self, name: str) -> None:
-        if self.embedded:
+        if self._client.embedded:
             self._client.flush(name)
 
     def page_size(self, width: int) -> int:
@@ -251,7 +221,7 @@ class Engine:
         past = "" if after is None else f"key > {literal(after)}"
         columns = [*COLUMNS, "vector"] if vectors else list(COLUMNS)
         everything = both(where, past) or 'key != ""'
-        with self._reporting():
+        with self._client.reporting():
             # Without `iterator`, Lite gives rows in the order in which they were written.
             found = self._client.query(
                 self.name, filter=everything, limit=limit, output_fields=columns, iterator="True"
@@ -271,7 +241,7 @@ class Engine:
         size = _BATCH_ROWS if width is None else self.page_size(width)
         columns = [*COLUMNS, "vector"] if width is not None else list(COLUMNS)
         rows: dict[str, Row] = {}
-        with self._reporting():
+        with self._client.reporting():
             for start in range(0, len(keys), size):
                 expression = among("key", keys[start : start + size])
                 found = self._client.query(self.name, filter=expression, output_fields=columns)
@@ -280,14 +250,14 @@ class Engine:
 
     def count(self, where: str) -> int:
         """How many items fulfil an expression."""
-        with self._reporting():
+        with self._client.reporting():
             found = self._client.query(self.name, filter=where, output_fields=["count(*)"])
         return int(found[0]["count(*)"])
 
     def search(self, probes: NDArray[np.float32], where: str, limit: int) -> list[list[Hit]]:
         """For each probe the items of the largest inner products that fulfil an expression, best first."""
         fields = ["key", "identity", "camera", "scene"]
-        with self._reporting():
+        with self._client.reporting():
             found = self._client.search(
                 self.name,
                 data=list(probes),
@@ -313,12 +283,3 @@ def _row(found: dict[str, Any]) -> Row:
 def _pieces(name: str, pointer: str) -> list[str]:
     count, version = pointer.split(" ")
     return [f"{name}/{version}/{number}" for number in range(int(count))]
-
-
-def _release(data: str) -> None:
-    """Stop the Lite server of a folder in this process, which lets go of its lock."""
-    try:
-        from milvus_lite.server_manager import server_manager_instance
-    except ImportError:
-        return
-    server_manager_instance.release_server(data)

@@ -9,13 +9,15 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from trireid.errors import InputError, RunError, printable
-from trireid.files import read_text, write_json, writing
+from trireid.files import locked, read_text, write_json, writing
 from trireid.gallery.about import SCHEMA, About
-from trireid.gallery.engine import Engine, is_server
+from trireid.gallery.connection import is_server
+from trireid.gallery.engine import Engine
 from trireid.typed_json import parse_object
 
 MARK = "gallery.json"
-"""In the folder: says that it is a gallery, and of which version. Never changed."""
+"""In the folder: says that it is a gallery, of which version, and whether it is unfinished."""
+_MARK = {"format": "trireid gallery", "schema_version": SCHEMA}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -54,29 +56,45 @@ def made_folder(location: str | Path) -> Iterator[None]:
         yield
         return
     folder = Path(location)
-    if folder.is_dir() and not any(folder.iterdir()):
-        existed = True
-    elif folder.exists() or folder.is_symlink():
+    existed = folder.is_dir()
+    if existed and _is_unfinished(folder):
+        with locked(folder, taken=f"{printable(str(folder))} is being made into a gallery by another process"):
+            _empty(folder)
+    if (existed and any(folder.iterdir())) or (not existed and (folder.exists() or folder.is_symlink())):
         is_gallery = (folder / MARK).exists()
         raise RunError(
             f"{printable(str(folder))} exists already{'' if is_gallery else ' and is no gallery'}; "
             f"{'open that gallery, or ' if is_gallery else ''}choose another folder"
         )
-    else:
-        existed = False
     complete = False
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MARK, {**_MARK, "unfinished": True})
         yield
-        write_json(folder / MARK, {"format": "trireid gallery", "schema_version": SCHEMA})
+        write_json(folder / MARK, _MARK)
         complete = True
     finally:
         if not complete and folder.is_dir():
-            for entry in folder.iterdir():
-                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+            _empty(folder)
             if not existed:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a process that was killed has left a folder without having made the gallery."""
+    try:
+        return parse_object(read_text(folder / MARK)).get("unfinished") is True
+    except (OSError, ValueError):
+        return False
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def opened_folder(location: str | Path) -> None:
@@ -95,6 +113,8 @@ def opened_folder(location: str | Path) -> None:
         raise RunError(f"there is no gallery in {shown}; make one with `trireid gallery create`") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{printable(str(folder / MARK))} cannot be read ({printable(str(error), limit=120)})") from None
+    if content.get("unfinished"):
+        raise RunError(f"the gallery in {shown} was not created to its end; create it again at the same place")
     if content.get("schema_version") != SCHEMA:
         found = printable(repr(content.get("schema_version")), limit=40)
         raise RunError(
