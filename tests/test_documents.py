@@ -308,7 +308,10 @@ def test_the_python_code_of_the_documents_runs(finished_run, monkeypatch, capsys
     names["present"][3] = torch.tensor([True, False, True])
     (more,) = blocks(ROOT / "docs" / "missing.md", "python")
     exec(compile(more, "docs/missing.md", "exec"), names)
-    for page in ("search.md", "contributing.md"):
+    for name in ("rgb/17", "nir/17", "tir/17", "tir/18"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 32)).save(f"{name}.jpg")
+    for page in ("search.md", "contributing.md", "embed.md"):
         for text in blocks(ROOT / "docs" / page, "python"):
             exec(compile(text, page, "exec"), {})
     assert names["nearest"].index[:, 0].tolist() == [0, 1]
