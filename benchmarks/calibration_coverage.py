@@ -1,12 +1,12 @@
 """How often a calibration keeps its promise: calibrate on one half of the identities, observe on the other half.
 
-    python benchmarks/calibration_coverage.py RUN --scenes FOLDER --weights FILE [--splits 100] [--cache FOLDER]
+    python benchmarks/calibration_coverage.py <RUN> --scenes <FOLDER> --weights <FILE> --splits 100 --replicates 400
 
-RUN is the run of `trireid demo`. Two sets that the models were not trained on:
+<RUN> is the run of `trireid demo`. Two sets that the models were not trained on:
 
-- synthetic: 400 identities of `trireid synth` with another seed, embedded by RUN;
+- synthetic: 400 identities of `trireid synth` with another seed, embedded by that run;
 - scenes: a folder in the layout of RGBNT201 with real images, all identities of both splits, embedded by a frozen
-  DINOv2 ViT-S/14 (FILE: weights of vit_small_patch14_dinov2) at 112 x 112, without a head.
+  DINOv2 ViT-S/14 (<FILE>: weights of vit_small_patch14_dinov2) at 112 x 112, without a head.
 
 The identities are split into two halves at random, again and again. Of each split the false match rate on the second
 half, at the threshold that the first half gives for a target, is compared with the target and with the interval that
