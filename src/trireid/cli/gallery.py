@@ -23,12 +23,12 @@ from trireid.cli.gallery_options import (
     Keys,
     Name,
     NotCameras,
+    Partial,
     Place,
     Presences,
     Run,
     Scenes,
     Texts,
-    Whole,
     embeddings_of,
     filter_of,
     item_facts,
@@ -51,12 +51,12 @@ def create(
     name: Name = "gallery",
     feature: Feature = "joint",
     root: Annotated[Path | None, typer.Option(help="Folder that paths of images are stored relative to.")] = None,
-    whole: Whole = False,
+    partial: Partial = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model."""
     from trireid.gallery.gallery import Gallery
 
-    with Gallery.create(gallery, model_of(model, feature), name=name, root=root, partial=not whole) as made:
+    with Gallery.create(gallery, model_of(model, feature), name=name, root=root, partial=partial) as made:
         say(f"created: {gallery} for {made.model}")
 
 
@@ -69,6 +69,7 @@ def add(
     feature: Feature = "joint",
     device: Device = "auto",
     make: Annotated[bool, typer.Option("--create", help="Make the gallery first if it is not there.")] = False,
+    partial: Partial = False,
     as_json: AsJson = False,
 ) -> None:
     """Add items: finished embeddings, or images with --run. A key that is there already is replaced."""
@@ -76,7 +77,7 @@ def add(
 
     parts = embeddings_of(inputs or [], run=run, feature=feature, device=device)
     if make and not Gallery.exists(gallery, name=name):
-        Gallery.create(gallery, parts.model, name=name).close()
+        Gallery.create(gallery, parts.model, name=name, partial=partial).close()
     with Gallery.open(gallery, name=name) as opened, progress("adding") as bar:
         done = opened.add(parts, progress=bar.reach)
         count = len(opened)
@@ -225,7 +226,7 @@ def info(gallery: Place, name: Name = "gallery", as_json: AsJson = False) -> Non
         ["items", f"{found.items:,}"],
         *([f"  {names}", f"{count:,}"] for names, count in found.by_presence.items()),
         ["model", str(found.model)],
-        ["compared by", "any shared modalities" if found.partial else "whole items"],
+        ["parts stored", "yes" if found.partial else "no: queries with fewer modalities than items are slow"],
         ["cosine of unrelated items", unrelated],
         ["calibrated", "yes" if found.calibrated else "no"],
         ["images relative to", found.root or "-"],

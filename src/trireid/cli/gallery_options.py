@@ -39,7 +39,10 @@ Scenes = Annotated[Texts, typer.Option("--scene", help="Only items of this scene
 Presences = Annotated[Texts, typer.Option("--presence", help="Only items with exactly these modalities: rgb,nir.")]
 After = Annotated[str | None, typer.Option(help="Only items of this time or later: seconds since 1970, or ISO 8601.")]
 Before = Annotated[str | None, typer.Option(help="Only items before this time.")]
-Whole = Annotated[bool, typer.Option("--whole", help="Less memory; queries must have every modality of an item.")]
+Partial = Annotated[
+    bool,
+    typer.Option("--partial", help="Also fast for queries with fewer modalities; four times the memory."),
+]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class About(BaseModel):
         schema_version: see `SCHEMA`.
         name: of the gallery.
         fingerprint, feature, blocks, width, description, version: of its model, see `ModelIdentity`.
-        partial: whether items can be compared by some of their blocks, see `layout.Layout`.
+        partial: whether parts of items are stored, see `layout.Layout`.
         root: folder that the paths of images are relative to.
         created: time in ISO 8601, UTC.
         created_by: version of trireid.

@@ -7,9 +7,9 @@ lies in it.
 
 - Writes to one collection are serialised by a lock. Lite syncs its log when it is flushed, so every write flushes; a
   server keeps its own log and limits the rate of flushes.
-- Reads are of consistency `Session`: a process sees what it wrote at once, and what others wrote within a moment.
-  `Strong` would let every read of a server wait for its clock, about 0.2 s. One such read ends the opening, so that
-  what was written before by others is seen.
+- The first read after the opening and after a write is of consistency `Strong`: it sees all that was written before.
+  Others are of `Session`, and see what other processes wrote within a moment: `Strong` lets a read of a server wait
+  for its clock, about 0.2 s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,21 @@ class Engine:
         self._writing = threading.RLock()
         self._client = Connection(self.location)
         self.embedded = self._client.embedded
+        self._written, self._seen = Counter({self.name: 1, self._about: 1}), Counter[str]()
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[str]:
+        """Give the consistency level of a read: the first one after a write waits until the server knows the write."""
+        version = self._written[name]
+        with self._client.reporting():
+            yield "Session" if version == self._seen[name] else "Strong"
+        self._seen[name] = version
+
+    def _flush(self, name: str) -> None:
+        """After a write: make it safe against the end of this process, and let the next read wait for it."""
+        self._written[name] += 1
+        if self.embedded:
+            self._client.flush(name)
 
     def close(self) -> None:
         """Let go of the folder or the connection; what was written stays."""
@@ -122,7 +139,6 @@ class Engine:
         with self._client.reporting():
             for name in (self.name, self._about):
                 self._client.load_collection(name, timeout=None if self._client.embedded else LOADING_SECONDS)
-                self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
         if self._client.interrupted:
             self._write_doubled_rows_again(self.name, "key")
             self._write_doubled_rows_again(self._about, "part")
@@ -175,12 +191,12 @@ class Engine:
             if first is None or first.startswith("= "):
                 return None if first is None else first[2:]
             parts = _pieces(name, first)
-            found = self._client.query(self._about, filter=among("part", parts), output_fields=["part", "text"])
+            found = self._query(self._about, among("part", parts), ["part", "text"])
         texts = {row["part"]: row["text"] for row in found}
         return "".join(texts[part] for part in parts)
 
     def _pointer(self, name: str) -> str | None:
-        found = self._client.query(self._about, filter=f"part == {literal(name)}", output_fields=["text"])
+        found = self._query(self._about, f"part == {literal(name)}", ["text"])
         return None if not found else str(found[0]["text"])
 
     # Items
@@ -193,6 +209,7 @@ class Engine:
                 some = slice(start, start + step)
                 content = [{**row, "vector": vector} for row, vector in zip(rows[some], vectors[some], strict=True)]
                 self._client.upsert(self.name, content)
+            self._written[self.name] += 1
             if flush:
                 self._flush(self.name)
 
@@ -208,10 +225,6 @@ class Engine:
                 self._client.delete(self.name, filter=among("key", keys[start : start + _BATCH_ROWS]))
             self._flush(self.name)
 
-    def _flush(self, name: str) -> None:
-        if self._client.embedded:
-            self._client.flush(name)
-
     def page_size(self, width: int) -> int:
         """Rows with their vectors that are read or written at a time."""
         return int(min(_BATCH_ROWS, max(1, _BATCH_BYTES // (4 * width))))
@@ -221,11 +234,9 @@ class Engine:
         past = "" if after is None else f"key > {literal(after)}"
         columns = [*COLUMNS, "vector"] if vectors else list(COLUMNS)
         everything = both(where, past) or 'key != ""'
-        with self._client.reporting():
-            # Without `iterator`, Lite gives rows in the order in which they were written.
-            found = self._client.query(
-                self.name, filter=everything, limit=limit, output_fields=columns, iterator="True"
-            )
+        # Servers give the first keys. Lite does so for iterators only, to which servers give what may be outdated.
+        ordered = {"iterator": "True"} if self.embedded else {}
+        found = self._query(self.name, everything, columns, limit=limit, **ordered)
         return sorted((_row(each) for each in found), key=lambda row: row["key"].encode())
 
     def scan(self, where: str, width: int | None = None) -> Iterator[list[Row]]:
@@ -241,23 +252,24 @@ class Engine:
         size = _BATCH_ROWS if width is None else self.page_size(width)
         columns = [*COLUMNS, "vector"] if width is not None else list(COLUMNS)
         rows: dict[str, Row] = {}
-        with self._client.reporting():
-            for start in range(0, len(keys), size):
-                expression = among("key", keys[start : start + size])
-                found = self._client.query(self.name, filter=expression, output_fields=columns)
-                rows.update({each["key"]: _row(each) for each in found})
+        for start in range(0, len(keys), size):
+            found = self._query(self.name, among("key", keys[start : start + size]), columns)
+            rows.update({each["key"]: _row(each) for each in found})
         return rows
 
     def count(self, where: str) -> int:
         """How many items fulfil an expression."""
-        with self._client.reporting():
-            found = self._client.query(self.name, filter=where, output_fields=["count(*)"])
-        return int(found[0]["count(*)"])
+        return int(self._query(self.name, where, ["count(*)"])[0]["count(*)"])
+
+    def _query(self, name: str, where: str, columns: list[str], **options: Any) -> list[dict[str, Any]]:
+        with self._reading(name) as level:
+            found = self._client.query(name, filter=where, output_fields=columns, consistency_level=level, **options)
+        return list(found)
 
     def search(self, probes: NDArray[np.float32], where: str, limit: int) -> list[list[Hit]]:
         """For each probe the items of the largest inner products that fulfil an expression, best first."""
         fields = ["key", "identity", "camera", "scene"]
-        with self._client.reporting():
+        with self._reading(self.name) as level:
             found = self._client.search(
                 self.name,
                 data=list(probes),
@@ -265,12 +277,26 @@ class Engine:
                 filter=where,
                 limit=limit,
                 output_fields=fields,
+                consistency_level=level,
                 search_params={"metric_type": "IP", "params": {}},
             )
         return [
             [Hit(**{name: each["entity"][name] for name in fields}, score=float(each["distance"])) for each in hits]
             for hits in found
         ]
+
+    def search_all(self, probes: NDArray[np.float32], where: str) -> list[list[Hit]]:
+        """As `search`, of all items, however many: they are searched in ranges of their keys."""
+        found: list[list[Hit]] = [[] for _ in probes]
+        ends = [page[-1]["key"] for page in self.scan(where)]
+        step = LARGEST_LIMIT // _BATCH_ROWS
+        bounds = [None, *ends[step - 1 : -1 : step], None]
+        for low, high in pairwise(bounds):
+            above = "" if low is None else f"key > {literal(low)}"
+            below = "" if high is None else f"key <= {literal(high)}"
+            for hits, more in zip(found, self.search(probes, both(where, above, below), LARGEST_LIMIT), strict=True):
+                hits += more
+        return [sorted(hits, key=lambda hit: -hit.score) for hits in found]
 
 
 def _row(found: dict[str, Any]) -> Row:

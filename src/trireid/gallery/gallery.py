@@ -74,7 +74,7 @@ class Gallery:
         *,
         name: str = "gallery",
         root: str | Path | None = None,
-        partial: bool = True,
+        partial: bool = False,
     ) -> Gallery:
         """Make an empty gallery.
 
@@ -83,8 +83,8 @@ class Gallery:
             model: what its vectors are made by, `Embeddings.model` or `Embedder.model`.
             name: letters, digits and `_`; a server holds several galleries.
             root: folder that paths of images are stored relative to; None: they are stored whole.
-            partial: False stores whole items only, a quarter of the memory; queries then must have every modality
-                that an item has.
+            partial: also store the parts of items by which queries with fewer modalities are compared. Such queries
+                become fast, and the gallery takes four times the memory. Answers are the same.
 
         Raises:
             InputError: the name or the model's feature cannot be used.

@@ -3,11 +3,11 @@
 A pair is compared by the cosine over the blocks S that both items have, each item scaled to unit length *over S*
 (`trireid.evaluation.presence`). One whole vector of unit length does not give it: where the query lacks a block, the
 item's length over S is not its length over all blocks, and that ratio differs from item to item. Blocks of unit length
-each would give another cosine, in which a weak block counts as much as a strong one. So an item is stored once for
-every S that a query can share with it, each part at unit length, side by side in one row: at most 7 parts, 4 times the
-width for three blocks of one modality. A query is placed in the part of its S, with zeros elsewhere. One row for each
-item keeps writes atomic. With `partial=False` only the whole item is stored: a quarter of the memory, for galleries
-whose queries never lack a block that an item has.
+each would give another cosine, in which a weak block counts as much as a strong one. So a row holds the whole item at
+unit length and, with `partial`, one part at unit length for every other S that a query can share with it, side by
+side: at most 7 parts, 4 times the width for three blocks of one modality. A query is placed in the part of its S, with
+zeros elsewhere. One row for each item keeps writes atomic. Without `partial`, queries that lack a block of an item are
+compared by reading the items of that presence (`search.py`): slow for large galleries, but exact as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trireid.errors import InputError
 from trireid.names import MODALITIES
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Layout:
 
     blocks: Blocks
     width: int
-    partial: bool = True
+    partial: bool = False
     _parts: dict[int, dict[Shared, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -116,17 +115,8 @@ class Layout:
         return max(ends)
 
     def columns(self, shared: Shared, code: int) -> slice:
-        """Where the part of some shared blocks lies in the row of an item.
-
-        Raises:
-            InputError: the gallery does not hold it.
-        """
-        start = self.parts(code).get(shared)
-        if start is None:
-            raise InputError(
-                f"a query lacks blocks that items with {', '.join(names_of(code))} have, and this gallery stores whole "
-                "items only: copy it with partial=True (trireid gallery copy GALLERY TARGET --partial)"
-            )
+        """Where the part of some shared blocks lies in the row of an item."""
+        start = self.parts(code)[shared]
         return slice(start, start + len(shared) * self.block_width)
 
     def part(self, features: NDArray[np.float64], shared: Shared) -> NDArray[np.float64]:
@@ -166,7 +156,10 @@ class Layout:
         """
         shared = self.shared(query, item)
         own = self.part(feature[None], shared)
-        others = unit_rows(rows[:, self.columns(shared, item)].astype(np.float64))
+        if shared in self.parts(item):
+            others = unit_rows(rows[:, self.columns(shared, item)].astype(np.float64))
+        else:
+            others = self.part(self.features(rows, item), shared)
         difference = others - own
         squares: NDArray[np.float64] = (difference * difference).sum(axis=1)
         return squares

@@ -81,7 +81,7 @@ class GalleryInfo:
         items: how many.
         by_presence: how many of each presence, such as `rgb,nir`; those that occur.
         model: what made its vectors.
-        partial: whether items can be compared by some of their blocks.
+        partial: whether parts of items are stored, for queries with fewer modalities.
         root: folder that paths are relative to; None: paths are whole.
         created, created_by: when, and by which version of trireid.
         unrelated: cosine of unrelated items; None: not measured yet, 0 is used.

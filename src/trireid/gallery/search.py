@@ -16,9 +16,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trireid.errors import InputError
 from trireid.gallery.engine import LARGEST_LIMIT, Engine, Hit
-from trireid.gallery.filters import among, both, presence_in
+from trireid.gallery.filters import both, presence_in
 from trireid.gallery.layout import CODES, Layout, weighed
 from trireid.gallery.rows import Row
 
@@ -26,8 +25,8 @@ Answer = TypeVar("Answer")
 
 ERROR = 1e-5
 """Of a cosine that the engine computes: an inner product of unit vectors in float32, over at most 32,768 numbers."""
-QUERIES = 64
-"""That are searched in one call."""
+QUERIES, FEW_QUERIES = 64, 8
+"""That are searched in one call; few, where each reads all items."""
 
 
 @dataclass(frozen=True)
@@ -118,23 +117,26 @@ class Searcher:
 
     def items(self, probes: Sequence[Probe], top: int) -> list[list[Found]]:
         """The `top` nearest items of each query; those without a shared block last, by key."""
-        return self._each(probes, top, lambda reading: self._nearest(reading, top))
+        return self._each(probes, max(top + 8, 16), QUERIES, lambda reading: self._nearest(reading, top))
 
     def identities(self, probes: Sequence[Probe], top: int, *, mean: bool) -> list[list[tuple[float, Found]]]:
         """The `top` nearest identities of each query: distance of the identity, and its nearest item."""
-        decide = self._by_mean if mean else self._by_best
-        return self._each(probes, top, lambda reading: decide(reading, top))
+        if mean:
+            return self._each(probes, LARGEST_LIMIT, FEW_QUERIES, lambda reading: self._by_mean(reading, top))
+        return self._each(probes, max(4 * top, 16), QUERIES, lambda reading: self._by_best(reading, top))
 
-    def _each(self, probes: Sequence[Probe], top: int, decide: Callable[[_Reading], Answer | None]) -> list[Answer]:
-        """Read lists until `decide` gives an answer to every query; those of like expressions are read together."""
+    def _each(
+        self, probes: Sequence[Probe], depth: int, together: int, decide: Callable[[_Reading], Answer | None]
+    ) -> list[Answer]:
+        """Read lists, first to a depth, until `decide` answers every query; those of like expressions together."""
         answers: dict[int, Answer] = {}
         groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         for number, probe in enumerate(probes):
             groups[probe.where, probe.code].append(number)
         for (_, code), members in groups.items():
-            for start in range(0, len(members), QUERIES):
-                some = {number: self._start(probes[number]) for number in members[start : start + QUERIES]}
-                self._read(some.values(), code, max(top + 8, 16))
+            for start in range(0, len(members), together):
+                some = {number: self._start(probes[number]) for number in members[start : start + together]}
+                self._read(some.values(), code, min(depth, LARGEST_LIMIT))
                 while some:
                     done = {number: decide(reading) for number, reading in some.items()}
                     answers.update({number: answer for number, answer in done.items() if answer is not None})
@@ -152,34 +154,36 @@ class Searcher:
         tasks: dict[tuple[int, int], list[tuple[_Reading, _List]]] = defaultdict(list)
         for reading in readings:
             for read in reading.shallow():
-                if read.limit >= LARGEST_LIMIT:
-                    raise InputError(
-                        f"more than {LARGEST_LIMIT:,} items are hidden from a query or as near as its last match: "
-                        "choose a smaller top, or a filter"
-                    )
-                tasks[read.code, min(first or 4 * read.limit, LARGEST_LIMIT)].append((reading, read))
+                deeper = LARGEST_LIMIT if read.limit < LARGEST_LIMIT < 4 * read.limit else 4 * read.limit
+                tasks[read.code, first or deeper].append((reading, read))
         for (item, limit), members in tasks.items():
             features = np.stack([reading.probe.feature for reading, _ in members])
             where = both(members[0][0].probe.where, presence_in([item]))
-            if not self._layout_holds(code, item, where):
-                for _, read in members:
-                    read.is_whole = True
-                continue
-            found = self._engine.search(self._layout.probes(features, code, item), where, limit)
+            found = self._search(features, code, item, where, limit)
             for (_, read), hits in zip(members, found, strict=True):
-                read.hits, read.limit, read.is_whole = hits, limit, len(hits) < limit
+                read.hits, read.limit, read.is_whole = hits, limit, len(hits) < limit or limit > LARGEST_LIMIT
 
-    def _layout_holds(self, query: int, item: int, where: str) -> bool:
-        """True where pairs of two presences can be compared; False where there are none that would have to be.
+    def _search(self, features: NDArray[np.float64], query: int, item: int, where: str, limit: int) -> list[list[Hit]]:
+        """The best items of one presence for queries of one presence; beyond `LARGEST_LIMIT`, all of them."""
+        if self._layout.shared(query, item) not in self._layout.parts(item):
+            return self._scan(features, query, item, where, limit)
+        probes = self._layout.probes(features, query, item)
+        if limit > LARGEST_LIMIT:
+            return self._engine.search_all(probes, where)
+        return self._engine.search(probes, where, limit)
 
-        Raises:
-            InputError: there are some, and the gallery stores whole items only.
-        """
-        if self._layout.shared(query, item) in self._layout.parts(item):
-            return True
-        if self._engine.count(where):
-            self._layout.columns(self._layout.shared(query, item), item)
-        return False
+    def _scan(self, features: NDArray[np.float64], query: int, item: int, where: str, limit: int) -> list[list[Hit]]:
+        """As `_search`, computed here from all items of the presence: the gallery holds them whole only."""
+        found: list[list[Hit]] = [[] for _ in features]
+        for rows in self._engine.scan(where, self._layout.row_width):
+            vectors = np.stack([row["vector"] for row in rows])
+            for hits, feature in zip(found, features, strict=True):
+                scores = 1.0 - self._layout.squares(feature, query, vectors, item) / 2.0
+                hits += [_hit(row, float(score)) for row, score in zip(rows, scores, strict=True)]
+                hits.sort(key=lambda hit: -hit.score)
+                if limit <= LARGEST_LIMIT:
+                    del hits[limit:]
+        return found
 
     # What ends the reading
 
@@ -208,22 +212,21 @@ class Searcher:
         return _first(((items[0].distance, items[0]) for items in chosen.values()), top)
 
     def _by_mean(self, reading: _Reading, top: int) -> list[tuple[float, Found]] | None:
-        """An identity's mean is no less than its nearest item, so none that was not read can be before the frontier."""
-        names = sorted({hit.identity for _, hit, _ in reading.candidates() if hit.identity})
-        if len(names) < top and not _complete(reading):
+        """All items are read: an identity with one near item may be behind one whose items are all fairly near."""
+        if not _complete(reading):
             return None
-        means: list[tuple[float, Found]] = []
-        rows: list[Row] = []
-        for start in range(0, len(names), 100):
-            where = both(reading.probe.where, among("identity", names[start : start + 100]))
-            for page in self._engine.scan(where, self._layout.row_width):
-                rows += [row for row in page if not reading.probe.hides(row)]
-        for items in _by_identity(self._distances(reading.probe, rows)).values():
-            means.append((float(np.mean([each.distance for each in items])), items[0]))
-        chosen = _first(means, top)
-        if _complete(reading):
-            return chosen
-        return chosen if chosen[-1][0] ** 2 < reading.frontier() - 8 * ERROR else None
+        groups: dict[str, list[tuple[float, Hit, int]]] = defaultdict(list)
+        for each in reading.candidates():
+            if each[1].identity:
+                groups[each[1].identity].append(each)
+        estimates = {name: np.array([each[0] for each in items]) for name, items in groups.items()}
+        latest = sorted(float(np.sqrt(np.maximum(some, 0.0) + 8 * ERROR).mean()) for some in estimates.values())[:top]
+        near: list[tuple[float, Hit, int]] = []
+        for name, some in estimates.items():
+            if float(np.sqrt(np.maximum(some - 8 * ERROR, 0.0)).mean()) <= latest[-1]:
+                near += groups[name]
+        items = _by_identity(self._exact(reading, near)).values()
+        return _first(((float(np.mean([each.distance for each in some])), some[0]) for some in items), top)
 
     # Exact distances
 
@@ -261,6 +264,10 @@ class Searcher:
             if len(found) >= count:
                 break
         return found[:count]
+
+
+def _hit(row: Row, score: float) -> Hit:
+    return Hit(row["key"], row["identity"], row["camera"], row["scene"], score)
 
 
 def _complete(reading: _Reading) -> bool:
