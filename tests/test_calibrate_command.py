@@ -55,6 +55,16 @@ def test_embeddings_and_other_data_give_the_same_rates(run, tmp_path):
     assert not any("biased" in line for line in one.notes)
 
 
+def test_a_run_that_held_out_identities_is_calibrated_on_them(run, tmp_path):
+    tree = run.parent / "tree"
+    held_out = untrained_run(tree, tmp_path / "run", "data.val_ids=10", "model.sie_coefficient=0")
+    done = calibrate(held_out, "--target-fmr", 0.7, "--json")
+    assert done.exit_code == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert (shown["pairs"][0]["num_identities"], shown["notes"]) == (10, [])
+    assert shown["data"] == f"{tree} (held-out identities)"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

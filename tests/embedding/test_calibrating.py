@@ -9,6 +9,7 @@ import pytest
 
 import reference_calibration as literal
 import trireid
+from trireid.embedding import calibrating
 from trireid.embedding.embeddings import Embeddings, ModelIdentity
 from trireid.embedding.items import Item
 from trireid.errors import InputError, RunError
@@ -138,6 +139,18 @@ def test_saved_and_read_again_without_torch(tmp_path):
             trireid.Calibration.load(tmp_path / "damaged.json")
     with pytest.raises(RunError, match="does not exist"):
         trireid.Calibration.load(tmp_path / "none.json")
+
+
+def test_groups_of_many_identities_change_intervals_alone(monkeypatch):
+    embeddings = labelled(40, 3, presences=((1, 1, 1), (0, 1, 1), (1, 1, 1)))
+    whole = trireid.calibrate(embeddings, replicates=100)
+    monkeypatch.setattr(calibrating, "MOST_GROUPS", 10)
+    grouped = trireid.calibrate(embeddings, replicates=100)
+    for one, other in zip(whole.rates, grouped.rates, strict=True):
+        for name in ("false_match", "false_non_match"):
+            assert getattr(one, name).rate == pytest.approx(getattr(other, name).rate)
+        assert one.identification[0].false_negative.rate == pytest.approx(other.identification[0].false_negative.rate)
+    assert not np.allclose(whole.rates[0].false_match.high, grouped.rates[0].false_match.high)
 
 
 def changed(embeddings, **changes):
