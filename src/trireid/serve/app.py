@@ -15,10 +15,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trireid.serve import api, schemas
+from trireid.serve.frame import answer_problem
 from trireid.serve.gate import Gate
 from trireid.serve.limits import Limits
 from trireid.serve.media import Media
 from trireid.serve.observing import Observer
+from trireid.serve.pages import add_pages
 from trireid.serve.problems import Problem, add_handlers
 from trireid.serve.security import LOCAL_NAMES, Access
 from trireid.serve.service import Service
@@ -76,11 +78,12 @@ def create_app(
         redoc_url=None,
     )
     app.state.service, app.state.access, app.state.run = service, access, run
-    add_handlers(app)
+    add_handlers(app, answer_problem)
     app.include_router(api.router)
     _add_operations(app)
+    add_pages(app, folder=media, run=run)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    app.add_middleware(Gate, limits=limits, access=access, observer=observer)
+    app.add_middleware(Gate, limits=limits, access=access, observer=observer, refuse=answer_problem)
     app.add_middleware(_EncodedKeys)
     return app
 

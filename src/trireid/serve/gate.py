@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from time import perf_counter
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trireid.serve.limits import Limits, Slots
@@ -35,13 +37,23 @@ class Gate:
         limits: how much is taken.
         access: who may send.
         observer: what is counted.
+        refuse: the answer to a request that may not pass.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, access: Access, observer: Observer) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        access: Access,
+        observer: Observer,
+        refuse: Callable[[Request, Problem], Response],
+    ) -> None:
         self.app = app
         self.limits = limits
         self.access = access
         self.observer = observer
+        self.refuse = refuse
         self.places = Slots(limits.in_flight, "requests")
         self.buffered = Slots(limits.buffered_bytes, "bytes of requests")
 
@@ -54,7 +66,7 @@ class Gate:
         try:
             await self._pass(scope, receive, answer)
         except Problem as problem:
-            await problem.response()(scope, receive, answer)
+            await self.refuse(Request(scope), problem)(scope, receive, answer)
         except _GoneError:
             answer.status = _GONE
         finally:

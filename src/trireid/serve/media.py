@@ -69,6 +69,10 @@ class Media:
         """Whether there is a thumbnail."""
         return self._path(key, modality).is_file()
 
+    def kept(self, key: str) -> dict[str, bytes]:
+        """The thumbnails of an item that are kept here, by modality."""
+        return {name: self._path(key, name).read_bytes() for name in MODALITIES if self.has(key, name)}
+
     def picture(self, key: str, modality: str, images: Mapping[str, str]) -> bytes | None:
         """A small WebP picture of an item, None where there is none that may be shown.
 

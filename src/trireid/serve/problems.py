@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
@@ -88,11 +88,11 @@ def invalid(error: ValidationError | Sequence[Any]) -> Problem:
     return Problem(422, f"the request is not as described in /docs: {first}{more}", faults=listed)
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Let every error of an app be answered with problem details."""
+def add_handlers(app: FastAPI, answer: Callable[[Request, Problem], Response]) -> None:
+    """Let every error of an app be answered, with problem details or as a page."""
 
-    async def on_problem(request: Request, error: Exception) -> JSONResponse:
-        return as_problem(error).response()
+    async def on_problem(request: Request, error: Exception) -> Response:
+        return answer(request, as_problem(error))
 
     # `Exception` is what Starlette answers with before it passes the error on to the server's log.
     for kind in (Problem, TrireidError, HTTPException, Exception):

@@ -105,8 +105,19 @@ class Service:
         Raises:
             Problem, TrireidError: as `embed`, or the gallery does not take it; then nothing is added.
         """
-        embeddings, pictures = await self._embed(uploads, pictures=True)
+        return await self.keep(*await self.read_items(uploads))
+
+    async def read_items(self, uploads: Uploads[Fields]) -> tuple[Embeddings, Sequence[Mapping[str, bytes]]]:
+        """The features of uploaded items as `embed`, and the thumbnails of each by modality; nothing is kept."""
+        return await self._embed(uploads, pictures=True)
+
+    async def keep(self, embeddings: Embeddings, pictures: Sequence[Mapping[str, bytes]]) -> Any:
+        """Add items whose features are known, with their thumbnails, as `add`."""
         return await self._in(self._writer, partial(self._add, embeddings, pictures))
+
+    async def with_model(self, work: Callable[[], Result]) -> Result:
+        """Run something in the thread of the model."""
+        return await self._in(self._model, work)
 
     def _add(self, embeddings: Embeddings, pictures: Sequence[Mapping[str, bytes]]) -> Any:
         done = self.gallery.add(embeddings)

@@ -1,0 +1,151 @@
+"""What all pages share: language, navigation, the token of their forms, cookies, and how errors are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import Headers
+
+from trireid.errors import printable
+from trireid.serve.languages import LANGUAGE_COOKIE, NAMES, Language, choose_language
+from trireid.serve.problems import Problem
+from trireid.serve.security import FORM_COOKIE, Access, cookie_of, new_form_seed, set_cookie
+
+if TYPE_CHECKING:
+    from trireid.serve.pages import Pages
+
+HERE = Path(__file__).parent
+YEAR = 365 * 24 * 3600
+LONGEST_ADDRESS = 2000
+
+
+@cache
+def environment() -> Environment:
+    """The templates; every value is escaped."""
+    return Environment(
+        loader=PackageLoader("trireid", "serve/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def language_of(request: Request) -> Language:
+    """The language of the person who sent a request."""
+    headers = request.headers
+    return choose_language(
+        chosen=request.query_params.get("language", ""),
+        cookie=cookie_of(headers, LANGUAGE_COOKIE),
+        accepted=headers.get("accept-language", ""),
+    )
+
+
+def pages_of(request: Request) -> Pages:
+    """What the pages of this app keep."""
+    pages: Pages = request.app.state.pages
+    return pages
+
+
+def show(request: Request, template: str, *, status: int = 200, **content: Any) -> HTMLResponse:
+    """A page.
+
+    Args:
+        request: that it answers.
+        template: file name.
+        status: of HTTP.
+        content: what the template shows beside what all pages have.
+    """
+    access: Access = request.app.state.access
+    language = language_of(request)
+    seed = cookie_of(request.headers, FORM_COOKIE)
+    cookies = []
+    secure = request.url.scheme == "https"
+    if not seed:
+        seed = new_form_seed()
+        cookies.append(set_cookie(FORM_COOKIE, seed, secure=secure))
+    if request.query_params.get("language", "") == language.code:
+        cookies.append(set_cookie(LANGUAGE_COOKIE, language.code, secure=secure, seconds=YEAR))
+    text = environment().get_template(template).render(
+        t=language,
+        form_token=access.form_token(seed),
+        needs_token=access.needs_token,
+        here=_here(request),
+        path=request.url.path,
+        languages=[(code, name, _with(request, language=code)) for code, name in NAMES.items()],
+        done=pages_of(request).done(request.query_params.get("done", "")),
+        has_report=pages_of(request).report is not None,
+        **content,
+    )
+    response = HTMLResponse(text, status_code=status)
+    response.headers.update({"Content-Language": language.code, "Vary": "Accept-Language, Cookie"})
+    for cookie in cookies:
+        response.headers.append("Set-Cookie", cookie)
+    return response
+
+
+def _here(request: Request) -> str:
+    """This page's own address, to come back to."""
+    return _with(request, language=None, done=None)
+
+
+def _with(request: Request, **changed: str | None) -> str:
+    """This page's address with some parameters changed; None: left out."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in changed]
+    kept += [(name, value) for name, value in changed.items() if value is not None]
+    return request.url.path + (f"?{urlencode(kept)}" if kept else "")
+
+
+def local_address(given: str, *, default: str = "/") -> str:
+    """An address of this service that a form or link leads back to; anything else becomes the default.
+
+    Example:
+        >>> local_address("/gallery?camera=2"), local_address("https://other.example/"), local_address("//other.example")
+        ('/gallery?camera=2', '/', '/')
+    """
+    plain = given.isascii() and given.isprintable() and "\\" not in given and len(given) <= LONGEST_ADDRESS
+    return given if plain and given.startswith("/") and not given.startswith("//") else default
+
+
+def go(address: str, *, done: str = "") -> Response:
+    """Lead to a page after a form, so that loading it again does not send the form again.
+
+    Args:
+        address: of this service.
+        done: number of the action that the page reports, with a way to undo it.
+    """
+    parts = urlsplit(local_address(address))
+    kept = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "done"]
+    query = urlencode([*kept, ("done", done)] if done else kept)
+    return RedirectResponse(parts.path + (f"?{query}" if query else ""), status_code=303)
+
+
+def wants_page(path: str, headers: Mapping[str, str]) -> bool:
+    """Whether a person with a browser asked, who is shown errors as a page and not as JSON."""
+    return not path.startswith(("/v1/", "/static/", "/openapi")) and "text/html" in headers.get("accept", "")
+
+
+def answer_problem(request: Request, problem: Problem) -> Response:
+    """An error: as problem details, for a person as a page."""
+    if wants_page(request.url.path, request.headers):
+        return _problem_page(request, problem)
+    return problem.response()
+
+
+def _problem_page(request: Request, problem: Problem) -> Response:
+    """The same line as in the API, and the way back."""
+    if problem.status == 401 and not request.url.path.startswith("/login"):
+        response: Response = RedirectResponse(f"/login?{urlencode({'back': _here(request)})}", status_code=303)
+        return response
+    came_from = urlsplit(request.headers.get("referer", ""))
+    back = local_address(f"{came_from.path}?{came_from.query}".rstrip("?")) if came_from.path else "/"
+    page = show(request, "problem.jinja", status=problem.status, line=printable(problem.detail, limit=1000), number=problem.status, back=back)
+    page.headers.update(Headers(problem.headers))
+    return page

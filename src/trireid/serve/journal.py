@@ -1,0 +1,150 @@
+"""What people changed on the pages, in a file of whole lines, so that the last changes can be undone after a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trireid.files import replacing, writing
+from trireid.serve.problems import Problem
+
+MOST = 50
+"""Actions that can be undone; also those that are listed."""
+COMPACTED = 4 * MOST
+"""Lines from which on the file is written anew at the start."""
+
+Kind = Literal["accept", "identity", "label", "unlabel", "remove", "add"]
+
+
+@dataclass(frozen=True)
+class Action:
+    """One change of the gallery by a person.
+
+    Attributes:
+        number: of it, as text; larger for later ones.
+        kind: what the person did.
+        key: of the item that it is about.
+        identity: that the item has afterwards, None: none.
+        steps: what was changed, with what was there before.
+        time: seconds since 1970.
+        undone: whether it was taken back.
+    """
+
+    number: str
+    kind: Kind
+    key: str
+    identity: str | None
+    steps: Sequence[Mapping[str, Any]]
+    time: float = field(default_factory=time.time)
+    undone: bool = False
+
+
+class Journal:
+    """The last actions, in memory and in a file.
+
+    An action is written before the gallery is changed: a service that is killed in between leaves an action that
+    undoing finds nothing of.
+
+    Args:
+        path: of the file; it is made with the first action.
+
+    Raises:
+        RunError: there is a file that cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._actions: OrderedDict[str, Action] = OrderedDict()
+        lines = self._read()
+        self._ends_whole = not lines or lines[-1] == ""
+        for line in lines:
+            self._apply(line)
+        self._next = 1 + max((int(number) for number in self._actions), default=0)
+        if len(lines) > COMPACTED:
+            self._compact()
+
+    def _read(self) -> list[str]:
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        except FileNotFoundError:
+            return []
+
+    def _apply(self, line: str) -> None:
+        """Take over one line; a torn one, of a full disk or a power loss, is none."""
+        try:
+            entry = json.loads(line)
+            if "action" in entry:
+                action = Action(**entry["action"])
+                int(action.number)
+                self._actions[action.number] = action
+            elif entry["undone"] in self._actions:
+                self._actions[entry["undone"]] = replace(self._actions[entry["undone"]], undone=True)
+            elif entry.get("failed"):
+                self._actions.pop(entry["failed"], None)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        while len(self._actions) > MOST:
+            self._actions.popitem(last=False)
+
+    def _compact(self) -> None:
+        with replacing(self.path) as temporary:
+            lines = [json.dumps({"action": asdict(action)}) + "\n" for action in self._actions.values()]
+            temporary.write_text("".join(lines), encoding="utf-8")
+        self._ends_whole = True
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        """Write one line in one piece, and wait for the disk.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        line = ("" if self._ends_whole else "\n") + json.dumps(entry) + "\n"
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(descriptor, line.encode())
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self._ends_whole = True
+        self._apply(json.dumps(entry))
+
+    def write(self, kind: Kind, key: str, identity: str | None, steps: Sequence[Mapping[str, Any]]) -> Action:
+        """State an action that is done next."""
+        action = Action(str(self._next), kind, key, identity, list(steps))
+        self._append({"action": asdict(action)})
+        self._next += 1
+        return action
+
+    def fail(self, action: Action) -> None:
+        """State that an action was not done after all."""
+        self._append({"undone": "", "failed": action.number})
+
+    def undo(self, action: Action) -> None:
+        """State that an action was taken back."""
+        self._append({"undone": action.number})
+
+    def find(self, number: str) -> Action:
+        """An action by its number.
+
+        Raises:
+            Problem: 404, it is not among the last ones.
+        """
+        if number not in self._actions:
+            raise Problem(404, f"this change is not among the last {MOST}, which are kept; mend it by hand")
+        return self._actions[number]
+
+    def get(self, number: str) -> Action | None:
+        """The same, None where there is none."""
+        return self._actions.get(number)
+
+    def last(self) -> list[Action]:
+        """All that are kept, the last first."""
+        return list(reversed(self._actions.values()))
