@@ -73,16 +73,20 @@ def show(request: Request, template: str, *, status: int = 200, **content: Any) 
         cookies.append(set_cookie(FORM_COOKIE, seed, secure=secure))
     if request.query_params.get("language", "") == language.code:
         cookies.append(set_cookie(LANGUAGE_COOKIE, language.code, secure=secure, seconds=YEAR))
-    text = environment().get_template(template).render(
-        t=language,
-        form_token=access.form_token(seed),
-        needs_token=access.needs_token,
-        here=_here(request),
-        path=request.url.path,
-        languages=[(code, name, _with(request, language=code)) for code, name in NAMES.items()],
-        done=pages_of(request).done(request.query_params.get("done", "")),
-        has_report=pages_of(request).report is not None,
-        **content,
+    text = (
+        environment()
+        .get_template(template)
+        .render(
+            t=language,
+            form_token=access.form_token(seed),
+            needs_token=access.needs_token,
+            here=_here(request),
+            path=request.url.path,
+            languages=[(code, name, _with(request, language=code)) for code, name in NAMES.items()],
+            done=pages_of(request).done(request.query_params.get("done", "")),
+            has_report=pages_of(request).report is not None,
+            **content,
+        )
     )
     response = HTMLResponse(text, status_code=status)
     response.headers.update({"Content-Language": language.code, "Vary": "Accept-Language, Cookie"})
@@ -107,8 +111,8 @@ def local_address(given: str, *, default: str = "/") -> str:
     """An address of this service that a form or link leads back to; anything else becomes the default.
 
     Example:
-        >>> local_address("/gallery?camera=2"), local_address("https://other.example/"), local_address("//other.example")
-        ('/gallery?camera=2', '/', '/')
+        >>> [local_address(each) for each in ("/gallery?camera=2", "https://other.example/", "//other.example")]
+        ['/gallery?camera=2', '/', '/']
     """
     plain = given.isascii() and given.isprintable() and "\\" not in given and len(given) <= LONGEST_ADDRESS
     return given if plain and given.startswith("/") and not given.startswith("//") else default
@@ -146,6 +150,13 @@ def _problem_page(request: Request, problem: Problem) -> Response:
         return response
     came_from = urlsplit(request.headers.get("referer", ""))
     back = local_address(f"{came_from.path}?{came_from.query}".rstrip("?")) if came_from.path else "/"
-    page = show(request, "problem.jinja", status=problem.status, line=printable(problem.detail, limit=1000), number=problem.status, back=back)
+    page = show(
+        request,
+        "problem.jinja",
+        status=problem.status,
+        line=printable(problem.detail, limit=1000),
+        number=problem.status,
+        back=back,
+    )
     page.headers.update(Headers(problem.headers))
     return page

@@ -1,4 +1,4 @@
-"""What people changed on the pages, in a file of whole lines, so that the last changes can be undone after a restart."""
+"""What people changed on the pages, in a file of whole lines: the last changes can be undone, also after a restart."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trireid.serve.texts_english import ENGLISH
 from trireid.serve.texts_chinese import CHINESE
+from trireid.serve.texts_english import ENGLISH
 
 LANGUAGE_COOKIE = "trireid_language"
 TABLES: Mapping[str, Mapping[str, str]] = {"en": ENGLISH, "zh": CHINESE}
@@ -25,7 +25,7 @@ class Language:
 
     code: str
 
-    def __call__(self, key: str, **values: Any) -> str:
+    def __call__(self, key: str, /, **values: Any) -> str:
         """A text by its key, with values put in."""
         text = TABLES[self.code][key]
         return text.format(**values) if values else text

@@ -1,4 +1,4 @@
-"""Pages of the gallery itself: browse it, look at an item, change it, add to it, take changes back; report and login."""
+"""Pages of the gallery itself: browse it, change it, add to it, take changes back; the report, and the login."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trireid.serve.schemas import AddRequest, ItemFields
 from trireid.serve.security import SESSION_COOKIE, Access, set_cookie
 from trireid.serve.uploads import Uploads
 from trireid.serve.views import item_view, metadata_rows
-from trireid.serve.wording import DEFAULT_RATE
+from trireid.serve.wording import default_rate
 
 ITEMS_SHOWN = 48
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -39,7 +39,7 @@ async def gallery_page(request: Request, pages: Kept) -> Response:
     """The items of the gallery, or its identities, cameras or days."""
     given = Form({name: request.query_params.getlist(name) for name in request.query_params}, {})
     view = given.text("view", "items")
-    content = {
+    content: dict[str, Any] = {
         "view": view,
         "known": await pages.overviews.get(),
         "whole": await pages.service.count(),
@@ -136,8 +136,7 @@ async def item_page(request: Request, pages: Kept, key: str = "") -> Response:
         "item.jinja",
         item=shown,
         metadata=metadata_rows(item.metadata),
-        calibrated=await pages.service.read(lambda: pages.calibrated),
-        default_rate=DEFAULT_RATE,
+        default_rate=default_rate(await pages.rates() or ()),
     )
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from trireid.embedding.items import Item
+from trireid.errors import InputError
 from trireid.gallery.filters import Filter
 from trireid.serve import answers
 from trireid.serve.explaining import can_explain
@@ -29,7 +27,7 @@ from trireid.serve.searches import Search, Searches
 from trireid.serve.service import Service
 from trireid.serve.uploads import Uploads
 from trireid.serve.views import ItemView, item_address, item_view, match_view
-from trireid.serve.wording import DEFAULT_RATE, RATES, one_in, rate_words
+from trireid.serve.wording import default_rate, offered_rates, one_in, rate_words
 
 MOST_SHOWN = 100
 """Matches of a page."""
@@ -55,10 +53,10 @@ class Pages:
         report = None if run is None else run / "report.html"
         self.report = report if report is not None and report.is_file() else None
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether error rates of distances are known."""
-        return bool(self.service.gallery.info().calibrated)
+    async def rates(self) -> list[float] | None:
+        """The false match rates that can be chosen, None without a calibration."""
+        found = await self.service.read(lambda: self.service.gallery.calibration)
+        return None if found is None else offered_rates(found)
 
     def done(self, number: str) -> Action | None:
         """An action that a page reports."""
@@ -86,15 +84,15 @@ def add_pages(app: FastAPI, *, folder: Path, run: Path | None) -> None:
 @router.get("/")
 async def search_page(request: Request, pages: Kept) -> Response:
     """The form of a search."""
-    t, service = language_of(request), pages.service
+    t, service, rates = language_of(request), pages.service, await pages.rates()
     return show(
         request,
         "search.jinja",
         items=await service.count(),
         modalities=service.embedder.modalities,
-        calibrated=await service.read(lambda: pages.calibrated),
-        rates=[(rate, t("rate_option", number=one_in(rate))) for rate in RATES],
-        default_rate=DEFAULT_RATE,
+        calibrated=rates is not None,
+        rates=[(rate, t("rate_option", number=one_in(rate))) for rate in rates or ()],
+        default_rate=default_rate(rates or ()),
         known=await pages.overviews.get(),
         given=NO_FILTER,
     )
@@ -120,7 +118,14 @@ async def search(form: Sent, pages: Kept) -> Response:
             uploads=form.images,
             pictures=pictures[0],
         )
-    await pages.service.search(_query(found), **arguments)  # a mistake is reported before the page is left
+    try:
+        await pages.service.search(_query(found), **arguments)  # a mistake is reported before the page is left
+    except InputError as error:
+        if arguments["fmr"] is None:
+            raise
+        # The rate is chosen for a person by default; spectra that are not calibrated are ranked without it.
+        found.arguments["fmr"], found.note = None, str(error)
+        await pages.service.search(_query(found), **found.arguments)
     pages.searches.keep(found)
     return go(f"/search/{found.number}")
 
@@ -174,7 +179,7 @@ async def result_page(request: Request, number: str, pages: Kept) -> Response:
     search, service, t = pages.searches.find(number), pages.service, language_of(request)
     result, matches = await ranked(pages, search)
     count = await service.count(search.arguments["where"])
-    calibrated = await service.read(lambda: pages.calibrated)
+    calibrated = await pages.rates() is not None
     accepted = {match.key: match.accepted for match in result.matches}
     shown = [
         match_view(
@@ -235,8 +240,7 @@ async def _query_view(pages: Pages, search: Search) -> ItemView:
         scene=item.scene,
         when=date_text(item.time),
         pictures=[
-            (name, f"/search/{search.number}/images/{name}" if name in search.pictures else None)
-            for name in modalities
+            (name, f"/search/{search.number}/images/{name}" if name in search.pictures else None) for name in modalities
         ],
         address=item_address(item.key or ""),
         identity_address="",
@@ -249,7 +253,7 @@ def _verdict(t: Language, search: Search, matches: Sequence[Any]) -> tuple[str, 
         return t("verdict_empty"), t("verdict_empty_note")
     rate, distance = search.arguments["fmr"], search.arguments["threshold"]
     if rate is None and distance is None:
-        return t("verdict_ranked"), t("verdict_ranked_note")
+        return t("verdict_ranked"), t("not_decided", line=search.note) if search.note else t("verdict_ranked_note")
     words = rate_words(t, rate) if distance is None else t("threshold_distance", value=f"{distance:.3g}")
     first = next((match for match in matches if match.kind == "near"), None)
     if first is None:

@@ -74,10 +74,14 @@ class Reviewer:
                 raise Problem(404, "the item that was searched with is not in the gallery any more; search again")
             key = search.item.key or ""
             if await self._find(key) is not None:
-                raise Problem(409, f"the gallery has another item '{printable(key, limit=80)}': search again with a free key")
+                raise Problem(
+                    409, f"the gallery has another item '{printable(key, limit=80)}': search again with a free key"
+                )
             items = (replace(search.item, identity=identity),)
             embeddings = replace(search.embeddings, items=items)
-            action = await self._do(kind, key, identity, [*steps, {"op": "add", "key": key}], (embeddings, search.pictures))
+            action = await self._do(
+                kind, key, identity, [*steps, {"op": "add", "key": key}], (embeddings, search.pictures)
+            )
             search.key = key
             return action
 
@@ -113,7 +117,9 @@ class Reviewer:
         async with self._turn:
             if await self._find(key) is not None:
                 raise Problem(
-                    409, f"the gallery has an item '{printable(key, limit=80)}' already: remove it first, or write another key"
+                    409,
+                    f"the gallery has an item '{printable(key, limit=80)}' already: remove it first, or write another "
+                    "key",
                 )
             return await self._do("add", key, item.identity, [{"op": "add", "key": key}], (embeddings, pictures))
 
@@ -185,15 +191,11 @@ class Reviewer:
         return {
             "op": "remove",
             "key": key,
-            "item": {
-                name: getattr(item, name)
-                for name in ("identity", "camera", "scene", "time", "quality", "box")
-            } | {"images": {name: str(path) for name, path in item.images.items()}, "metadata": dict(item.metadata)},
+            "item": {name: getattr(item, name) for name in ("identity", "camera", "scene", "time", "quality", "box")}
+            | {"images": {name: str(path) for name, path in item.images.items()}, "metadata": dict(item.metadata)},
             "vector": base64.b64encode(np.ascontiguousarray(embeddings.vectors[0], dtype="<f4").tobytes()).decode(),
             "present": [bool(each) for each in embeddings.present[0]],
-            "pictures": {
-                name: base64.b64encode(picture).decode() for name, picture in media.kept(key).items()
-            },
+            "pictures": {name: base64.b64encode(picture).decode() for name, picture in media.kept(key).items()},
         }
 
     def _restored(self, step: Step) -> Embeddings:

@@ -31,6 +31,7 @@ class Search:
         pictures: its thumbnails.
         key: the item of the gallery that it is, or became by accepting a match; None: none.
         hidden: keys, or identities in a search by identity, that were rejected.
+        note: why no threshold was used although one was chosen; empty: none was chosen, or it was used.
         kept: pictures of the kept patches by modality, once they were made.
     """
 
@@ -41,6 +42,7 @@ class Search:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     key: str | None = None
     hidden: list[str] = field(default_factory=list)
+    note: str = ""
     kept: Mapping[str, bytes] | None = None
     number: str = field(default_factory=lambda: secrets.token_urlsafe(12))
 
@@ -78,7 +80,10 @@ class Searches:
             Problem: 404, it is not kept any more.
         """
         if number not in self._kept:
-            raise Problem(404, "this search is not kept any more, because the service was started again or many came "
-                               "after it; search again. What was accepted is in the gallery")
+            raise Problem(
+                404,
+                "this search is not kept any more, because the service was started again or many came "
+                "after it; search again. What was accepted is in the gallery",
+            )
         self._kept.move_to_end(number)
         return self._kept[number]

@@ -81,7 +81,12 @@ CHINESE = {
     "no_threshold": "不设阈值",
     "rate_option": "{number} 分之一",
     "threshold": "或最大距离（0 到 2）",
-    "not_calibrated": "该模型尚未校准，因此无法判断距离是否足够近。校准方法：trireid calibrate RUN，然后重新启动服务。",
+    "no_rate": "校准所用的身份太少，不足以设定任何阈值。",
+    "not_decided": "没有使用阈值：{line}",
+    "not_calibrated": (
+        "该图库没有校准数据，因此无法判断距离是否足够近。校准方法：trireid calibrate RUN，"
+        "然后用 --calibration RUN/calibration.json 启动服务。"
+    ),
     "about_query": "关于这些图像",
     "about_query_note": "可以不填。用于排除条目；若加入图库，会与图像一起保存。",
     "filter_title": "筛选",
@@ -122,7 +127,7 @@ CHINESE = {
     "compared": "比较的光谱：{modalities}",
     "compared_nothing": "没有共同的光谱",
     "distance": "距离 {value}",
-    "rate_words": "每 {number} 次比较约有 1 次误匹配",
+    "rate_words": "每 {number} 次比较至多 1 次误匹配",
     "rate_none": "校准数据中没有这么近的误匹配",
     "rate_most": "大多数其他目标也这么近",
     "same_object": "同一目标：{rate}",
@@ -133,7 +138,7 @@ CHINESE = {
     "beyond_distance": "距离超过 {value}",
     "not_comparable": "无法比较：没有共同的光谱",
     "not_calibrated_short": "距离 {value}，未校准",
-    "chance": "在 {count} 个其他目标中，约有 {expected} 个会偶然这么近。",
+    "chance": "在其他目标的 {count} 个条目中，至多约有 {expected} 个会偶然这么近。",
     "accept": "同一目标",
     "reject": "不是同一目标",
     "relabel": "修改身份",
@@ -147,7 +152,10 @@ CHINESE = {
     "hidden_note": "它们在图库中保持不变，在其他检索中仍会显示。",
     "show_again": "重新显示",
     "what_decisions_do": "这些决定的作用",
-    "accept_means": "把查询作为该身份的又一个条目加入图库，图像以缩略图保存。如果查询本身就是条目，则赋予该身份。如果匹配没有身份，两者都采用填写的名称。",
+    "accept_means": (
+        "把查询作为该身份的又一个条目加入图库，图像以缩略图保存。如果查询本身就是条目，则赋予该身份。"
+        "如果匹配没有身份，两者都采用填写的名称。"
+    ),
     "reject_means": "在本次查询中隐藏该匹配。图库不变。",
     "relabel_means": "修改匹配条目的身份，而不是查询的身份。留空表示未知。",
     "new_identity_means": "把查询作为图库中尚不存在的身份的第一个条目加入。",
@@ -198,7 +206,9 @@ CHINESE = {
     "remove_button": "删除此条目",
     # Changes
     "changes_title": "更改记录",
-    "changes_note": "在这些页面上所做的最近 {count} 次更改。只要条目没有再次更改，就可以撤销。通过接口所做的更改不在其中。",
+    "changes_note": (
+        "在这些页面上所做的最近 {count} 次更改。只要条目没有再次更改，就可以撤销。通过接口所做的更改不在其中。"
+    ),
     "no_changes": "还没有更改。",
     "done_accept": "已确认：{key} 是 {identity}",
     "done_identity": "新身份 {identity}，条目 {key}",
@@ -219,7 +229,10 @@ CHINESE = {
     "add_button": "添加",
     "adding": "正在添加……",
     "add_many": "文件夹或表格",
-    "many_script": "这一部分需要 JavaScript。没有时可停止服务后运行：trireid embed RUN FOLDER --out items.safetensors，再运行 trireid gallery add。",
+    "many_script": (
+        "这一部分需要 JavaScript。没有时可停止服务后运行：trireid embed RUN FOLDER --out items.safetensors，"
+        "再运行 trireid gallery add。"
+    ),
     "many_note": "图库中已有相同编号的条目会被替换。",
     "many_folder": "每个光谱一个子文件夹；同名图像为一个条目，名称即编号：",
     "many_table": "或者一个文件夹加一个列出其中文件的 CSV 表格，包含以下部分列：",

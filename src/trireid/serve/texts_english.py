@@ -81,9 +81,16 @@ ENGLISH = {
     "no_threshold": "no threshold",
     "rate_option": "1 in {number}",
     "threshold": "Or largest distance (0 to 2)",
-    "not_calibrated": "This model is not calibrated, so no distance can be called near enough. To calibrate it: trireid calibrate RUN, then start the service again.",
+    "no_rate": "The calibration has too few identities for any threshold.",
+    "not_decided": "No threshold was used: {line}",
+    "not_calibrated": (
+        "This gallery has no calibration, so no distance can be called near enough. To calibrate it: trireid "
+        "calibrate RUN, then start the service with --calibration RUN/calibration.json."
+    ),
     "about_query": "About these images",
-    "about_query_note": "Not needed. Used to leave items out, and kept with the images if they are added to the gallery.",
+    "about_query_note": (
+        "Not needed. Used to leave items out, and kept with the images if they are added to the gallery."
+    ),
     "filter_title": "Filters",
     "only_cameras": "Only these cameras",
     "only_identity": "Only this identity",
@@ -111,7 +118,10 @@ ENGLISH = {
     "condition_exclude": "left out: {rule}",
     "condition_filter": "filtered: {text}",
     "kept_title": "Kept patches of the query",
-    "kept_note": "Patches that the model kept are as they are; dropped ones are dim and tinted, the stronger the more weight they have in the fused token.",
+    "kept_note": (
+        "Patches that the model kept are as they are; dropped ones are dim and tinted, the stronger the more "
+        "weight they have in the fused token."
+    ),
     "kept_alt": "Kept patches of the query, {modality}",
     "keeps_all": "This model keeps every patch.",
     "no_explaining": "Kept patches and reasons are not available: this service computes with an exported model.",
@@ -122,7 +132,7 @@ ENGLISH = {
     "compared": "compared: {modalities}",
     "compared_nothing": "no spectrum in common",
     "distance": "distance {value}",
-    "rate_words": "1 false match in {number}",
+    "rate_words": "at most 1 false match in {number}",
     "rate_none": "no false match at this distance in the calibration",
     "rate_most": "most other objects are this near",
     "same_object": "Same object: {rate}",
@@ -133,7 +143,7 @@ ENGLISH = {
     "beyond_distance": "Beyond the distance of {value}",
     "not_comparable": "Cannot be compared: no spectrum in common",
     "not_calibrated_short": "distance {value}, not calibrated",
-    "chance": "Among {count} other objects, about {expected} are this near by chance.",
+    "chance": "Among {count} items of other objects, up to about {expected} are this near by chance.",
     "accept": "Same object",
     "reject": "Not the same",
     "relabel": "Relabel",
@@ -147,10 +157,16 @@ ENGLISH = {
     "hidden_note": "They stay in the gallery as they are. They are shown again in other searches.",
     "show_again": "Show again",
     "what_decisions_do": "What these decisions do",
-    "accept_means": "Adds the query to the gallery as a further item of this identity, with its images as thumbnails. A query that is an item already gets the identity. If the match has no identity, both get the name that you write.",
+    "accept_means": (
+        "Adds the query to the gallery as a further item of this identity, with its images as thumbnails. A "
+        "query that is an item already gets the identity. If the match has no identity, both get the name that "
+        "you write."
+    ),
     "reject_means": "Hides this match for this query. Nothing in the gallery changes.",
     "relabel_means": "Changes the identity of the matched item, not of the query. Empty: not known.",
-    "new_identity_means": "Adds the query to the gallery as the first item of an identity that the gallery does not have.",
+    "new_identity_means": (
+        "Adds the query to the gallery as the first item of an identity that the gallery does not have."
+    ),
     "undo_means": "Takes a change back, also after a restart of the service. The last 50 are kept:",
     # Why
     "why_title": "Why this match?",
@@ -166,10 +182,15 @@ ENGLISH = {
     "heat_some": "bright: most",
     "map_alt": "{row} of {what}, {modality}",
     "why_reading_title": "How to read this",
-    "why_reading_heat": "Bright places raise the similarity of this query and this match the most (Grad-CAM of their cosine, each image scaled by itself).",
+    "why_reading_heat": (
+        "Bright places raise the similarity of this query and this match the most (Grad-CAM of their cosine, "
+        "each image scaled by itself)."
+    ),
     "why_reading_kept": "Kept patches are those that reach the end of the model; dropped ones are dim and tinted.",
     "why_keeps_all": "This model keeps every patch.",
-    "why_reading_limits": "The maps show what the model looks at. They are no proof that it is the same object: look at the images.",
+    "why_reading_limits": (
+        "The maps show what the model looks at. They are no proof that it is the same object: look at the images."
+    ),
     # Gallery
     "gallery_title": "Gallery",
     "gallery_numbers": "{items} items, {identities} identities, {cameras} cameras.",
@@ -194,11 +215,16 @@ ENGLISH = {
     "search_with_item": "Search with this item",
     "identity_or_nothing": "Identity (empty: not known)",
     "remove_title": "Remove",
-    "remove_note": "Removes the item with its feature from the gallery. Image files outside of the gallery stay. It can be undone.",
+    "remove_note": (
+        "Removes the item with its feature from the gallery. Image files outside of the gallery stay. It can be undone."
+    ),
     "remove_button": "Remove this item",
     # Changes
     "changes_title": "Changes",
-    "changes_note": "What was changed on these pages, the last {count}. Each can be undone as long as the item was not changed again. Changes through the API are not listed.",
+    "changes_note": (
+        "What was changed on these pages, the last {count}. Each can be undone as long as the item was not "
+        "changed again. Changes through the API are not listed."
+    ),
     "no_changes": "Nothing was changed yet.",
     "done_accept": "Accepted: {key} is {identity}",
     "done_identity": "New identity {identity} with {key}",
@@ -219,9 +245,14 @@ ENGLISH = {
     "add_button": "Add",
     "adding": "Adding …",
     "add_many": "A folder or a table",
-    "many_script": "This part needs JavaScript. Without it: trireid embed RUN FOLDER --out items.safetensors, then trireid gallery add, while the service is stopped.",
+    "many_script": (
+        "This part needs JavaScript. Without it: trireid embed RUN FOLDER --out items.safetensors, then trireid "
+        "gallery add, while the service is stopped."
+    ),
     "many_note": "Items whose key the gallery has are replaced.",
-    "many_folder": "A folder with one sub-folder per spectrum; images of the same name are one item, and the name is its key:",
+    "many_folder": (
+        "A folder with one sub-folder per spectrum; images of the same name are one item, and the name is its key:"
+    ),
     "many_table": "Or a folder and a CSV table that names files in it, with some of these columns:",
     "many_choose_folder": "Folder",
     "many_choose_table": "Table (optional)",
@@ -231,7 +262,10 @@ ENGLISH = {
     "many_progress": "Items added",
     "many_faults": "Not added",
     "many_items": "{count} items are ready.",
-    "many_none": "No images were found: sub-folders must be called rgb, nir or tir (or RGB, NI, TI), or a table must name the files.",
+    "many_none": (
+        "No images were found: sub-folders must be called rgb, nir or tir (or RGB, NI, TI), or a table must name "
+        "the files."
+    ),
     "many_done": "{done} of {count} done: {added} added, {replaced} replaced, {failed} not added.",
     "many_failed": "{key}: {line}",
     "many_missing_file": "the table names {file}, which is not in the folder",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from trireid.serve.languages import Language
 
-RATES = (0.1, 0.01, 0.001, 0.0001)
-"""False match rates that a person can choose from."""
+if TYPE_CHECKING:
+    from trireid.evaluation.calibration import Calibration
+
+RATES = (0.2, 0.1, 0.01, 0.001, 0.0001)
+"""False match rates that a person can choose from, where the calibration has pairs enough for them."""
 DEFAULT_RATE = 0.001
 MOST_OTHERS = 0.5
 
@@ -23,6 +28,22 @@ def one_in(rate: float) -> str:
     digits = 1 - math.floor(math.log10(number))
     rounded = round(number, digits)
     return f"{rounded:,.1f}" if rounded < 10 and rounded != int(rounded) else f"{int(rounded):,}"
+
+
+def offered_rates(calibration: Calibration | None) -> list[float]:
+    """The false match rates of `RATES` that a calibration supports; its lowest where that is above them all."""
+    if calibration is None or not calibration.rates:
+        return []
+    lowest = min(pair.lowest for pair in calibration.rates)
+    rates = [rate for rate in RATES if rate >= lowest]
+    if lowest > 1.0 or rates:
+        return rates
+    return [math.ceil(lowest * 1000) / 1000]
+
+
+def default_rate(offered: Sequence[float]) -> float | None:
+    """The rate that a search uses unless the person chooses another, None where none is offered."""
+    return min(offered, key=lambda rate: abs(math.log(rate / DEFAULT_RATE))) if offered else None
 
 
 def rate_words(t: Language, rate: float) -> str:
