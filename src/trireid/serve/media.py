@@ -83,15 +83,27 @@ class Media:
         """
         with suppress(FileNotFoundError):
             return self._path(key, modality).read_bytes()
-        if self.root is None or modality not in images:
-            return None
-        path = real_path(self.root / images[modality])
-        if not path.is_relative_to(self.root):
+        path = self._below_root(images.get(modality))
+        if path is None:
             return None
         try:
             return thumbnail(decode(read_bytes(path), max_pixels=self.max_pixels).values)
         except (OSError, UnreadableFileError, DecodeError):
             return None
+
+    def can_show(self, key: str, modality: str, images: Mapping[str, str]) -> bool:
+        """Whether `picture` has a file to make a picture of."""
+        if self.has(key, modality):
+            return True
+        path = self._below_root(images.get(modality))
+        return path is not None and path.is_file()
+
+    def _below_root(self, image: str | None) -> Path | None:
+        """The file of an image, None where it may not be read."""
+        if self.root is None or image is None:
+            return None
+        path = real_path(self.root / image)
+        return path if path.is_relative_to(self.root) else None
 
     def _path(self, key: str, modality: str) -> Path:
         name = hashlib.sha256(f"{modality}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -266,7 +266,8 @@ class Service:
 
     def pictured(self, item_key: str, images: Mapping[str, Any]) -> list[str]:
         """The modalities of which `picture` has one."""
-        return [name for name in self.embedder.modalities if name in images or self.media.has(item_key, name)]
+        paths = {name: str(path) for name, path in images.items()}
+        return [name for name in self.embedder.modalities if self.media.can_show(item_key, name, paths)]
 
     async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
