@@ -124,6 +124,7 @@ class FakeGallery:
                 key=other,
                 identity=item.identity,
                 distance=distance,
+                accepted=None if threshold is None else distance <= threshold,
                 similarity=cosine,
                 compared=MODALITIES,
                 camera=item.camera,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trireid.data.range_settings import known_ranges
 from trireid.data.transforms import Normalise
@@ -20,11 +22,31 @@ from trireid.embedding.forward import EmbeddedBatch, EmbeddingCounts, FeatureMod
 from trireid.embedding.identity import model_identity
 from trireid.embedding.items import Item, as_items
 from trireid.errors import InputError
+from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint, usable_device
 from trireid.train.device import autocast_dtype, resolve_precision
 from trireid.train.progress import progress_bar
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Items as a model takes them, on the CPU.
+
+    Attributes:
+        model: in evaluation mode, on the embedder's device.
+        pixels: uint8 `(B, M, 3, H, W)`.
+        images: the same, normalised.
+        present: `(B, M)` bool.
+        camera: `(B,)` int64.
+    """
+
+    model: ReIDModel
+    pixels: Tensor
+    images: Tensor
+    present: Tensor
+    camera: Tensor
 
 
 class Embedder:
@@ -133,6 +155,18 @@ class Embedder:
             tuple(kept[number] for number in numbers),
             self.model,
         )
+
+    def inputs(self, items: Sequence[Item]) -> ModelInputs:
+        """Items as the model takes them, and the model itself: to look into what it does.
+
+        Raises:
+            ImageError, InputError: as `embed`.
+        """
+        decoded = self._decoder.decode_all(list(enumerate(items)))
+        if decoded.bad:
+            raise InputError(str(decoded.bad[0]))
+        images = self._features.transform(decoded.pixels, decoded.present)
+        return ModelInputs(self._features.model, decoded.pixels, images, decoded.present, decoded.camera)
 
     def stream(
         self, items: Iterable[Item], *, counts: EmbeddingCounts, total: int | None = None, skip_bad: bool = False

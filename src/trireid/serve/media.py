@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from trireid.data.formats import DecodeError, Values, decode
@@ -89,6 +90,24 @@ class Media:
         try:
             return thumbnail(decode(read_bytes(path), max_pixels=self.max_pixels).values)
         except (OSError, UnreadableFileError, DecodeError):
+            return None
+
+    def original(self, image: str | None) -> Values | None:
+        """The values of an item's own file, None where it may not or cannot be read."""
+        path = self._below_root(image)
+        if path is None:
+            return None
+        try:
+            return decode(read_bytes(path), max_pixels=self.max_pixels).values
+        except (OSError, UnreadableFileError, DecodeError):
+            return None
+
+    def small_values(self, key: str, modality: str) -> Values | None:
+        """The values of a thumbnail, None where there is none."""
+        try:
+            with Image.open(self._path(key, modality)) as image:
+                return np.asarray(image.convert("RGB"))
+        except FileNotFoundError:
             return None
 
     def can_show(self, key: str, modality: str, images: Mapping[str, str]) -> bool:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from trireid.errors import InputError
 from trireid.gallery.filters import Filter
 from trireid.serve import answers
-from trireid.serve.explaining import can_explain
+from trireid.serve.explaining import Explainer, can_explain
 from trireid.serve.forms import Form, date_text, read_form
 from trireid.serve.frame import go, language_of, pages_of, show
 from trireid.serve.journal import Action, Journal
@@ -50,6 +50,7 @@ class Pages:
         self.reviewer = Reviewer(service, self.journal)
         self.searches = Searches()
         self.overviews = Overviews(service)
+        self.explainer: Explainer | None = None
         report = None if run is None else run / "report.html"
         self.report = report if report is not None and report.is_file() else None
 
@@ -74,11 +75,12 @@ Sent = Annotated[Form, Depends(read_form)]
 
 def add_pages(app: FastAPI, *, folder: Path, run: Path | None) -> None:
     """Add all pages to an app that has a service."""
-    from trireid.serve import page_gallery
+    from trireid.serve import page_gallery, page_why
 
     app.state.pages = Pages(app.state.service, folder=folder, run=run)
     app.include_router(router)
     app.include_router(page_gallery.router)
+    app.include_router(page_why.router)
 
 
 @router.get("/")
@@ -180,6 +182,8 @@ async def result_page(request: Request, number: str, pages: Kept) -> Response:
     result, matches = await ranked(pages, search)
     count = await service.count(search.arguments["where"])
     calibrated = await pages.rates() is not None
+    passing = [match.identity for match in result.matches if match.accepted]
+    answer = next(iter(passing), None)
     accepted = {match.key: match.accepted for match in result.matches}
     shown = [
         match_view(
@@ -191,6 +195,7 @@ async def result_page(request: Request, number: str, pages: Kept) -> Response:
             calibrated=calibrated,
             modalities=service.embedder.modalities,
             others=count,
+            is_first=match.identity == answer,
         )
         for rank, match in enumerate(matches, start=1)
     ]
@@ -259,7 +264,9 @@ def _verdict(t: Language, search: Search, matches: Sequence[Any]) -> tuple[str, 
     if first is None:
         return t("verdict_unknown"), t("verdict_unknown_note", threshold=words)
     name = t("verdict_known_unnamed") if first.identity is None else t("verdict_known", identity=first.identity)
-    return name, t("verdict_known_note", threshold=words)
+    several = len({match.identity for match in matches if match.kind == "near"})
+    note = t("verdict_known_note", threshold=words)
+    return name, note if several == 1 else f"{note} {t('verdict_several', count=several)}"
 
 
 def _conditions(t: Language, search: Search) -> list[str]:

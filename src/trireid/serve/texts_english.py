@@ -108,7 +108,6 @@ ENGLISH = {
     "verdict_unknown_note": "Nothing in the gallery is near enough: {threshold}. The nearest are below.",
     "verdict_ranked_note": "No threshold was set, so nothing is called known or unknown.",
     "verdict_empty_note": "No item fulfils the conditions, or all matches were rejected.",
-    "threshold_rate": "{rate}",
     "threshold_distance": "distance {value} at most",
     "query": "Query",
     "query_is_item": "It is the item",
@@ -123,7 +122,6 @@ ENGLISH = {
         "weight they have in the fused token."
     ),
     "kept_alt": "Kept patches of the query, {modality}",
-    "keeps_all": "This model keeps every patch.",
     "no_explaining": "Kept patches and reasons are not available: this service computes with an exported model.",
     "matches_by_identity": "Identities, nearest first",
     "matches_by_item": "Items, nearest first",
@@ -136,6 +134,8 @@ ENGLISH = {
     "rate_none": "no false match at this distance in the calibration",
     "rate_most": "most other objects are this near",
     "same_object": "Same object: {rate}",
+    "near_enough": "Near enough too: {rate}",
+    "verdict_several": "{count} identities pass it, so this threshold alone does not tell them apart.",
     "not_near_enough": "Not near enough: {rate}",
     "other_rate": "{rate}",
     "rate_unknown": "error rate not known for this pair of spectra",
@@ -178,8 +178,6 @@ ENGLISH = {
     "side_match": "Match {key}",
     "from_thumbnail": "Its files are not here, so this is computed from its thumbnails: patches can differ a little.",
     "kept_count": "{kept} of {whole}",
-    "heat_none": "nothing",
-    "heat_some": "bright: most",
     "map_alt": "{row} of {what}, {modality}",
     "why_reading_title": "How to read this",
     "why_reading_heat": (

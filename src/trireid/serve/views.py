@@ -92,8 +92,9 @@ def match_view(
     calibrated: bool,
     modalities: Sequence[str],
     others: int,
+    is_first: bool,
 ) -> MatchView:
-    """A match for a template; `others` is the number of items that it was chosen from."""
+    """A match for a template; `others` is the number of items that it was chosen from, `is_first` as `match_words`."""
     rate = match.false_match_rate
     words = match_words(
         t,
@@ -103,6 +104,7 @@ def match_view(
         threshold=threshold,
         calibrated=calibrated,
         comparable=bool(match.compared),
+        is_first=is_first,
     )
     return MatchView(
         **_common(match, modalities),

@@ -18,16 +18,15 @@ MOST_OTHERS = 0.5
 
 
 def one_in(rate: float) -> str:
-    """The number of comparisons to one false match, with two digits that count.
+    """The number of comparisons to one false match, rounded down to two digits that count.
 
     Example:
-        >>> one_in(0.001), one_in(0.000123), one_in(0.3)
-        ('1,000', '8,100', '3.3')
+        >>> one_in(0.001), one_in(0.000123), one_in(0.109)
+        ('1,000', '8,100', '9')
     """
-    number = 1.0 / rate
-    digits = 1 - math.floor(math.log10(number))
-    rounded = round(number, digits)
-    return f"{rounded:,.1f}" if rounded < 10 and rounded != int(rounded) else f"{int(rounded):,}"
+    number = 1.0 / rate * (1.0 + 1e-9)
+    unit = 10 ** max(0, math.floor(math.log10(number)) - 1)
+    return f"{int(number // unit) * unit:,}"
 
 
 def offered_rates(calibration: Calibration | None) -> list[float]:
@@ -64,6 +63,7 @@ def match_words(
     threshold: float | None,
     calibrated: bool,
     comparable: bool,
+    is_first: bool = True,
 ) -> str:
     """How near a match is, for a person.
 
@@ -74,6 +74,7 @@ def match_words(
         accepted: whether it passes the threshold, None: there is none.
         threshold: as a distance, where it was given as one.
         calibrated: whether error rates are known at all.
+        is_first: whether it is of the identity that is named as the answer; others are only near enough.
         comparable: whether query and match have a spectrum in common.
     """
     if not comparable:
@@ -82,7 +83,8 @@ def match_words(
         words = rate_words(t, rate)
         if accepted is None:
             return t("other_rate", rate=words)
-        return t("same_object" if accepted else "not_near_enough", rate=words)
+        accepted_as = "same_object" if is_first else "near_enough"
+        return t(accepted_as if accepted else "not_near_enough", rate=words)
     if accepted is not None and threshold is not None:
         return t("within_distance" if accepted else "beyond_distance", value=f"{threshold:.3g}")
     return t("rate_unknown") if calibrated else t("not_calibrated_short", value=f"{distance:.3f}")

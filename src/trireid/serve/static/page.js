@@ -37,8 +37,7 @@ function showSlot(slot, words) {
   const image = document.createElement("img");
   const name = document.createElement("span");
   image.alt = fill(words.alt, { modality: slot.dataset.slot });
-  name.textContent = file.name;
-  image.addEventListener("error", () => { image.remove(); name.textContent = `${file.name} (${words.noPreview})`; });
+  image.addEventListener("error", () => { image.remove(); name.textContent = words.noPreview; });
   image.src = URL.createObjectURL(file);
   preview.append(image, name);
 }
