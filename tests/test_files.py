@@ -91,3 +91,10 @@ def test_odd_paths_and_texts_are_no_tracebacks(tmp_path):
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == "caf\\udce9"
     with pytest.raises(SystemExit, match="2"), guarded():
         (tmp_path / "loop").read_bytes()
+
+
+def test_memory_is_taken_for_a_file_and_not_for_its_limit(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    assert read_bytes(tmp_path / "file", limit=2**60) == b"content"
+    if Path("/proc/meminfo").exists():
+        assert len(read_bytes(Path("/proc/meminfo"))) > 100  # the system says that it has no bytes

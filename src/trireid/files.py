@@ -55,7 +55,11 @@ def read_bytes(path: Path, *, limit: int = DEFAULT_LIMIT) -> bytes:
         OSError: it cannot be read.
     """
     with _open_regular(path, limit) as file:
-        content = file.read(limit + 1)  # the size that was told may be wrong: files of /proc have 0
+        # Memory is taken for what is asked of `read`: not for the limit, which may be far more than the file.
+        told = os.fstat(file.fileno()).st_size
+        content = file.read(min(told, limit) + 1)
+        if len(content) > told:  # the size that was told may be wrong: files of /proc have 0
+            content += file.read(limit + 1 - len(content))
     if len(content) > limit:
         raise UnreadableFileError(EFBIG, _too_large(len(content), limit), str(path))
     return content

@@ -65,6 +65,10 @@ def test_bad_images_end_in_one_line_or_are_left_out(run, tmp_path):
     assert done.exit_code == 0
     assert "left out: item 'x'" in done.stderr
     assert trireid.Embeddings.load(tmp_path / "o").keys == ("y",)
+    (tmp_path / "t.csv").write_text("rgb\nbad.jpg\n")
+    done = embed(run, tmp_path / "t.csv", "--out", tmp_path / "none", "--skip-bad")
+    assert (done.exit_code, "none of the 1 items can be read" in done.stderr) == (2, True)
+    assert not list(tmp_path.glob("none*"))
 
 
 def test_a_broken_run_goes_on_and_gives_the_same_bytes(run, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,23 @@ def test_boxes_cut_the_object_out_of_the_frame(records, embedder, caplog):
     assert "1 boxes reach beyond" in caplog.text
     with pytest.raises(InputError, match=r"item 'x': the box \(40, 0, 50, 9\) lies outside of the rgb image"):
         embedder.embed([Item({"rgb": frame}, box=(40, 0, 50, 9), key="x")])
+
+
+def test_images_of_another_depth_than_the_run_are_reported(run, caplog):
+    checkpoint = trireid.load_checkpoint(run)
+    config = trireid.config.load.override_config(checkpoint.config, ["data.range.tir=[1000,3000]"])
+    deep = trireid.Embedder(replace(checkpoint, config=config), device="cpu")
+    values = np.linspace(900, 3100, 32 * 16).reshape(32, 16)
+    pixels = ((values - 1000) / 2000).clip(0, 1) * 255
+    given = [
+        {"tir": values.astype(np.uint16)},
+        {"tir": values.astype(">f4").round()},
+        {"tir": pixels.round().astype(np.uint8)},
+    ]
+    first, second, third = deep.embed(given).vectors
+    assert np.array_equal(first, second) or np.abs(first - second).max() < 0.05
+    assert np.abs(first - third).max() < 0.05
+    assert "1 tir images have 8 bits" in caplog.text
 
 
 def test_bad_images_are_an_error_that_names_the_item_or_are_left_out(tmp_path, records, embedder, caplog):

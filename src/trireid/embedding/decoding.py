@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,12 +37,21 @@ class BadItem:
 
 @dataclass(frozen=True)
 class DecodedItem:
-    """The pixels of one item: uint8 `(M, 3, H, W)`, presence `(M,)` bool, camera index, and boxes that were cut."""
+    """The pixels of one item.
+
+    Attributes:
+        pixels: uint8 `(M, 3, H, W)`.
+        present: `(M,)` bool.
+        camera: index, see `Batch.camera`.
+        num_cut: boxes that reached beyond their image.
+        shallow: modalities whose image has 8 bits, though there is a range for deeper ones.
+    """
 
     pixels: Tensor
     present: Tensor
     camera: int
     num_cut: int
+    shallow: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class DecodedItems:
         camera: `(n,)` int64, see `Batch.camera`.
         bad: items that could not be read.
         num_cut: boxes that reached beyond their image.
+        shallow: images by modality that have 8 bits, though there is a range for deeper ones.
         strange: cameras that the model does not know.
         seconds: that the decoding took, of one core.
     """
@@ -65,6 +76,7 @@ class DecodedItems:
     camera: Tensor
     bad: list[BadItem] = field(default_factory=list)
     num_cut: int = 0
+    shallow: Counter[str] = field(default_factory=Counter)
     strange: set[str] = field(default_factory=set)
     seconds: float = 0.0
 
@@ -106,7 +118,7 @@ class ItemDecoder:
             given = f"only {', '.join(item.images)}" if item.images else "no image"
             raise InputError(f"it has {given}; the model reads {', '.join(self.modalities)}")
         images: list[Tensor | None] = []
-        num_cut = 0
+        num_cut, shallow = 0, []
         for name, value_range in zip(MODALITIES, self.ranges, strict=True):
             if name not in item.images or name not in self.modalities:
                 images.append(None)
@@ -116,8 +128,10 @@ class ItemDecoder:
             values, cut = cut_box(values_of(given, source), item.box_of(name), source)
             images.append(to_pixels(source, values, value_range, name))
             num_cut += cut
+            if values.dtype.name == "uint8" and value_range is not None:
+                shallow.append(name)
         pixels, present = resize_triplet(images, self.image_size, self.interpolation)
-        return DecodedItem(pixels, present, self.label_map.camera_index(item.camera), num_cut)
+        return DecodedItem(pixels, present, self.label_map.camera_index(item.camera), num_cut, tuple(shallow))
 
     def decode_all(self, numbered: Sequence[tuple[int, Item]]) -> DecodedItems:
         """Decode items with their numbers in the call; those that cannot be read are listed in the result."""
@@ -140,6 +154,7 @@ class ItemDecoder:
             camera=torch.tensor([each.camera for _, each in decoded], dtype=torch.int64),
             bad=bad,
             num_cut=sum(each.num_cut for _, each in decoded),
+            shallow=Counter(name for _, each in decoded for name in each.shallow),
             strange=strange,
             seconds=time.perf_counter() - started,
         )
@@ -159,6 +174,7 @@ def join_decoded(parts: Sequence[DecodedItems], *, pin: bool = False) -> Decoded
         camera=torch.cat([part.camera for part in parts]),
         bad=[each for part in parts for each in part.bad],
         num_cut=sum(part.num_cut for part in parts),
+        shallow=sum((part.shallow for part in parts), Counter()),
         strange=set().union(*(part.strange for part in parts)),
         seconds=sum(part.seconds for part in parts),
     )

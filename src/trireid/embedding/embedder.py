@@ -194,6 +194,7 @@ class Embedder:
                 raise InputError(str(batch.bad[0]))
             counts.bad += batch.bad
             counts.num_cut += batch.num_cut
+            counts.shallow += batch.shallow
             counts.strange |= batch.strange if self._uses_cameras else set()
             counts.decoding += batch.seconds
             yield batch
@@ -206,6 +207,14 @@ class Embedder:
             _log.warning("left out: %d items in all", len(counts.bad))
         if counts.num_cut:
             _log.warning("%d boxes reach beyond their image and were cut at its edge", counts.num_cut)
+        for name, number in counts.shallow.items():
+            _log.warning(
+                "%d %s images have 8 bits and are used as they are, though data.range.%s is for deeper ones: "
+                "their contrast differs from the training images",
+                number,
+                name,
+                name,
+            )
         if counts.strange:
             names = ", ".join(sorted(counts.strange)[:5]) + (" and more" if len(counts.strange) > 5 else "")
             _log.warning(

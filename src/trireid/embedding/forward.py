@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -26,6 +26,7 @@ class EmbeddingCounts:
     Attributes:
         bad: items that were left out.
         num_cut: boxes that reached beyond their image and were cut at its edge.
+        shallow: images by modality that have 8 bits, though the run has a range for deeper ones.
         strange: cameras that the model does not know.
         decoding: seconds of decoding, summed over the threads or processes that decode.
         model: seconds for which the model computed.
@@ -34,6 +35,7 @@ class EmbeddingCounts:
 
     bad: list[BadItem] = field(default_factory=list)
     num_cut: int = 0
+    shallow: Counter[str] = field(default_factory=Counter)
     strange: set[str] = field(default_factory=set)
     decoding: float = 0.0
     model: float = 0.0

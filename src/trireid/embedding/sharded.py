@@ -230,6 +230,9 @@ def _join(embedder: Embedder, items: Sequence[Item], parts: Sequence[Part], out:
             numbers = file.get_tensor("numbers").tolist()
             bad += [BadItem(*each) for each in json.loads((file.metadata() or {})["bad"])]
         kept += [items[number].without_pixels(str(items[number].key)) for number in numbers]
+    if not kept:
+        shutil.rmtree(parts[0].path.parent)
+        raise InputError(f"none of the {len(items)} items can be read, the first is {bad[0]}")
     write_embeddings(
         out,
         (_vectors_of(part) for part in parts),
