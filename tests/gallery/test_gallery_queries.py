@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gallery_cases import BLOCKS, SUBSET_BLOCKS, Reference, check_list, model_of, random_embeddings, random_filter
+from trireid.gallery import engine, search
 from trireid.gallery.filters import Filter
 from trireid.gallery.gallery import Gallery
 
@@ -88,3 +89,18 @@ def test_1000_random_queries_find_what_brute_force_finds(gallery_location, block
         gallery.measure_unrelated()
         reference.unrelated = gallery.info().unrelated
         compare(random, gallery, reference, 100)
+
+
+@pytest.mark.slow
+def test_lists_that_are_deeper_than_one_search_are_read_in_ranges_of_keys(gallery_location, monkeypatch):
+    for module, name, value in (
+        (engine, "LARGEST_LIMIT", 16),
+        (search, "LARGEST_LIMIT", 16),
+        (engine, "_BATCH_ROWS", 4),
+    ):
+        monkeypatch.setattr(module, name, value)
+    random = np.random.default_rng(3)
+    with Gallery.create(model=model_of(), partial=True, **gallery_location) as gallery:
+        reference = Reference(gallery.model)
+        filled_gallery(random, gallery, reference, 200)
+        compare(random, gallery, reference, 60)

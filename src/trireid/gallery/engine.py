@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from trireid.errors import InputError
 from trireid.gallery.connection import LOADING_SECONDS, Connection
-from trireid.gallery.filters import among, both, literal
+from trireid.gallery.filters import among, both, literal, presence_in
+from trireid.gallery.layout import CODES
 from trireid.gallery.rows import LENGTHS, Row
 
 COLUMNS = ("key", "identity", "camera", "scene", "time", "presence", "details")
@@ -70,6 +71,7 @@ class Engine:
         self._client = Connection(self.location)
         self.embedded = self._client.embedded
         self._written, self._seen = Counter({self.name: 1, self._about: 1}), Counter[str]()
+        self._codes: tuple[int, tuple[int, ...]] = (0, ())
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[str]:
@@ -261,6 +263,15 @@ class Engine:
         """How many items fulfil an expression."""
         return int(self._query(self.name, where, ["count(*)"])[0]["count(*)"])
 
+    def codes(self) -> tuple[int, ...]:
+        """The presences that its items may have: a search of each takes time, also where there are none."""
+        if not self.embedded:
+            return CODES  # other processes may write any
+        version = self._written[self.name]
+        if self._codes[0] != version:
+            self._codes = version, tuple(code for code in CODES if self.count(presence_in([code])))
+        return self._codes[1]
+
     def _query(self, name: str, where: str, columns: list[str], **options: Any) -> list[dict[str, Any]]:
         with self._reading(name) as level:
             found = self._client.query(name, filter=where, output_fields=columns, consistency_level=level, **options)
@@ -287,6 +298,8 @@ class Engine:
 
     def search_all(self, probes: NDArray[np.float32], where: str) -> list[list[Hit]]:
         """As `search`, of all items, however many: they are searched in ranges of their keys."""
+        if self.count(where) <= LARGEST_LIMIT:
+            return self.search(probes, where, LARGEST_LIMIT)
         found: list[list[Hit]] = [[] for _ in probes]
         ends = [page[-1]["key"] for page in self.scan(where)]
         step = LARGEST_LIMIT // _BATCH_ROWS

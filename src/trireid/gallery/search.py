@@ -117,13 +117,15 @@ class Searcher:
 
     def items(self, probes: Sequence[Probe], top: int) -> list[list[Found]]:
         """The `top` nearest items of each query; those without a shared block last, by key."""
-        return self._each(probes, max(top + 8, 16), QUERIES, lambda reading: self._nearest(reading, top))
+        depth = min(max(top + 8, 16), LARGEST_LIMIT)
+        return self._each(probes, depth, QUERIES, lambda reading: self._nearest(reading, top))
 
     def identities(self, probes: Sequence[Probe], top: int, *, mean: bool) -> list[list[tuple[float, Found]]]:
         """The `top` nearest identities of each query: distance of the identity, and its nearest item."""
         if mean:
-            return self._each(probes, LARGEST_LIMIT, FEW_QUERIES, lambda reading: self._by_mean(reading, top))
-        return self._each(probes, max(4 * top, 16), QUERIES, lambda reading: self._by_best(reading, top))
+            return self._each(probes, LARGEST_LIMIT + 1, FEW_QUERIES, lambda reading: self._by_mean(reading, top))
+        depth = min(max(4 * top, 16), LARGEST_LIMIT)
+        return self._each(probes, depth, QUERIES, lambda reading: self._by_best(reading, top))
 
     def _each(
         self, probes: Sequence[Probe], depth: int, together: int, decide: Callable[[_Reading], Answer | None]
@@ -136,7 +138,7 @@ class Searcher:
         for (_, code), members in groups.items():
             for start in range(0, len(members), together):
                 some = {number: self._start(probes[number]) for number in members[start : start + together]}
-                self._read(some.values(), code, min(depth, LARGEST_LIMIT))
+                self._read(some.values(), code, depth)
                 while some:
                     done = {number: decide(reading) for number, reading in some.items()}
                     answers.update({number: answer for number, answer in done.items() if answer is not None})
@@ -145,7 +147,7 @@ class Searcher:
         return [answers[number] for number in range(len(probes))]
 
     def _start(self, probe: Probe) -> _Reading:
-        shared = [code for code in CODES if self._layout.shared(probe.code, code)]
+        shared = [code for code in self._engine.codes() if self._layout.shared(probe.code, code)]
         lists = [_List(code, self._layout.weight(probe.code, code)) for code in shared]
         return _Reading(probe, lists, self._unrelated)
 
