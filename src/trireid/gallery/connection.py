@@ -82,10 +82,12 @@ class Connection:
         self._cleanup.close()
 
     def _open(self, opening: ExitStack) -> Any:
-        try:
-            pymilvus = import_module("pymilvus")
-        except ImportError:
-            raise RunError("a gallery needs the package pymilvus: pip install 'trireid[gallery]'") from None
+        for name in ("pymilvus", *(("milvus_lite",) if self.embedded else ())):
+            try:
+                import_module(name)
+            except ImportError:
+                raise RunError(f"a gallery needs the package {name}: pip install 'trireid[gallery]'") from None
+        pymilvus = import_module("pymilvus")
         if self.embedded:
             return self._open_folder(opening, pymilvus.MilvusClient)
         with self.reporting():

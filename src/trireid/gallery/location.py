@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from trireid.errors import InputError, RunError, printable
-from trireid.files import locked, read_text, write_json, writing
+from trireid.files import is_file, locked, read_text, write_json, writing
 from trireid.gallery.about import SCHEMA, About
 from trireid.gallery.connection import is_server
 from trireid.gallery.engine import Engine
@@ -56,6 +56,8 @@ def made_folder(location: str | Path) -> Iterator[None]:
         yield
         return
     folder = Path(location)
+    with writing(folder):
+        folder.exists()  # a name that is too long
     existed = folder.is_dir()
     if existed and _is_unfinished(folder):
         with locked(folder, taken=f"{printable(str(folder))} is being made into a gallery by another process"):
@@ -107,6 +109,11 @@ def opened_folder(location: str | Path) -> None:
     if is_server(location):
         return
     folder, shown = Path(location), printable(str(location))
+    if is_file(folder):
+        raise RunError(
+            f"{shown} is a file, a gallery is a folder; files of Milvus Lite 2 cannot be read: create the gallery "
+            "again from its images or embeddings"
+        )
     try:
         content = parse_object(read_text(folder / MARK))
     except FileNotFoundError:
