@@ -19,7 +19,7 @@ from trireid.gallery.location import MARK
 KILLS = Path(__file__).parents[2] / "benchmarks" / "gallery_kills.py"
 
 
-def test_rows_that_the_engine_reads_twice_after_a_kill_are_there_once(tmp_path, monkeypatch):
+def test_what_the_engine_breaks_when_it_is_killed_is_mended(tmp_path, monkeypatch):
     folder, logs = tmp_path / "gallery", {}
     flush = Engine._flush
 
@@ -43,6 +43,10 @@ def test_rows_that_the_engine_reads_twice_after_a_kill_are_there_once(tmp_path, 
     for path, content in logs.items():
         path.write_bytes(content)
     (folder / IN_USE).touch()
+    indexes = list((folder / DATA).rglob("*.idx"))
+    assert indexes
+    for path in indexes:  # another fault of it: an index that was not written to its end
+        path.write_bytes(path.read_bytes()[:50])
     for _ in range(2):
         with Gallery.open(folder) as gallery:
             assert gallery.count() == 5

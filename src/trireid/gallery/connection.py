@@ -4,9 +4,11 @@
 - Lite lets one process into a folder. The folder is locked here as well, before Lite is started, since Lite reports a
   taken lock only in its log.
 - A server that hangs would be waited for over a minute: every call to a server has a limit of time.
-- Lite (3.2) that is killed after it has written a log to its files, and before it has removed that log, reads it once
-  more when it starts: these rows are then there twice. A file marks the folder as in use; where an earlier process has
-  left it, `Connection.interrupted` tells the engine to look for such rows.
+- Lite (3.2) that is killed, or has no space left, while it writes the file of an index cannot open its folder again.
+  Lite that is killed after it has written a log to its files, and before it has removed that log, reads it once more
+  when it starts: these rows are then there twice. So a file marks the folder as in use. Where an earlier process has
+  left it, indexes are removed, which Lite then builds from its data, and `Connection.interrupted` tells the engine to
+  look for such rows.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ class Connection:
 
     Attributes:
         embedded: whether it is Milvus Lite in a folder.
-        interrupted: whether the folder was left by a process that did not close it. Set to False once that is dealt
-            with; otherwise the next one that opens it is told so again.
+        interrupted: whether the folder was left by a process that did not close it, or Lite has reported an error.
+            Set to False once that is dealt with; otherwise the next one that opens the folder is told so again.
     """
 
     def __init__(self, location: str) -> None:
@@ -104,6 +106,8 @@ class Connection:
         with writing(folder):
             self.interrupted = mark.exists()
             mark.touch()
+            for index in (folder / DATA).glob("**/indexes/*") if self.interrupted else ():
+                index.unlink()
         opening.callback(self._leave, mark)
         data = str(folder / DATA)
         opening.callback(_release, data)
@@ -136,6 +140,7 @@ class Connection:
             try:
                 yield
             except (exceptions.MilvusException, grpc.RpcError, OSError) as error:
+                self.interrupted = self.embedded
                 raise RunError(self._line(error, logged)) from error
 
     def _line(self, error: Any, logged: list[BaseException]) -> str:
