@@ -475,7 +475,8 @@ def test_report_of_a_folder_without_a_run_is_a_clear_error(tmp_path):
 def test_the_recipe_is_a_valid_run_on_the_cpu():
     recipe = demo.read_recipe()
     config = validate(recipe["run"])
-    assert set(recipe) == {"synthetic", "floors", "run"}
+    assert set(recipe) == {"synthetic", "calibration", "target_fmr", "floors", "run"}
+    assert recipe["calibration"]["seed"] != recipe["synthetic"]["seed"]
     assert (config.train.device, config.model.head, config.model.backbone.pretrained) == ("cpu", "sdtps", "none")
     assert tuple(recipe["synthetic"]["image_size"]) == config.data.image_size
     assert recipe["synthetic"]["layout"] == config.data.format
@@ -499,7 +500,9 @@ def test_the_demo_goes_from_images_to_a_page_and_uses_images_again(trained, monk
     recipe = demo.read_recipe()
     recipe["synthetic"] |= {"num_ids": 2, "per_camera": 1, "workers": 0}
     monkeypatch.setattr(demo, "read_recipe", lambda: json.loads(json.dumps(recipe)))
+    recipe["calibration"] |= {"num_ids": 2, "per_camera": 1}
     monkeypatch.setattr("trireid.report.page.write_report", lambda run: run / "report.html")
+    monkeypatch.setattr(demo, "write_calibration", lambda run, images, fmr: None)  # nothing was trained
     first = call("demo", "--out", tmp_path, "train.epochs=2")
     assert first.exit_code == 1, first.output  # the recorded figures lie below the floor
     [(config, given)] = trained

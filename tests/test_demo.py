@@ -1,6 +1,7 @@
 """What the user types first: the demo with its floors, and the upstream door with Gumbel on."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,13 @@ def test_the_demo_reaches_its_floors_and_leaves_a_page(tmp_path):
     assert metrics["feature"]["joint"]["mAP"] >= floors["joint_map"]
     assert metrics["untrained"]["feature"]["joint"]["mAP"] <= floors["untrained_map"]
     assert "as expected" in said.splitlines()[-2]
+    add, query = (shlex.split(line)[1:] for line in said.splitlines() if line.startswith("  trireid gallery "))
+    assert "added 288 items" in call("-m", "trireid", *add, cwd=tmp_path)
+    assert "query 000001_cam1_0_00 UNKNOWN" in call("-m", "trireid", *query, cwd=tmp_path)
+    own = ["-m", "trireid", "gallery", "query", add[2], "--key", "000030_cam1_0_00", "--fmr", "0.01", "--json"]
+    (found,) = json.loads(call(*own, cwd=tmp_path))
+    assert found["known"] is True
+    assert found["matches"][0]["identity"] == "000030"
     assert (run / "report.html").stat().st_size > 50_000
 
 

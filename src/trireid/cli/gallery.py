@@ -28,7 +28,9 @@ from trireid.cli.gallery_options import (
     Presences,
     Run,
     Scenes,
+    Split,
     Texts,
+    calibrate_by_run,
     embeddings_of,
     filter_of,
     item_facts,
@@ -57,6 +59,7 @@ def create(
     from trireid.gallery.gallery import Gallery
 
     with Gallery.create(gallery, model_of(model, feature), name=name, root=root, partial=partial) as made:
+        calibrate_by_run(made, model)
         say(f"created: {gallery} for {made.model}")
 
 
@@ -66,6 +69,7 @@ def add(
     inputs: Features = None,
     name: Name = "gallery",
     run: Run = None,
+    split: Split = None,
     feature: Feature = "joint",
     device: Device = "auto",
     make: Annotated[bool, typer.Option("--create", help="Make the gallery first if it is not there.")] = False,
@@ -75,9 +79,10 @@ def add(
     """Add items: finished embeddings, or images with --run. A key that is there already is replaced."""
     from trireid.gallery.gallery import Gallery
 
-    parts = embeddings_of(inputs or [], run=run, feature=feature, device=device)
+    parts = embeddings_of(inputs or [], run=run, feature=feature, device=device, split=split)
     if make and not Gallery.exists(gallery, name=name):
-        Gallery.create(gallery, parts.model, name=name, partial=partial).close()
+        with Gallery.create(gallery, parts.model, name=name, partial=partial) as made:
+            calibrate_by_run(made, run)
     with Gallery.open(gallery, name=name) as opened, progress("adding") as bar:
         done = opened.add(parts, progress=bar.reach)
         count = len(opened)

@@ -11,6 +11,7 @@ import typer
 
 from trireid.cli.console import note, show_table
 from trireid.errors import InputError
+from trireid.files import CALIBRATION_FILE
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings, ModelIdentity
@@ -29,6 +30,7 @@ Features = Annotated[
 Run = Annotated[Path | None, typer.Option("--run", help="A run or checkpoint that embeds INPUT, which are images.")]
 Feature = Annotated[str, typer.Option(help="With --run: global, head or joint.")]
 Device = Annotated[str, typer.Option(help="With --run: auto, cpu or cuda.")]
+Split = Annotated[str | None, typer.Option(help="With --run: train, query, gallery or test of its own data set.")]
 Image = Annotated[Path | None, typer.Option(help="With --run: a single image.")]
 Texts = list[str] | None
 Keys = Annotated[Texts, typer.Option("--key", help="Only this item; repeat as needed.")]
@@ -66,23 +68,44 @@ def model_of(path: Path, feature: str) -> ModelIdentity:
 
 
 def embeddings_of(
-    inputs: list[Path], *, run: Path | None, feature: str, device: str, images: dict[str, Path] | None = None
+    inputs: list[Path],
+    *,
+    run: Path | None,
+    feature: str,
+    device: str,
+    images: dict[str, Path] | None = None,
+    split: str | None = None,
 ) -> Embeddings:
-    """Finished embeddings, or those of images."""
+    """Finished embeddings, or those of images or of a split of the run."""
     from trireid.embedding.embeddings import Embeddings, concatenate
 
     if run is None:
-        if images or not inputs:
-            raise InputError("give INPUT: files that `trireid embed` wrote, or images with --run")
+        if images or split or not inputs:
+            raise InputError("give INPUT: files that `trireid embed` wrote, or images or --split with --run")
         parts = [Embeddings.load(path) for path in inputs]
         return parts[0] if len(parts) == 1 else concatenate(parts)
     from trireid.cli.embed import read_items
     from trireid.embedding.embedder import Embedder
 
-    given = read_items(run, inputs, images or {}, None)
+    given = read_items(run, inputs, images or {}, split)
     for line in given.notes:
         note(line)
     return Embedder(run, device=device, feature=feature).embed(given.items, progress=True)
+
+
+def calibrate_by_run(gallery: Gallery, run: Path | None) -> None:
+    """Give a new gallery the calibration that `trireid calibrate` wrote into the folder of its run, if there is one."""
+    from trireid.evaluation.calibration import Calibration
+
+    path = None if run is None else run / CALIBRATION_FILE
+    if path is None or not path.is_file():
+        return
+    calibration = Calibration.load(path)
+    if (calibration.fingerprint, calibration.feature) == (gallery.model.fingerprint, gallery.model.feature):
+        gallery.set_calibration(calibration)
+        note(f"the gallery has the calibration {path}: --fmr can be used")
+    else:
+        note(f"{path} is of another checkpoint or feature of the run: the gallery is not calibrated")
 
 
 def filter_of(
