@@ -9,17 +9,15 @@ python benchmarks/serve_load.py --backbone tiny --device cpu --seconds 3
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
-import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from multiprocessing.queues import Queue
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -120,50 +118,30 @@ def repeated(step: Callable[[], object], seconds: float) -> float:
 
 def drive(port: int, path: str, body: bytes, *, clients: int, seconds: float) -> dict[str, float]:
     """Requests of some clients at once, each as soon as the one before was answered."""
-    context = multiprocessing.get_context("spawn")
     processes = max(1, min(clients, len(os.sched_getaffinity(0)) // 2))
     shares = [clients // processes + (number < clients % processes) for number in range(processes)]
-    barrier, results = context.Barrier(processes), context.Queue()
-    workers = [
-        context.Process(target=client_process, args=(port, path, body, share, seconds, barrier, results))
-        for share in shares
-    ]
-    for worker in workers:
-        worker.start()
-    found = [results.get(timeout=seconds + 120) for _ in workers]
-    for worker in workers:
-        worker.join()
-    times = np.concatenate([np.asarray(each) for each, _ in found])
-    if failed := sum(count for _, count in found):
-        raise SystemExit(f"{failed} requests to {path} failed")
+    script = Path(__file__).with_name("serve_client.py")
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        common = [sys.executable, str(script), str(port), path, file.name, serving.FORM]
+        workers = [
+            subprocess.Popen([*common, str(share), str(seconds)], stdin=PIPE, stdout=PIPE, text=True)
+            for share in shares
+        ]
+        for worker in workers:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        found = [json.loads(worker.communicate(timeout=seconds + 120)[0]) for worker in workers]
+    if failed := [status for each in found for status in each["failed"]]:
+        raise SystemExit(f"{len(failed)} requests to {path} failed, the first with {failed[0]}")
+    times = np.concatenate([each["times"] for each in found])
     p50, p95, p99 = np.percentile(times, [50, 95, 99])
     return {"per_second": len(times) / seconds, "p50_ms": 1e3 * p50, "p95_ms": 1e3 * p95, "p99_ms": 1e3 * p99}
-
-
-def client_process(
-    port: int, path: str, body: bytes, clients: int, seconds: float, barrier: Any, results: Queue[Any]
-) -> None:
-    """Some clients in threads; puts the seconds of each request, and the number of failures."""
-    times: list[float] = []
-    failed: list[int] = []
-    barrier.wait()
-    end = time.perf_counter() + seconds
-
-    def client() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while (start := time.perf_counter()) < end:
-            connection.request("POST", path, body, {"Content-Type": serving.FORM})
-            answer = connection.getresponse()
-            answer.read()
-            (times.append(time.perf_counter() - start) if answer.status == 200 else failed.append(answer.status))
-        connection.close()
-
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    results.put((times, len(failed)))
 
 
 def value_of(metrics: str, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trireid.cli.console import note, progress, say
-from trireid.errors import InputError, printable
+from trireid.errors import InputError, RunError, printable
 
 if TYPE_CHECKING:
     from trireid.embedding.interface import ItemEmbedder
@@ -62,12 +63,12 @@ def serve(
         allowed_hosts=allow_host or [],
         device=device,
         limits={
-            "body_bytes": None if max_megabytes is None else int(max_megabytes * 2**20),
-            "image_pixels": max_pixels,
+            "megabytes": max_megabytes,
+            "pixels": max_pixels,
             "items": max_items,
-            "in_flight": max_in_flight,
-            "batch_items": max_batch,
-            "batch_seconds": None if max_wait is None else max_wait / 1000,
+            "in-flight": max_in_flight,
+            "batch": max_batch,
+            "wait": max_wait,
         },
     )
 
@@ -105,10 +106,14 @@ def _run(
         TrireidError: a file, an address or a limit is wrong, or model and gallery do not belong together.
     """
     from trireid.data.formats import quiet_decoders
-    from trireid.serve.app import create_app
-    from trireid.serve.limits import Limits
-    from trireid.serve.running import listen, serve
-    from trireid.serve.security import check_exposure, read_token
+
+    try:
+        from trireid.serve.app import create_app
+        from trireid.serve.limits import Limits
+        from trireid.serve.running import end_now, listen, serve
+        from trireid.serve.security import check_exposure, read_token
+    except ModuleNotFoundError as error:
+        raise RunError(f"the service needs the package {error.name}: pip install 'trireid[serve,gallery]'") from error
 
     token = None if token_file is None else read_token(token_file)
     check_exposure(host, token)
@@ -131,14 +136,27 @@ def _run(
     address = f"http://{shown}:{listening.getsockname()[1]}"
     with quiet_decoders(), _seldom():
         serve(app, listening, limits=allowed, started=lambda: say(f"serving {opened.count()} items at {address}"))
+    end_now()
 
 
 def _limits(limits: Limits, changes: dict[str, Any]) -> Limits:
     given = {name: value for name, value in changes.items() if value is not None}
     for name, value in given.items():
-        if not value > 0:
-            raise InputError(f"--max-{name.replace('_', '-')} is {value}; give a number above 0")
-    return replace(limits, **given)
+        if not 0 < value < math.inf:
+            raise InputError(f"--max-{name} is {value}; give a number above 0")
+    pixels = given.get("pixels", limits.image_pixels)
+    body = math.ceil(given["megabytes"] * 2**20) if "megabytes" in given else limits.body_bytes
+    return replace(
+        limits,
+        body_bytes=body,
+        buffered_bytes=max(limits.buffered_bytes, 4 * body),
+        image_pixels=pixels,
+        decoded_pixels=max(limits.decoded_pixels, 4 * pixels),
+        items=given.get("items", limits.items),
+        in_flight=given.get("in-flight", limits.in_flight),
+        batch_items=given.get("batch", limits.batch_items),
+        batch_seconds=given["wait"] / 1000 if "wait" in given else limits.batch_seconds,
+    )
 
 
 def _media_folder(gallery: str, name: str, media: Path | None) -> Path:
@@ -151,12 +169,13 @@ def _media_folder(gallery: str, name: str, media: Path | None) -> Path:
 
 def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, ItemEmbedder]:
     """The gallery and the model that made its vectors."""
-    from trireid.embedding.embedder import Embedder
     from trireid.gallery.gallery import Gallery
 
     with progress("loading the model and the gallery", counted=False):
         opened = Gallery.open(gallery, name=name)
         own = opened.model
+        from trireid.embedding.embedder import Embedder
+
         embedder = Embedder(model, device=device, feature=own.feature)
         if embedder.model.fingerprint != own.fingerprint:
             opened.close()
