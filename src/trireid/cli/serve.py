@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ _MINUTE = 60.0
 
 
 def serve(
-    run: Annotated[Path, typer.Argument(help="A run folder, or a .safetensors checkpoint.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, a .safetensors checkpoint, or an exported .onnx file.")],
     gallery: Annotated[str, typer.Option(help="Folder of the gallery, or http://host:port of a Milvus server.")],
     name: Annotated[str, typer.Option(help="Name of the gallery.")] = "gallery",
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
@@ -90,7 +91,7 @@ def _run(
     """Answer requests until the process is told to end.
 
     Args:
-        model: a run folder or a checkpoint.
+        model: a run folder, a checkpoint or an exported file.
         gallery: a folder or the address of a Milvus server.
         name: of the gallery.
         host: address to listen on.
@@ -105,15 +106,12 @@ def _run(
     Raises:
         TrireidError: a file, an address or a limit is wrong, or model and gallery do not belong together.
     """
+    _check_packages()
     from trireid.data.formats import quiet_decoders
-
-    try:
-        from trireid.serve.app import create_app
-        from trireid.serve.limits import Limits
-        from trireid.serve.running import end_now, listen, serve
-        from trireid.serve.security import check_exposure, read_token
-    except ModuleNotFoundError as error:
-        raise RunError(f"the service needs the package {error.name}: pip install 'trireid[serve,gallery]'") from error
+    from trireid.serve.app import create_app
+    from trireid.serve.limits import Limits
+    from trireid.serve.running import end_now, listen, serve
+    from trireid.serve.security import check_exposure, read_token
 
     token = None if token_file is None else read_token(token_file)
     check_exposure(host, token)
@@ -137,6 +135,12 @@ def _run(
     with quiet_decoders(), _seldom():
         serve(app, listening, limits=allowed, started=lambda: say(f"serving {opened.count()} items at {address}"))
     end_now()
+
+
+def _check_packages() -> None:
+    for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+        if find_spec(name) is None:
+            raise RunError(f"the service needs the package {name}: pip install 'trireid[serve,gallery]'")
 
 
 def _limits(limits: Limits, changes: dict[str, Any]) -> Limits:
@@ -174,9 +178,7 @@ def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, I
     with progress("loading the model and the gallery", counted=False):
         opened = Gallery.open(gallery, name=name)
         own = opened.model
-        from trireid.embedding.embedder import Embedder
-
-        embedder = Embedder(model, device=device, feature=own.feature)
+        embedder = _embedder(model, device, own.feature)
         if embedder.model.fingerprint != own.fingerprint:
             opened.close()
             raise InputError(
@@ -185,6 +187,16 @@ def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, I
                 "with its own model, or build the gallery again with this one"
             )
     return opened, embedder
+
+
+def _embedder(model: Path, device: str, feature: str) -> ItemEmbedder:
+    if model.suffix == ".onnx":
+        from trireid.embedding.onnx import OnnxEmbedder
+
+        return OnnxEmbedder(model, feature=feature)
+    from trireid.embedding.embedder import Embedder
+
+    return Embedder(model, device=device, feature=feature)
 
 
 def _calibrate(gallery: Gallery, path: Path | None) -> None:
