@@ -91,8 +91,7 @@ def _run(
     """Answer requests until the process is told to end.
 
     Args:
-        model: a run folder, a checkpoint or an exported file.
-        gallery: a folder or the address of a Milvus server.
+        model, gallery: where they are.
         name: of the gallery.
         host: address to listen on.
         port: to listen on; 0: any that is free.
@@ -120,18 +119,18 @@ def _run(
     listening = listen(host, port)
     opened, embedder = _open(model, gallery, name, device)
     _calibrate(opened, calibration)
+    root = opened.info().root
     app = create_app(
         embedder,
         opened,
         media=folder,
-        root=None if opened.info().root is None else Path(str(opened.info().root)),
+        root=None if root is None else Path(root),
         limits=allowed,
         token=token,
         hosts=_hosts(host, token, allowed_hosts),
         run=model if model.is_dir() else model.parent,
     )
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listening.getsockname()[1]}"
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     with quiet_decoders(), _seldom():
         serve(app, listening, limits=allowed, started=lambda: say(f"serving {opened.count()} items at {address}"))
     end_now()
