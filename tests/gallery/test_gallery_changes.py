@@ -106,6 +106,8 @@ def test_a_gallery_is_open_once_and_is_free_after_it_is_closed(tmp_path):
     with pytest.raises(RunError, match="is no gallery"):
         Gallery.create(tmp_path / "full", model_of())
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
+    with pytest.raises(InputError, match="a folder or http://host:port"):
+        Gallery.open("localhost:19530")
     with pytest.raises(InputError, match="letters, digits"):
         Gallery.create(tmp_path / "g", model_of(), name="a b")
     with Gallery.create(tmp_path / "g", model_of()) as gallery:

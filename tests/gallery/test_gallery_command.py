@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from gallery_cases import embed, model_of
@@ -16,7 +17,7 @@ def run(*words, code=0):
 
 
 def test_a_gallery_is_filled_searched_changed_and_copied_by_commands(tmp_path):
-    things, seen, gone = tmp_path / "things", tmp_path / "seen", tmp_path / "gone"
+    things, seen = tmp_path / "things", tmp_path / "seen"
     vectors = np.random.default_rng(0).standard_normal((3, 12))
     keys = ["a", "[red]b", "c\u202e"]  # markup, and a letter that turns the direction of a terminal
     embed(model_of(), vectors, np.ones((3, 3)), key=keys, identity=["x", "x", None], camera="gate").save(seen)
@@ -41,6 +42,13 @@ def test_a_gallery_is_filled_searched_changed_and_copied_by_commands(tmp_path):
     assert "removed 3" in run("remove", things, "--camera", "gate")
     assert json.loads(run("info", tmp_path / "copy", "--json"))["items"] == 3
 
+
+@pytest.mark.slow
+def test_mistakes_are_one_line(tmp_path):
+    things, seen, gone = tmp_path / "things", tmp_path / "seen", tmp_path / "gone"
+    embed(model_of(), np.ones((1, 12)), np.ones((1, 3)), key=["a"]).save(seen)
+    run("add", things, seen, "--create")
+    run("copy", things, tmp_path / "copy")
     for words, said in (
         (("query", things, "--key", "a", "--top", "0"), "top must be"),
         (("query", things, "--key", "a", "--colour", "red"), "No such option"),
@@ -53,4 +61,6 @@ def test_a_gallery_is_filled_searched_changed_and_copied_by_commands(tmp_path):
         (("copy", things, tmp_path / "copy"), "exists already"),
         (("calibrate", things, gone), "gone"),
     ):
-        assert said in run(*words, code=2)
+        line = run(*words, code=2)
+        assert said in line
+        assert len(run("list", things, "--json").splitlines()) == 1  # nothing is broken or left locked

@@ -18,6 +18,7 @@ from trireid.typed_json import parse_object
 MARK = "gallery.json"
 """In the folder: says that it is a gallery, of which version, and whether it is unfinished."""
 _MARK = {"format": "trireid gallery", "schema_version": SCHEMA}
+_ADDRESS = re.compile(r"[\w.-]+:\d+")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -38,7 +39,7 @@ def place_of(location: str | Path, name: str) -> str:
 def check_location(location: str | Path) -> None:
     """Raise InputError where an address is none that can be used."""
     text = str(location)
-    if "://" in text and not is_server(text):
+    if ("://" in text and not is_server(text)) or _ADDRESS.fullmatch(text):
         raise InputError(f"the location {printable(text)} must be a folder or http://host:port")
     if not text:
         raise InputError("the location is empty; give a folder or http://host:port")

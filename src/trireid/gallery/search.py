@@ -8,6 +8,7 @@ a margin of `ERROR` on both sides of the last one. Distances and the order come 
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +19,16 @@ from numpy.typing import NDArray
 
 from trireid.gallery.engine import LARGEST_LIMIT, Engine, Hit
 from trireid.gallery.filters import both, presence_in
-from trireid.gallery.layout import CODES, Layout, weighed
+from trireid.gallery.layout import CODES, Layout, names_of, weighed
 from trireid.gallery.rows import Row
 
 Answer = TypeVar("Answer")
 
 ERROR = 1e-5
 """Of a cosine that the engine computes: an inner product of unit vectors in float32, over at most 32,768 numbers."""
+MANY = 5000
+"""Items that are compared one by one without a note in the log."""
+_log = logging.getLogger(__name__)
 QUERIES, FEW_QUERIES = 64, 8
 """That are searched in one call; few, where each reads all items."""
 
@@ -177,7 +181,9 @@ class Searcher:
     def _scan(self, features: NDArray[np.float64], query: int, item: int, where: str, limit: int) -> list[list[Hit]]:
         """As `_search`, computed here from all items of the presence: the gallery holds them whole only."""
         found: list[list[Hit]] = [[] for _ in features]
+        count = 0
         for rows in self._engine.scan(where, self._layout.row_width):
+            count += len(rows)
             vectors = np.stack([row["vector"] for row in rows])
             for hits, feature in zip(found, features, strict=True):
                 scores = 1.0 - self._layout.squares(feature, query, vectors, item) / 2.0
@@ -185,6 +191,12 @@ class Searcher:
                 hits.sort(key=lambda hit: -hit.score)
                 if limit <= LARGEST_LIMIT:
                     del hits[limit:]
+        if count > MANY:
+            _log.info(
+                "queries with %s were compared with %d items one by one; a copy with --partial is faster",
+                "+".join(names_of(query)),
+                count,
+            )
         return found
 
     # What ends the reading
