@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 class Gallery:
     """Items that queries are compared with. Made by `Gallery.create`, opened by `Gallery.open`; a context manager.
 
-    Distances are those of [Missing modalities](missing.md), also between items of unlike modalities.
+    Distances are those of `docs/missing.md`, also between items of unlike modalities.
 
     Example:
         >>> from trireid.embedding.embeddings import Embeddings, ModelIdentity
