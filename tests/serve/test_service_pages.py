@@ -109,6 +109,7 @@ def test_a_search_ranks_and_an_accepted_query_is_an_item_until_it_is_undone(pers
     assert "taken back before" in person.send(f"/changes/{number}/undo").text
     person.send(f"/changes/{int(number) - 1}/undo")
     assert added[0] not in rows(person)
+    assert "Add as new identity" in person.get(result)  # it is a query again
 
 
 def test_a_match_without_identity_and_a_new_one(person):

@@ -21,6 +21,7 @@ from trireid.names import MODALITIES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from trireid.embedding.embedder import ModelInputs
     from trireid.models.reid import ReIDModel
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 LONGEST = 384
 """Pixels of the longer side of a map."""
 MEDIA_TYPE = "image/jpeg"
+SAME = 0.9999
+"""Cosine from which on two features are the same."""
 _HEAT = 0.6
 
 
@@ -79,6 +82,8 @@ class Explainer:
     def pair(self, query: Item, match: Item) -> tuple[Maps, Maps]:
         """The maps of a query and a match, each with the places that raise the cosine of both.
 
+        Features that are the same have no such places: nothing could raise their cosine.
+
         Raises:
             TrireidError: an image cannot be read.
         """
@@ -88,9 +93,13 @@ class Explainer:
         model = self._model(inputs.model)
         with torch.no_grad():
             embeddings = model(inputs.images, present=inputs.present, camera=inputs.camera).embedding
+            cosine = torch.nn.functional.cosine_similarity(embeddings[0], embeddings[1], dim=0)
+        if float(cosine) > SAME:
+            first, second = (_maps(inputs, row, self._selection(inputs, row), None, "") for row in (0, 1))
+            return first, second
         return (self._one(inputs, 0, embeddings[1]), self._one(inputs, 1, embeddings[0]))
 
-    def _one(self, inputs: ModelInputs, row: int, reference: Any) -> Maps:
+    def _one(self, inputs: ModelInputs, row: int, reference: Tensor) -> Maps:
         from trireid.visualize.gradcam import grad_cam
 
         heat, line = None, ""

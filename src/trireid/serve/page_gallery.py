@@ -89,15 +89,12 @@ async def _grouped(pages: Pages, view: str, given: Form) -> dict[str, Any]:
     some = groups[start : start + ITEMS_SHOWN]
     keys = [group.example for group in some]
     examples = await pages.service.page(Filter(keys=keys), after=None, limit=ITEMS_SHOWN) if keys else []
-    pictures = {
-        each.key: next((address for _, address in each.pictures if address), None)
-        for each in await _views(pages, examples)
-    }
+    pictures = {each.key: each.pictures for each in await _views(pages, examples)}
     shown = [
         {
             "name": group.name,
             "count": group.count,
-            "picture": pictures.get(group.example),
+            "pictures": pictures.get(group.example, ()),
             "address": _group_address(view, group),
         }
         for group in some

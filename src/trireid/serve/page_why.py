@@ -109,6 +109,7 @@ async def why_page(request: Request, number: str, pages: Kept, match: str = "") 
         words=shown.words,
         compared=" + ".join(answer.compared) or t("compared_nothing"),
         selects=bool(maps[0].kept),
+        has_heat=bool(maps[0].heat),
         sides=[
             {
                 "name": name,

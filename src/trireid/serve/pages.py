@@ -179,6 +179,7 @@ def _query(search: Search) -> Any:
 async def result_page(request: Request, number: str, pages: Kept) -> Response:
     """The ranked matches of a search."""
     search, service, t = pages.searches.find(number), pages.service, language_of(request)
+    await _forget_removed(pages, search)
     result, matches = await ranked(pages, search)
     count = await service.count(search.arguments["where"])
     calibrated = await pages.rates() is not None
@@ -229,6 +230,13 @@ async def ranked(pages: Pages, search: Search) -> tuple[Any, Sequence[MatchAnswe
         if match.key != search.key and (match.identity if by_identity else match.key) not in search.hidden
     ]
     return result, kept[: search.arguments["top"]]
+
+
+async def _forget_removed(pages: Pages, search: Search) -> None:
+    """A query that was added and removed again is a query as before."""
+    key = search.key
+    if search.embeddings is not None and key is not None and not await pages.service.count(Filter(keys=[key])):
+        search.key = None
 
 
 async def _query_view(pages: Pages, search: Search) -> ItemView:

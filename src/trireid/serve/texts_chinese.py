@@ -88,7 +88,7 @@ CHINESE = {
         "然后用 --calibration RUN/calibration.json 启动服务。"
     ),
     "about_query": "关于这些图像",
-    "about_query_note": "可以不填。用于排除条目；若加入图库，会与图像一起保存。",
+    "about_query_note": "可以不填。用于排除条目，也供学习过相机的模型使用；若加入图库，会与图像一起保存。",
     "filter_title": "筛选",
     "only_cameras": "仅限这些相机",
     "only_identity": "仅限此身份",
@@ -173,6 +173,7 @@ CHINESE = {
     "map_alt": "{what}的{row}，{modality}",
     "why_reading_title": "如何阅读",
     "why_reading_heat": "明亮的位置最能提高查询与匹配的相似度（两者余弦的 Grad-CAM，每张图像各自缩放）。",
+    "why_no_heat": "没有显示支持匹配的位置：查询与匹配的特征相同，或没有安装 Grad-CAM。",
     "why_reading_kept": "保留的图像块会到达模型末端；丢弃的变暗并着色。",
     "why_keeps_all": "该模型保留所有图像块。",
     "why_reading_limits": "这些图显示模型关注的位置，并不能证明是同一目标：请查看图像本身。",

@@ -89,7 +89,8 @@ ENGLISH = {
     ),
     "about_query": "About these images",
     "about_query_note": (
-        "Not needed. Used to leave items out, and kept with the images if they are added to the gallery."
+        "Not needed. Used to leave items out, by models that learned cameras, and kept with the images if they "
+        "are added to the gallery."
     ),
     "filter_title": "Filters",
     "only_cameras": "Only these cameras",
@@ -183,6 +184,9 @@ ENGLISH = {
     "why_reading_heat": (
         "Bright places raise the similarity of this query and this match the most (Grad-CAM of their cosine, "
         "each image scaled by itself)."
+    ),
+    "why_no_heat": (
+        "No places are shown that speak for the match: query and match have the same feature, or Grad-CAM is missing."
     ),
     "why_reading_kept": "Kept patches are those that reach the end of the model; dropped ones are dim and tinted.",
     "why_keeps_all": "This model keeps every patch.",
