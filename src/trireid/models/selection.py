@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trireid.errors import InputError
+from trireid.models.compiling import is_exporting
 
 
 def keep_count(num_patches: int, keep_ratio: float) -> int:
@@ -58,7 +59,9 @@ def quantile_normalise(scores: Tensor, *, low: float = 0.05, high: float = 0.95,
 
     Deviation: SEPS's code normalises by minimum and maximum; one outlying patch then squeezes all others together.
     """
-    ordered = scores.float().sort(dim=-1).values
+    values = scores.float()
+    # A sort of a graph asks for the length at run time, which some programs that run graphs do not take.
+    ordered = values.topk(values.shape[-1], largest=False).values if is_exporting() else values.sort(dim=-1).values
     start, end = _quantile_of_sorted(ordered, low), _quantile_of_sorted(ordered, high)  # (..., 1)
     return ((scores - start) / (end - start + eps)).clamp(0.0, 1.0)
 
