@@ -3,16 +3,21 @@
 import json
 from collections import Counter
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from tiny_models import KINDS, SETTINGS
+from typer.testing import CliRunner
 
 from tiny_run import write_tree
+from trireid.cli.app import app
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
 from trireid.data.readers import scan
+from trireid.embedding.embedder import Embedder
+from trireid.embedding.onnx import OnnxEmbedder
 from trireid.embedding.onnx_metadata import METADATA_KEY, OnnxDescription, read_description
 from trireid.errors import CheckpointError, InputError, RunError
 from trireid.export.onnx import export_onnx
@@ -164,3 +169,26 @@ def test_a_description_that_is_absent_damaged_or_of_another_version_is_one_line(
             read_description({METADATA_KEY: text}, source="model.onnx")
         assert "\n" not in str(caught.value)
     assert OnnxDescription.model_fields["format"].default == 1
+
+
+@pytest.mark.slow
+def test_the_command_prints_its_check_and_the_vectors_are_those_of_the_embedder(tmp_path, tree):
+    path = checkpoint(tmp_path, tree, "SDTPS sound")
+    target = tmp_path / "model.onnx"
+    done = CliRunner().invoke(app, ["export", str(path), "--out", str(target), "--check", "openvino"])
+    assert done.exit_code == 0, done.output
+    assert "OpenVINO, rgb+nir+tir" in done.stdout
+    assert f"checked: {target}.parity.json" in done.stdout
+    assert "Warning" not in done.stderr
+    pictures = sorted((tree / "test" / "RGB").iterdir())[:5]
+    items = [{"rgb": each, "tir": tree / "test" / "TI" / each.name} for each in pictures] + [{"rgb": pictures[0]}]
+    found, expected = OnnxEmbedder(target, batch_size=4).embed(items), Embedder(path, device="cpu").embed(items)
+    np.testing.assert_allclose(found.vectors, expected.vectors, rtol=1e-4, atol=1e-5 * np.abs(expected.vectors).max())
+    assert (found.model, found.items) == (expected.model, expected.items)
+    np.testing.assert_array_equal(found.present, expected.present)
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    arguments = ["export", str(tmp_path / "no.safetensors"), "--out", str(tmp_path / "model.onnx"), "--opset", "11"]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stderr) == (2, "error: opset is 11; the exporter writes opsets 18 to 25\n")

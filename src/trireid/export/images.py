@@ -44,7 +44,7 @@ def check_images(config: Config, *, count: int = NUM_ITEMS) -> CheckImages:
         write_synthetic(root, layout="rgbnt201", num_ids=max(2, count // 2), num_cameras=2, per_camera=1)
         generated = _read(config, _complete(scan("rgbnt201", root).query), count)
     assert generated is not None
-    return CheckImages(generated, "generated images, because those of the run were not found")
+    return CheckImages(generated, "generated images, because those of the run were not found or cannot be read")
 
 
 def _complete(records: tuple[Record, ...]) -> list[Record]:
