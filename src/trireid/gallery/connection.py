@@ -149,6 +149,8 @@ class Connection:
         code = getattr(code, "name", code)
         if not self.embedded and code in _UNREACHABLE:
             return f"the Milvus server {place} cannot be reached: check the address, and that the server runs"
+        if not self.embedded and "UNIMPLEMENTED" in str(error):
+            return f"what answers at {place} is no Milvus server: give its own port, 19530 where it was not changed"
         if not self.embedded and code == "DEADLINE_EXCEEDED":
             return (
                 f"the Milvus server {place} has not answered for {SECONDS:g} seconds: see to the server, then repeat "
