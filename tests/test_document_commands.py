@@ -10,7 +10,9 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -270,8 +272,28 @@ def more(words):
     return ["--size", "32x16"] if words[:2] == ["trireid", "synth"] else []
 
 
+def answers_until_it_is_told_to_end(words):
+    """A server as a process of its own: it answers, and ends well; on a free port, since others run here."""
+    command = [sys.executable, "-m", "trireid", *words[1:], "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            said = ""
+            while not (address := re.search(r" at (http://\S+)", said)):
+                line = process.stdout.readline()
+                assert line, said
+                said += line
+            with urllib.request.urlopen(f"{address[1]}/health", timeout=10) as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
+            assert process.wait(timeout=20) == 0
+
+
 def execute(line, monkeypatch):
     words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)]
+    if words[:2] == ["trireid", "serve"]:
+        answers_until_it_is_told_to_end(words)
+        return
     if words[0] == "trireid":
         result = CliRunner().invoke(app, [*words[1:], *more(words)])
         assert result.exit_code == 0, f"{line}\n{result.output[-2000:]}"

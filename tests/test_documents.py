@@ -61,9 +61,14 @@ def is_there(path, name):
     return any((place / name).exists() for place in places) or ("/" not in name and any(ROOT.glob(f"src/**/{name}")))
 
 
+def joined(text):
+    """The lines of a block; a command may go on after a backslash."""
+    return text.replace("\\\n", " ").splitlines()
+
+
 def command_lines(path):
     """The lines of all shell blocks, without comments."""
-    lines = [line.partition(" #")[0].strip() for text in blocks(path, "sh") for line in text.splitlines()]
+    lines = [line.partition(" #")[0].strip() for text in blocks(path, "sh") for line in joined(text)]
     return [line for line in lines if line]
 
 
