@@ -162,6 +162,8 @@ def test_a_mistake_is_shown_with_the_line_of_the_api(person):
         (person.send("/search", files={"rgb": ("a.png", b"no image")}), 422, "rgb"),
         (person.send("/search", item="none"), 404, "no item with the key"),
         (person.send("/search", item="first", top="0"), 422, "1 to 100 matches"),
+        (person.send("/search", item="first", identity="x" * 3000), 413, "shorten it"),
+        (person.send("/search", files={"rgb": ("a.png", picture())}, query_camera="x" * 300), 422, "camera"),
         (person.client.get("/item?key=none", headers=HTML), 404, "no item with the key"),
         (person.client.get("/nowhere", headers=HTML), 404, "nothing at this address"),
         (person.client.get("/search/old", headers=HTML), 404, "search again"),
@@ -171,6 +173,8 @@ def test_a_mistake_is_shown_with_the_line_of_the_api(person):
         assert 'role="alert"' in answer.text
         assert line in answer.text
     assert person.client.get("/nowhere").json()["status"] == 404  # a program is answered in JSON
+    away = person.client.get("http://127.0.0.1:8000//other.example/", headers=HTML)
+    assert 'href="//' not in away.text
     assert "first" in rows(person)
 
 

@@ -9,16 +9,20 @@ from functools import partial
 from urllib.parse import parse_qsl
 
 from fastapi import Request
+from pydantic import ValidationError
 
 from trireid.embedding.items import seconds_of
 from trireid.errors import printable
 from trireid.names import MODALITIES
 from trireid.serve.frame import pages_of
 from trireid.serve.multipart import parse_form
-from trireid.serve.problems import Problem
+from trireid.serve.problems import Problem, invalid
+from trireid.serve.schemas import ItemFields
 from trireid.serve.uploads import Upload
 
 MOST_FIELDS = 100
+LONGEST_TEXT = 2000
+"""Letters of one field: a search keeps what was written."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,29 @@ class Form:
         return seconds_of(given) if given else None
 
 
+def item_fields(form: Form, *, prefix: str = "", key: str | None) -> ItemFields:
+    """What is known about an item.
+
+    Args:
+        form: with the fields `identity`, `camera`, `scene` and `time`.
+        prefix: before the names of these fields.
+        key: of the item.
+
+    Raises:
+        Problem: a text is too long.
+    """
+    try:
+        return ItemFields(
+            key=key,
+            identity=form.optional(f"{prefix}identity"),
+            camera=form.optional(f"{prefix}camera"),
+            scene=form.optional(f"{prefix}scene"),
+            time=form.time(f"{prefix}time"),
+        )
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
 async def read_form(request: Request) -> Form:
     """Read a form that a page of this service has made.
 
@@ -108,6 +135,9 @@ async def read_form(request: Request) -> Form:
             raise Problem(400, f"the form has more than {MOST_FIELDS} fields") from error
         for name, value in fields:
             texts.setdefault(name, []).append(value)
+    for name, values in texts.items():
+        if max(map(len, values)) > LONGEST_TEXT:
+            raise Problem(413, f"{printable(name, limit=40)}: it has more than {LONGEST_TEXT} letters; shorten it")
     form = Form(texts, images)
     request.app.state.access.check_form(request.headers, form.text("form"))
     return form

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -104,7 +104,8 @@ def _with(request: Request, **changed: str | None) -> str:
     """This page's address with some parameters changed; None: left out."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in changed]
     kept += [(name, value) for name, value in changed.items() if value is not None]
-    return request.url.path + (f"?{urlencode(kept)}" if kept else "")
+    # The path is the sender's: //other.example would lead away.
+    return local_address(quote(request.url.path)) + (f"?{urlencode(kept)}" if kept else "")
 
 
 def local_address(given: str, *, default: str = "/") -> str:

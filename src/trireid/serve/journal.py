@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from trireid.errors import RunError, printable
 from trireid.files import replacing, writing
 from trireid.serve.problems import Problem
 
@@ -74,6 +76,11 @@ class Journal:
             return self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise RunError(
+                f"{printable(str(self.path))}: the list of changes cannot be read ({error.strerror}); move it away, or "
+                "give another folder with --media"
+            ) from error
 
     def _apply(self, line: str) -> None:
         """Take over one line; a torn one, of a full disk or a power loss, is none."""
@@ -105,11 +112,14 @@ class Journal:
             RunError: it cannot be written.
         """
         line = ("" if self._ends_whole else "\n") + json.dumps(entry) + "\n"
-        with writing(self.path):
+        content = line.encode()
+        with writing(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._ends_whole = False
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                os.write(descriptor, line.encode())
+                if os.write(descriptor, content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

@@ -11,17 +11,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
 from trireid.gallery.filters import Filter
-from trireid.serve import answers
-from trireid.serve.forms import Form, date_text
+from trireid.serve.forms import Form, date_text, item_fields
 from trireid.serve.frame import go, local_address, show
 from trireid.serve.journal import MOST
 from trireid.serve.overview import Group
-from trireid.serve.pages import Kept, Pages, Sent, where_of
+from trireid.serve.pages import Kept, Pages, Sent, views_of, where_of
 from trireid.serve.problems import Problem
-from trireid.serve.schemas import AddRequest, ItemFields
+from trireid.serve.schemas import AddRequest
 from trireid.serve.security import SESSION_COOKIE, Access, set_cookie
 from trireid.serve.uploads import Uploads
-from trireid.serve.views import item_view, metadata_rows
+from trireid.serve.views import metadata_rows
 from trireid.serve.wording import default_rate
 
 ITEMS_SHOWN = 48
@@ -67,7 +66,7 @@ async def _listed(pages: Pages, given: Form) -> dict[str, Any]:
     filters = {name: given.several(name) for name in ("camera", "identity", "presence", "after", "before")}
     following = _address(**filters, **{"from": items[-1].key}) if len(items) == ITEMS_SHOWN else ""
     return {
-        "items": await _views(pages, items),
+        "items": await views_of(pages, items),
         "found": await pages.service.count(where),
         "is_filtered": where is not None,
         "first_page": _address(**filters) if start else "",
@@ -80,7 +79,7 @@ async def _unlabelled(pages: Pages, given: Form) -> dict[str, Any]:
     keys, start = (await pages.overviews.get()).unlabelled, max(given.whole("start", 0), 0)
     some = keys[start : start + ITEMS_SHOWN]
     items = await pages.service.page(Filter(keys=some), after=None, limit=ITEMS_SHOWN) if some else []
-    return {"items": await _views(pages, items), "found": len(keys), **_around("unlabelled", start, len(keys))}
+    return {"items": await views_of(pages, items), "found": len(keys), **_around("unlabelled", start, len(keys))}
 
 
 async def _grouped(pages: Pages, view: str, given: Form) -> dict[str, Any]:
@@ -89,7 +88,7 @@ async def _grouped(pages: Pages, view: str, given: Form) -> dict[str, Any]:
     some = groups[start : start + ITEMS_SHOWN]
     keys = [group.example for group in some]
     examples = await pages.service.page(Filter(keys=keys), after=None, limit=ITEMS_SHOWN) if keys else []
-    pictures = {each.key: each.pictures for each in await _views(pages, examples)}
+    pictures = {each.key: each.pictures for each in await views_of(pages, examples)}
     shown = [
         {
             "name": group.name,
@@ -116,18 +115,11 @@ def _around(view: str, start: int, count: int) -> dict[str, str]:
     }
 
 
-async def _views(pages: Pages, items: Any) -> list[Any]:
-    service = pages.service
-    return await service.read(
-        lambda: [item_view(answers.item_answer(service, item), service.embedder.modalities) for item in items]
-    )
-
-
 @router.get("/item")
 async def item_page(request: Request, pages: Kept, key: str = "") -> Response:
     """One item with all that is known about it."""
     (item,) = await pages.service.get([key])
-    (shown,) = await _views(pages, [item])
+    (shown,) = await views_of(pages, [item])
     return show(
         request,
         "item.jinja",
@@ -171,13 +163,7 @@ async def add(form: Sent, pages: Kept) -> Response:
     key = form.optional("key")
     if key is None or not form.images:
         raise Problem(422, "an item needs a key and an image of at least one spectrum")
-    fields = ItemFields(
-        key=key,
-        identity=form.optional("identity"),
-        camera=form.optional("camera"),
-        scene=form.optional("scene"),
-        time=form.time("time"),
-    )
+    fields = item_fields(form, key=key)
     embeddings, pictures = await pages.service.read_items(Uploads(AddRequest(items=[fields]), (form.images,)))
     action = await pages.reviewer.add(embeddings, pictures[0])
     pages.overviews.forget()

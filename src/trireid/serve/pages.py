@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
+from trireid.embedding.items import Item
 from trireid.errors import InputError
 from trireid.gallery.filters import Filter
 from trireid.serve import answers
 from trireid.serve.explaining import Explainer, can_explain
-from trireid.serve.forms import Form, date_text, read_form
+from trireid.serve.forms import Form, date_text, item_fields, read_form
 from trireid.serve.frame import go, language_of, pages_of, show
 from trireid.serve.journal import Action, Journal
 from trireid.serve.languages import Language
@@ -31,6 +32,8 @@ from trireid.serve.wording import default_rate, offered_rates, one_in, rate_word
 
 MOST_SHOWN = 100
 """Matches of a page."""
+REPORT = "report.html"
+"""Of a run folder, as `trireid report` writes it."""
 NO_FILTER = {"cameras": (), "identity": "", "presence": "", "after": "", "before": ""}
 router = APIRouter(include_in_schema=False)
 
@@ -51,8 +54,12 @@ class Pages:
         self.searches = Searches()
         self.overviews = Overviews(service)
         self.explainer: Explainer | None = None
-        report = None if run is None else run / "report.html"
-        self.report = report if report is not None and report.is_file() else None
+        self._report = None if run is None else run / REPORT
+
+    @property
+    def report(self) -> Path | None:
+        """The page of the run, where it was made; also after the service was started."""
+        return self._report if self._report is not None and self._report.is_file() else None
 
     async def rates(self) -> list[float] | None:
         """The false match rates that can be chosen, None without a calibration."""
@@ -84,12 +91,13 @@ def add_pages(app: FastAPI, *, folder: Path, run: Path | None) -> None:
 
 
 @router.get("/")
-async def search_page(request: Request, pages: Kept) -> Response:
-    """The form of a search."""
+async def search_page(request: Request, pages: Kept, item: str = "") -> Response:
+    """The form of a search, with images or with an item of the gallery."""
     t, service, rates = language_of(request), pages.service, await pages.rates()
     return show(
         request,
         "search.jinja",
+        item=(await views_of(pages, await service.get([item])))[0] if item else None,
         items=await service.count(),
         modalities=service.embedder.modalities,
         calibrated=rates is not None,
@@ -134,12 +142,7 @@ async def search(form: Sent, pages: Kept) -> Response:
 
 def _fields(form: Form) -> ItemFields:
     made = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-    return ItemFields(
-        key=form.optional("key") or f"query-{made}",
-        camera=form.optional("query_camera"),
-        scene=form.optional("query_scene"),
-        time=form.time("query_time"),
-    )
+    return item_fields(form, prefix="query_", key=form.optional("key") or f"query-{made}")
 
 
 def _arguments(form: Form) -> dict[str, Any]:
@@ -212,6 +215,7 @@ async def result_page(request: Request, number: str, pages: Kept) -> Response:
         verdict=verdict,
         verdict_note=note,
         conditions=_conditions(t, search),
+        notes=answers.notes_on([search.item], search.arguments["exclude"]),
         calibrated=calibrated,
         can_explain=can_explain(service.embedder),
     )
@@ -232,6 +236,14 @@ async def ranked(pages: Pages, search: Search) -> tuple[Any, Sequence[MatchAnswe
     return result, kept[: search.arguments["top"]]
 
 
+async def views_of(pages: Pages, items: Sequence[Item]) -> list[ItemView]:
+    """Items for a template."""
+    service = pages.service
+    return await service.read(
+        lambda: [item_view(answers.item_answer(service, item), service.embedder.modalities) for item in items]
+    )
+
+
 async def _forget_removed(pages: Pages, search: Search) -> None:
     """A query that was added and removed again is a query as before."""
     key = search.key
@@ -242,9 +254,7 @@ async def _forget_removed(pages: Pages, search: Search) -> None:
 async def _query_view(pages: Pages, search: Search) -> ItemView:
     modalities = pages.service.embedder.modalities
     if search.key is not None:
-        (item,) = await pages.service.get([search.key])
-        shown = await pages.service.read(lambda: answers.item_answer(pages.service, item))
-        return item_view(shown, modalities)
+        return (await views_of(pages, await pages.service.get([search.key])))[0]
     item = search.item
     return ItemView(
         key=item.key or "",

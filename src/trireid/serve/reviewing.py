@@ -80,7 +80,11 @@ class Reviewer:
             items = (replace(search.item, identity=identity),)
             embeddings = replace(search.embeddings, items=items)
             action = await self._do(
-                kind, key, identity, [*steps, {"op": "add", "key": key}], (embeddings, search.pictures)
+                kind,
+                key,
+                identity,
+                [*steps, {"op": "add", "key": key, "after": identity}],
+                (embeddings, search.pictures),
             )
             search.key = key
             return action
@@ -121,7 +125,7 @@ class Reviewer:
                     f"the gallery has an item '{printable(key, limit=80)}' already: remove it first, or write another "
                     "key",
                 )
-            return await self._do("add", key, item.identity, [{"op": "add", "key": key}], (embeddings, pictures))
+            return await self._do("add", key, item.identity, [_add(key, item.identity)], (embeddings, pictures))
 
     async def undo(self, number: str) -> Action:
         """Take an action back.
@@ -169,7 +173,8 @@ class Reviewer:
 
     async def _check_unchanged(self, step: Step) -> None:
         item, name = await self._find(step["key"]), printable(step["key"], limit=80)
-        if step["op"] == "label" and (item is None or item.identity != step["after"]):
+        relabelled = item is not None and item.identity != step.get("after")
+        if (step["op"] == "label" and item is None) or (step["op"] in ("label", "add") and relabelled):
             raise Problem(409, f"the item '{name}' was changed or removed since; mend it by hand")
         if step["op"] == "remove" and item is not None:
             raise Problem(409, f"the gallery has an item '{name}' again; it is not replaced")
@@ -213,3 +218,7 @@ class Reviewer:
 
 def _label(item: Item, identity: str | None) -> Step:
     return {"op": "label", "key": item.key, "before": item.identity, "after": identity}
+
+
+def _add(key: str, identity: str | None) -> Step:
+    return {"op": "add", "key": key, "after": identity}

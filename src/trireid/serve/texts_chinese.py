@@ -61,6 +61,8 @@ CHINESE = {
     "searching": "正在检索……",
     "searched_items": "共 {count} 个条目",
     "or_item": "也可以用图库中的条目检索：",
+    "or_images": "改用图像检索",
+    "search_options": "设置选项……",
     "or_item_link": "选择条目",
     "empty_gallery": "图库中还没有条目。",
     "ranking_options": "排序与阈值",
@@ -256,5 +258,5 @@ CHINESE = {
     "many_time": "时间既不是秒数也不是日期",
     # Report
     "no_report": "这次运行还没有报告。生成方法：",
-    "no_report_then": "然后用该运行文件夹重新启动服务。",
+    "no_report_then": "然后重新载入本页。若服务由单个文件启动，则在该文件旁边查找。",
 }

@@ -61,6 +61,8 @@ ENGLISH = {
     "searching": "Searching …",
     "searched_items": "in {count} items",
     "or_item": "Or search with an item of the gallery:",
+    "or_images": "Search with images instead",
+    "search_options": "With options …",
     "or_item_link": "choose one",
     "empty_gallery": "The gallery has no items yet.",
     "ranking_options": "Ranking and threshold",
@@ -280,5 +282,7 @@ ENGLISH = {
     "many_time": "its time is neither a number of seconds nor a date",
     # Report
     "no_report": "There is no report of this run yet. To make it:",
-    "no_report_then": "Then start the service again with the run folder.",
+    "no_report_then": (
+        "Then load this page again. A service that was started with a single file looks for it beside that file."
+    ),
 }
