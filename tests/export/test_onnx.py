@@ -55,6 +55,7 @@ def checkpoint(folder, tree, kind, *overrides):
         ("SDTPS after cuts", {"check": ("openvino",)}),
         ("HDM + ATMoE", {"check": ("openvino",), "opset": 20}),
         ("SDTPS reference", {"half": True}),
+        ("no head", {"int8": True}),
         ("DINOv2", {"modalities": ("tir", "rgb"), "check": ("openvino",)}),
     ],
 )
@@ -96,6 +97,7 @@ def test_wrong_arguments_are_one_line_before_any_work(tmp_path):
         "opset is 11; the exporter writes opsets 18 to 25": {"opset": 11},
         "name one or more of rgb, nir, tir": {"modalities": ("red",)},
         "allowed is openvino": {"check": ("tensorrt",)},
+        "half and int8 are two precisions": {"half": True, "int8": True},
     }
     for message, options in refused.items():
         with pytest.raises(InputError, match=message):

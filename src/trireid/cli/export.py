@@ -36,6 +36,7 @@ def export(
     ] = None,
     opset: Annotated[int | None, typer.Option(help="Opset of ONNX, 18 to 25 (18).")] = None,
     half: Annotated[bool, typer.Option("--half", help="The ViT in half precision.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Matrix products in 8-bit integers: 10 % may differ.")] = False,
     check: Annotated[list[Check] | None, typer.Option(help="Also run the file in: openvino.")] = None,
 ) -> None:
     """Write a trained model as an ONNX file, run the file on images, and keep it only if it gives the same features."""
@@ -50,6 +51,7 @@ def export(
             modalities=None if modalities is None else parse_missing(modalities, option="--modalities"),
             opset=opset,
             half=half,
+            int8=int8,
             check=[each.value for each in check or []],
             progress=True,
         )

@@ -30,15 +30,17 @@ class CheckImages:
     source: str
 
 
-def check_images(config: Config, *, count: int = NUM_ITEMS) -> CheckImages:
-    """Images of test items of the run's data set that have all modalities, evenly spaced; else generated ones."""
+def check_images(config: Config, *, count: int = NUM_ITEMS, training: bool = False) -> CheckImages:
+    """Images of test (or training) items of the run's data set with all modalities, evenly spaced; else generated."""
     try:
         index = scan(config.data.format, config.data.root)
-        images = _read(config, _complete((*index.query, *index.gallery, *index.train)), count)
+        images = _read(
+            config, _complete(index.train if training else (*index.query, *index.gallery, *index.train)), count
+        )
     except (TrireidError, OSError):  # the data are elsewhere or damaged: generated images serve
         images = None
     if images is not None:
-        return CheckImages(images, f"test images of {config.data.root}")
+        return CheckImages(images, f"{'training' if training else 'test'} images of {config.data.root}")
     with tempfile.TemporaryDirectory(prefix="trireid-") as folder:
         root = Path(folder, "images")
         write_synthetic(root, layout="rgbnt201", num_ids=max(2, count // 2), num_cameras=2, per_camera=1)

@@ -20,7 +20,7 @@ from trireid.train.progress import Bar
 from trireid.types import MODALITIES, NUM_MODALITIES, ReIDOutput, modality_subsets
 
 BATCHES = (1, 3, 8)
-TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.1}
 """Largest relative error of a feature; and largest gap between scores that count as equal, in parts of their range."""
 MIXED = "mixed"
 
@@ -90,7 +90,7 @@ class ParityError(TrireidError):
         more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
         super().__init__(
             f"the exported file is not kept: {faults[0]}{more}; allowed is {parity.tolerance:g} of a feature and the "
-            "same patches. Use another --opset, or leave out --half or --check"
+            "same patches. Use another --opset, or leave out --half, --int8 or --check"
         )
         self.parity = parity
 
