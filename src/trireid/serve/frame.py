@@ -67,7 +67,7 @@ def show(request: Request, template: str, *, status: int = 200, **content: Any) 
     language = language_of(request)
     seed = cookie_of(request.headers, FORM_COOKIE)
     cookies = []
-    secure = request.url.scheme == "https"
+    secure = is_secure(request)
     if not seed:
         seed = new_form_seed()
         cookies.append(set_cookie(FORM_COOKIE, seed, secure=secure))
@@ -93,6 +93,11 @@ def show(request: Request, template: str, *, status: int = 200, **content: Any) 
     for cookie in cookies:
         response.headers.append("Set-Cookie", cookie)
     return response
+
+
+def is_secure(request: Request) -> bool:
+    """Whether the browser reaches the service by TLS, also through a proxy that says so: cookies then need it."""
+    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").startswith("https")
 
 
 def _here(request: Request) -> str:

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from trireid.gallery.filters import Filter
 from trireid.serve.forms import Form, date_text, item_fields
-from trireid.serve.frame import go, local_address, show
+from trireid.serve.frame import go, is_secure, local_address, show
 from trireid.serve.journal import MOST
 from trireid.serve.overview import Group
 from trireid.serve.pages import Kept, Pages, Sent, views_of, where_of
@@ -216,8 +216,7 @@ async def login(request: Request, form: Sent) -> Response:
     if not access.is_token(form.text("token")):
         return show(request, "login.jinja", status=403, wrong=True, back=back)
     response = go(back)
-    secure = request.url.scheme == "https"
-    response.headers.append("Set-Cookie", set_cookie(SESSION_COOKIE, access.new_session(), secure=secure))
+    response.headers.append("Set-Cookie", set_cookie(SESSION_COOKIE, access.new_session(), secure=is_secure(request)))
     return response
 
 
@@ -225,6 +224,5 @@ async def login(request: Request, form: Sent) -> Response:
 async def logout(request: Request, form: Sent) -> Response:
     """Forget a browser."""
     response = go("/login")
-    secure = request.url.scheme == "https"
-    response.headers.append("Set-Cookie", set_cookie(SESSION_COOKIE, "", secure=secure, seconds=0))
+    response.headers.append("Set-Cookie", set_cookie(SESSION_COOKIE, "", secure=is_secure(request), seconds=0))
     return response
