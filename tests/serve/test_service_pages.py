@@ -180,6 +180,10 @@ def test_a_mistake_is_shown_with_the_line_of_the_api(person):
 
 def test_a_person_without_the_token_is_led_to_the_login(served):
     client = served(token="a token of many letters")
+    client.app.state.pages.journal.write("label", "a secret", "7", [])
+    for outside in ("/login?done=1", "//nowhere?done=1"):
+        assert "a secret" not in client.get(f"http://127.0.0.1:8000{outside}", headers=HTML).text
+    assert "a secret" not in client.get("http://other.example/?done=1", headers=HTML).text
     answer = client.get("/gallery?view=cameras", headers=HTML)
     assert answer.url.path == "/login"
     form = re.search(r'name="form" value="(\w+)"', answer.text).group(1)

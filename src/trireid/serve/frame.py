@@ -65,6 +65,7 @@ def show(request: Request, template: str, *, status: int = 200, **content: Any) 
     """
     access: Access = request.app.state.access
     language = language_of(request)
+    is_outside = status != 200 or request.url.path == "/login"  # also shown to who has not given the token
     seed = cookie_of(request.headers, FORM_COOKIE)
     cookies = []
     secure = is_secure(request)
@@ -79,12 +80,11 @@ def show(request: Request, template: str, *, status: int = 200, **content: Any) 
         .render(
             t=language,
             form_token=access.form_token(seed),
-            needs_token=access.needs_token,
+            can_leave=access.needs_token and not is_outside,
             here=_here(request),
             path=request.url.path,
             languages=[(code, name, _with(request, language=code)) for code, name in NAMES.items()],
-            done=pages_of(request).done(request.query_params.get("done", "")),
-            has_report=pages_of(request).report is not None,
+            done=None if is_outside else pages_of(request).done(request.query_params.get("done", "")),
             **content,
         )
     )

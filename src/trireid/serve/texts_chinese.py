@@ -234,7 +234,7 @@ CHINESE = {
         "这一部分需要 JavaScript。没有时可停止服务后运行：trireid embed RUN FOLDER --out items.safetensors，"
         "再运行 trireid gallery add。"
     ),
-    "many_note": "图库中已有相同编号的条目会被替换。",
+    "many_note": "图库中已有相同编号的条目会被替换。这些操作不在更改记录中，无法在那里撤销。",
     "many_folder": "每个光谱一个子文件夹；同名图像为一个条目，名称即编号：",
     "many_table": "或者一个文件夹加一个列出其中文件的 CSV 表格，包含以下部分列：",
     "many_choose_folder": "文件夹",

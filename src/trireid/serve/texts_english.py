@@ -253,7 +253,9 @@ ENGLISH = {
         "This part needs JavaScript. Without it: trireid embed RUN FOLDER --out items.safetensors, then trireid "
         "gallery add, while the service is stopped."
     ),
-    "many_note": "Items whose key the gallery has are replaced.",
+    "many_note": (
+        "Items whose key the gallery has are replaced. This is not in the list of changes and cannot be undone there."
+    ),
     "many_folder": (
         "A folder with one sub-folder per spectrum; images of the same name are one item, and the name is its key:"
     ),

@@ -189,7 +189,8 @@ function setUpMany(section) {
   const modalities = raw.modalities.split(",");
   const [status, bar, start, stop] = ["status", "progress", "start", "stop"].map(find);
   let plan = { items: [], unused: 0, faults: [] };
-  let stopped = false;
+  let stopped = false, running = false;
+  window.addEventListener("beforeunload", event => { if (running) event.preventDefault(); });
 
   const fault = line => {
     const entry = document.createElement("li");
@@ -218,7 +219,7 @@ function setUpMany(section) {
     const camera = find("camera").value.trim();
     const queue = [...plan.items];
     stopped = false;
-    start.disabled = true;
+    start.disabled = running = true;
     bar.hidden = stop.hidden = false;
     bar.max = count;
     const report = () => { bar.value = total.done; status.textContent = fill(words.done, { ...total, count }); };
@@ -237,7 +238,7 @@ function setUpMany(section) {
     await Promise.all([work(), work(), work()]);
     if (stopped) status.textContent += ` ${words.stopped}`;
     stop.hidden = true;
-    start.disabled = false;
+    start.disabled = running = false;
   });
 }
 
@@ -259,6 +260,7 @@ window.addEventListener("pageshow", () => {  // also after "back", where forms a
   }
 });
 document.querySelectorAll("[data-drop]").forEach(setUpDrop);
+for (const name of ["dragover", "drop"]) document.addEventListener(name, event => event.preventDefault());  // a near miss opens nothing
 document.querySelectorAll("[data-many]").forEach(setUpMany);
 for (const link of document.querySelectorAll("[data-back]")) {
   if (history.length > 1) link.addEventListener("click", event => { event.preventDefault(); history.back(); });
