@@ -11,7 +11,8 @@ def served(tmp_path):
     clients = []
 
     def start(*, embedder=None, gallery=None, **options):
-        embedder, gallery = embedder or FakeEmbedder(), gallery or FakeGallery()
+        embedder = embedder or FakeEmbedder()
+        gallery = FakeGallery() if gallery is None else gallery  # an empty gallery has a length of 0
         app = create_app(embedder, gallery, media=tmp_path / "media", **options)
         client = TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
         client.gallery, client.embedder = gallery, embedder

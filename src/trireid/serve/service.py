@@ -225,8 +225,14 @@ class Service:
         return await self._in(self._writer, partial(self._remove, where))
 
     def _remove(self, where: Filter | None) -> int:
+        from trireid.gallery.filters import Filter
+
         keys = list(self._all_keys(where))
-        removed: int = self.gallery.remove(where)
+        if where is None:  # the gallery refuses an empty filter
+            some = [keys[start : start + self.limits.page] for start in range(0, len(keys), self.limits.page)]
+            removed = sum(int(self.gallery.remove(Filter(keys=part))) for part in some)
+        else:
+            removed = int(self.gallery.remove(where))
         self.media.remove(keys)
         return removed
 
