@@ -54,6 +54,7 @@ NEEDS = (
     (r"benchmarks/\w+\.sh", r"NAMES|name lists|GPU|CPU|H100"),
     (r"benchmarks/ranking\.py", r"CPU"),  # tests/evaluation/test_ranking_benchmark.py
     (r"landsat", r"landsat_places"),  # tests/test_landsat.py
+    (r"^trireid serve ", r"until Ctrl-C"),  # tests/serve/test_running.py
     (r"benchmarks/serve_\w+\.py", r"minute"),  # tests/serve/test_running.py
     (r"WEIGHTS", r"vit_small_patch14_dinov2|DINOv2"),
     (r"runs/synthetic/vit_small", r"run"),
