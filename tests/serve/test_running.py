@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -146,6 +148,21 @@ def test_a_thousand_malformed_requests_and_bad_clients_harm_nobody(serving, serv
     assert most[0] < before + 200 * 2**20
     for each in slow:
         each.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_of_the_document_work(serving, server, tmp_path):
+    for number, name in enumerate(("rgb", "nir", "tir")):
+        (tmp_path / f"{name}.jpg").write_bytes(serving.encoded(number, (64, 32)))
+    text = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if line.startswith("curl ")]
+    assert len(commands) == 4
+    for command in commands:
+        here = shlex.split(command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"))
+        done = subprocess.run([*here, "--silent", "--fail"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{command}: {done.stdout}"
+        answer = json.loads(done.stdout)
+        assert answer.get("added", answer.get("changed", len(answer.get("results", [])))) == 1
 
 
 def test_sigterm_answers_what_it_has_taken_and_sigkill_loses_nothing(serving, made, server):
