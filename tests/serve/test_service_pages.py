@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from serve.fakes import FakeGallery, picture
+from trireid.serve import journal as journals
 from trireid.serve import languages
-from trireid.serve.journal import MOST, Journal
+from trireid.serve.journal import Journal
 from trireid.serve.problems import Problem
 from trireid.serve.texts_chinese import CHINESE
 from trireid.serve.texts_english import ENGLISH
@@ -34,6 +35,10 @@ class Person:
     def send(self, address, files=None, **fields):
         answer = self.client.post(address, data={"form": self.token, **fields}, files=files, headers=HTML)
         return answer
+
+    def changes(self):
+        """Addresses of the changes that can be taken back, the last first."""
+        return re.findall(r'action="(/changes/\d+)/undo"', self.get("/changes"))
 
     def search(self, seed=0, **fields):
         answer = self.send("/search", files={"rgb": ("a_rgb.png", picture(seed))}, **fields)
@@ -103,11 +108,11 @@ def test_a_search_ranks_and_an_accepted_query_is_an_item_until_it_is_undone(pers
     assert f'href="/item?key={added[0]}">{added[0]}</a> · compared' not in person.get(result)  # not a match of itself
     person.send(f"{result}/accept", match="second")  # the person thinks again
     assert rows(person)[added[0]] == "8"
-    number = re.search(r"/changes/(\d+)/undo", person.get("/changes")).group(1)
-    assert "Undone" in person.send(f"/changes/{number}/undo", back=result).text
+    last, before = person.changes()
+    assert "Undone" in person.send(f"{last}/undo", back=result).text
     assert rows(person)[added[0]] == "7"
-    assert "taken back before" in person.send(f"/changes/{number}/undo").text
-    person.send(f"/changes/{int(number) - 1}/undo")
+    assert "taken back before" in person.send(f"{last}/undo").text
+    person.send(f"{before}/undo")
     assert added[0] not in rows(person)
     assert "Add as new identity" in person.get(result)  # it is a query again
 
@@ -117,7 +122,7 @@ def test_a_match_without_identity_and_a_new_one(person):
     assert "write the name that both get" in person.send(f"{result}/accept", match="third").text
     person.send(f"{result}/accept", match="third", identity="9")
     assert rows(person) == {"first": "7", "second": "8", "third": "9", "mine": "9"}
-    person.send("/changes/1/undo")
+    person.send(f"{person.changes()[0]}/undo")
     assert rows(person) == {"first": "7", "second": "8", "third": None}
     other = person.search(2, key="mine")
     assert "has an identity" in person.send(f"{other}/identity", identity="7").text
@@ -138,7 +143,7 @@ def test_a_rejected_match_is_hidden_for_this_query_alone(person):
 def test_changes_that_others_made_since_are_not_overwritten(person):
     person.send("/item/label", key="first", identity="other", back="/gallery")
     person.client.patch("/v1/items/first", json={"identity": "third party"})
-    answer = person.send("/changes/1/undo")
+    answer = person.send(f"{person.changes()[0]}/undo")
     assert answer.status_code == 409
     assert "changed or removed since" in answer.text
     assert rows(person)["first"] == "third party"
@@ -180,10 +185,10 @@ def test_a_mistake_is_shown_with_the_line_of_the_api(person):
 
 def test_a_person_without_the_token_is_led_to_the_login(served):
     client = served(token="a token of many letters")
-    client.app.state.pages.journal.write("label", "a secret", "7", [])
-    for outside in ("/login?done=1", "//nowhere?done=1"):
+    number = client.app.state.pages.journal.write("label", "a secret", "7", []).number
+    for outside in (f"/login?done={number}", f"//nowhere?done={number}"):
         assert "a secret" not in client.get(f"http://127.0.0.1:8000{outside}", headers=HTML).text
-    assert "a secret" not in client.get("http://other.example/?done=1", headers=HTML).text
+    assert "a secret" not in client.get(f"http://other.example/?done={number}", headers=HTML).text
     answer = client.get("/gallery?view=cameras", headers=HTML)
     assert answer.url.path == "/login"
     form = re.search(r'name="form" value="(\w+)"', answer.text).group(1)
@@ -209,11 +214,21 @@ def test_words_of_a_distance():
     assert chance_words(t, 0.001, 10) == ""
 
 
-def test_a_journal_survives_a_torn_line_and_keeps_the_last_changes(tmp_path):
+MOST = 5
+
+
+@pytest.fixture
+def short_journals(monkeypatch):
+    """Lists that keep few changes, so that they are written anew soon."""
+    monkeypatch.setattr(journals, "MOST", MOST)
+    monkeypatch.setattr(journals, "COMPACTED", 4 * MOST)
+
+
+def test_a_journal_survives_a_torn_line_and_keeps_the_last_changes(tmp_path, short_journals):
     journal = Journal(tmp_path / "a" / "changes.jsonl")
     for number in range(5 * MOST):  # so many that it is written anew
         journal.write("label", f"item {number}", "7", [{"op": "label", "key": "a", "before": None, "after": "7"}])
-    journal.undo(journal.find(str(5 * MOST)))
+    journal.undo(journal.last()[0])
     with journal.path.open("a") as file:
         file.write('{"action": {"number": "999", "kin')
     again = Journal(journal.path)
@@ -226,6 +241,21 @@ def test_a_journal_survives_a_torn_line_and_keeps_the_last_changes(tmp_path):
     assert [action.key for action in Journal(journal.path).last()[:2]] == ["last", "later"]
     with pytest.raises(Problem, match="not among the last"):
         again.find("1")
+
+
+def test_services_of_one_folder_list_the_changes_of_each_other(tmp_path, short_journals):
+    one, two = Journal(tmp_path / "changes.jsonl"), Journal(tmp_path / "changes.jsonl")
+    first, second = one.write("label", "a", "7", []), two.write("label", "b", "8", [])
+    one.undo(second)
+    assert [(action.key, action.undone) for action in two.last()] == [("b", True), ("a", False)]
+    two.fail(first)
+    assert [action.key for action in one.last()] == ["b"]
+    for number in range(5 * MOST):
+        two.write("label", str(number), "7", [])
+    three = Journal(tmp_path / "changes.jsonl")  # writes the file anew
+    three.write("label", "c", "7", [])
+    two.write("label", "d", "7", [])
+    assert [[action.key for action in each.last()[:2]] for each in (one, two, three)] == [["d", "c"]] * 3
 
 
 def test_a_change_that_fails_is_not_listed(served):

@@ -48,7 +48,7 @@ class Action:
 
 
 class Journal:
-    """The last actions, in memory and in a file.
+    """The last actions, in memory and in a file, which several services of one gallery can share.
 
     An action is written before the gallery is changed: a service that is killed in between leaves an action that
     undoing finds nothing of.
@@ -63,24 +63,39 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._actions: OrderedDict[str, Action] = OrderedDict()
-        lines = self._read()
-        self._ends_whole = not lines or lines[-1] == ""
-        for line in lines:
-            self._apply(line)
-        self._next = 1 + max((int(number) for number in self._actions), default=0)
-        if len(lines) > COMPACTED:
+        self._file: int | None = None  # which file it was, and how much of it was read
+        self._position = 0
+        self._ends_whole = True
+        if self._refresh() > COMPACTED:
             self._compact()
 
-    def _read(self) -> list[str]:
+    def _refresh(self) -> int:
+        """Take over what was written since, also by other services; the number of lines.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
         try:
-            return self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+            with self.path.open("rb") as file:
+                number = os.fstat(file.fileno()).st_ino
+                if number != self._file:
+                    self._file, self._position = number, 0
+                    self._actions.clear()
+                file.seek(self._position)
+                content = file.read()
         except FileNotFoundError:
-            return []
+            return 0
         except OSError as error:
             raise RunError(
                 f"{printable(str(self.path))}: the list of changes cannot be read ({error.strerror}); move it away, or "
                 "give another folder with --media"
             ) from error
+        *lines, rest = content.split(b"\n")
+        self._position += len(content) - len(rest)
+        self._ends_whole = not rest
+        for line in lines:
+            self._apply(line.decode("utf-8", "replace"))
+        return len(lines)
 
     def _apply(self, line: str) -> None:
         """Take over one line; a torn one, of a full disk or a power loss, is none."""
@@ -103,7 +118,7 @@ class Journal:
         with replacing(self.path) as temporary:
             lines = [json.dumps({"action": asdict(action)}) + "\n" for action in self._actions.values()]
             temporary.write_text("".join(lines), encoding="utf-8")
-        self._ends_whole = True
+        self._refresh()
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         """Write one line in one piece, and wait for the disk.
@@ -111,11 +126,10 @@ class Journal:
         Raises:
             RunError: it cannot be written.
         """
-        line = ("" if self._ends_whole else "\n") + json.dumps(entry) + "\n"
-        content = line.encode()
+        self._refresh()
+        content = (("" if self._ends_whole else "\n") + json.dumps(entry) + "\n").encode()
         with writing(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._ends_whole = False
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 if os.write(descriptor, content) < len(content):
@@ -123,14 +137,12 @@ class Journal:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        self._ends_whole = True
-        self._apply(json.dumps(entry))
+        self._refresh()
 
     def write(self, kind: Kind, key: str, identity: str | None, steps: Sequence[Mapping[str, Any]]) -> Action:
         """State an action that is done next."""
-        action = Action(str(self._next), kind, key, identity, list(steps))
+        action = Action(str(time.time_ns()), kind, key, identity, list(steps))
         self._append({"action": asdict(action)})
-        self._next += 1
         return action
 
     def fail(self, action: Action) -> None:
@@ -147,14 +159,17 @@ class Journal:
         Raises:
             Problem: 404, it is not among the last ones.
         """
+        self._refresh()
         if number not in self._actions:
             raise Problem(404, f"this change is not among the last {MOST}, which are kept; mend it by hand")
         return self._actions[number]
 
     def get(self, number: str) -> Action | None:
         """The same, None where there is none."""
+        self._refresh()
         return self._actions.get(number)
 
     def last(self) -> list[Action]:
         """All that are kept, the last first."""
+        self._refresh()
         return list(reversed(self._actions.values()))
