@@ -98,7 +98,9 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [corrupt, truncate, empty])
+@pytest.mark.parametrize(
+    "damage", [corrupt, *(pytest.param(each, marks=pytest.mark.slow) for each in (truncate, empty))]
+)
 def test_training_names_the_damaged_image(tree, damage):
     damage(tree / NIR_IMAGE)
     refused(train(tree), tree / NIR_IMAGE, "--skip-bad")

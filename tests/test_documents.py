@@ -331,6 +331,7 @@ def test_the_pictures_of_the_readme_are_there_and_small():
             assert image.width >= 500
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_readme_are_drawn_by_the_commands_named(finished_run, tmp_path):
     """As docs/pictures.md shows them, with a query of the tiny run."""
     lines = [line for line in command_lines(ROOT / "docs" / "pictures.md") if line.endswith("--out docs/images")]

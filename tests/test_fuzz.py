@@ -84,6 +84,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_wrong_outcome_is_seen(tmp_path: Path) -> None:
     kinds = [Kind(strategy.__name__, 1, lambda folder: None, {strategy: 1.0}) for strategy in EXPECTED]
     prepare(kinds[:1], tmp_path)
@@ -99,6 +100,7 @@ def dies(case):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_case_that_takes_its_child_along_harms_no_other(tmp_path: Path) -> None:
     expected = {works: "works", traceback: "traceback", dies: "hangs"}
     kind = Kind("mixed", 40, lambda folder: None, {works: 6, traceback: 2, dies: 1}, quick=frozenset(expected))

@@ -33,6 +33,7 @@ def yardstick_script() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_pixel_correlation_gives_the_published_yardsticks() -> None:
     found = yardstick_script().yardsticks(LANDSAT)
     shown = {

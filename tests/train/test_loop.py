@@ -286,7 +286,15 @@ def test_saved_features_are_those_of_the_last_checkpoint(tree: Path, finished: A
     assert torch.allclose(saved.query.features.features["joint"], output.embedding, atol=1e-6)
 
 
-@pytest.mark.parametrize(("workers", "cache"), [(0, "none"), (1, "none"), (0, "memory"), (2, "memory")])
+@pytest.mark.parametrize(
+    ("workers", "cache"),
+    [
+        (0, "none"),
+        pytest.param(1, "none", marks=pytest.mark.slow),
+        pytest.param(0, "memory", marks=pytest.mark.slow),
+        (2, "memory"),
+    ],
+)
 def test_a_corrupt_image_is_named_in_one_line(tmp_path: Path, workers: int, cache: str) -> None:
     root = write_tree(tmp_path / "data", identities=4)
     (root / "train_171" / "NI" / "000002_cam1_0_01.jpg").write_bytes(b"\xff\xd8\xff garbage")

@@ -223,6 +223,7 @@ def test_start_weights_are_resized_as_asked(tree: Path, tmp_path: Path) -> None:
     assert torch.allclose(model.backbone.vit.pos_embed, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_has_these_rates_and_resumes(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = override_config(parity_config(tree, tmp_path / "run"), ["train.checkpoint_every=1"])
     assert (config.data.sampler, config.data.augmentation.shared_geometry) == ("uniform_identity", False)
