@@ -100,6 +100,7 @@ _PARTS = tuple(
         "models",
         "names",
         "report",
+        "serve",
         "train",
         "types",
         "upstream",
