@@ -124,17 +124,19 @@ def local_address(given: str, *, default: str = "/") -> str:
     return given if plain and given.startswith("/") and not given.startswith("//") else default
 
 
-def go(address: str, *, done: str = "") -> Response:
+def go(address: str, *, done: str = "", place: str = "") -> Response:
     """Lead to a page after a form, so that loading it again does not send the form again.
 
     Args:
         address: of this service.
         done: number of the action that the page reports, with a way to undo it.
+        place: of the page, that it is shown from.
     """
     parts = urlsplit(local_address(address))
     kept = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "done"]
     query = urlencode([*kept, ("done", done)] if done else kept)
-    return RedirectResponse(parts.path + (f"?{query}" if query else ""), status_code=303)
+    fragment = f"#{place}" if place else ""
+    return RedirectResponse(parts.path + (f"?{query}" if query else "") + fragment, status_code=303)
 
 
 def wants_page(path: str, headers: Mapping[str, str]) -> bool:

@@ -16,6 +16,8 @@ MOST_COUNTED = 5000
 """Items that are looked at; with more, counts are of the first ones, and pages say so."""
 SECONDS = 10.0
 """After which counts are made anew."""
+LAST_DAY = 253_370_764_800.0
+"""9999-01-01: later days are not listed."""
 MOST_CHOICES = 24
 """Cameras that a form lists."""
 MOST_SUGGESTED = 500
@@ -106,7 +108,7 @@ def count_items(items: Sequence[Item], modalities: Sequence[str], *, is_whole: b
     unlabelled = []
     for item in items:
         key = item.key or ""
-        day = date_text(item.time)[:10]
+        day = date_text(item.time)[:10] if item.time is not None and 0 <= item.time < LAST_DAY else ""
         for kind, name in (("identities", item.identity), ("cameras", item.camera), ("days", day)):
             if name:
                 counts[kind].setdefault(name, []).append(key)

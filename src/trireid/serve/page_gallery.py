@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import date, timedelta
 from importlib import resources
 from typing import Any
 from urllib.parse import urlencode
@@ -103,7 +104,8 @@ async def _grouped(pages: Pages, view: str, given: Form) -> dict[str, Any]:
 
 def _group_address(view: str, group: Group) -> str:
     if view == "days":
-        return _address(after=f"{group.name}T00:00:00", before=f"{group.name}T23:59:59.999999")
+        day = date.fromisoformat(group.name)
+        return _address(after=f"{day}T00:00", before=f"{day + timedelta(days=1)}T00:00")
     return _address(**{{"identities": "identity", "cameras": "camera"}[view]: group.name})
 
 

@@ -340,7 +340,7 @@ async def reject(number: str, form: Sent, pages: Kept) -> Response:
     match = form.text("match")
     if match and match not in found.hidden and len(found.hidden) < MOST_SHOWN:
         found.hidden.append(match)
-    return go(f"/search/{number}")
+    return go(f"/search/{number}", place="matches")
 
 
 @router.post("/search/{number}/show")
@@ -348,4 +348,4 @@ async def show_again(number: str, form: Sent, pages: Kept) -> Response:
     """Take a rejection back."""
     found = pages.searches.find(number)
     found.hidden = [each for each in found.hidden if each != form.text("match")]
-    return go(f"/search/{number}")
+    return go(f"/search/{number}", place="matches")
