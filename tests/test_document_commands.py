@@ -16,10 +16,12 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import trireid
 import trireid.ablation
 import trireid.ablation.grid
 import trireid.config.load
@@ -207,6 +209,15 @@ def write_table(tree, table):
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def write_calibration(run):
+    """Thresholds as the demo leaves them, of random vectors: the tiny data set has too few identities."""
+    model, random = trireid.Embedder(run, device="cpu").model, np.random.default_rng(0)
+    items = tuple(trireid.Item({}, key=str(number), identity=str(number // 2)) for number in range(160))
+    vectors = random.standard_normal((160, model.width), dtype=np.float32)
+    made = trireid.calibrate(trireid.Embeddings(vectors, np.ones((160, 3), dtype=bool), items, model))
+    made.save(run / "calibration.json")
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     """What the documents take for granted: a clone, the run of the demo, data sets, a table, checkpoints."""
@@ -227,6 +238,7 @@ def workshop(tmp_path_factory):
     write_table(tree, folder / "my_data.csv")
     (folder / "RGBNT201_test.txt").write_text("\n".join(path.name for path in sorted((tree / "test/RGB").iterdir())))
     train(tiny_config(tree, folder / "runs/demo/run", "model.head=sdtps"), progress=False)
+    write_calibration(folder / "runs/demo/run")
     file = ROOT / "configs/RGBNT201/DeMo_SDTPS.yml"
     settings = load_upstream_yaml(
         file, ["DATASETS.ROOT_DIR", str(folder / "path/to"), "OUTPUT_DIR", str(folder / "to")]
