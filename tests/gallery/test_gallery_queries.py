@@ -5,7 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gallery_cases import BLOCKS, SUBSET_BLOCKS, Reference, check_list, model_of, random_embeddings, random_filter
+from gallery_cases import (
+    BLOCKS,
+    SUBSET_BLOCKS,
+    Reference,
+    check_list,
+    embed,
+    model_of,
+    random_embeddings,
+    random_filter,
+)
 from trireid.gallery import engine, search
 from trireid.gallery.filters import Filter
 from trireid.gallery.gallery import Gallery
@@ -75,6 +84,32 @@ def test_queries_find_what_brute_force_finds(gallery_location):
         reference = Reference(gallery.model)
         filled_gallery(random, gallery, reference, 100)
         compare(random, gallery, reference, 60)
+
+
+def test_queries_share_calls_and_see_what_was_written_between_them(gallery_location, monkeypatch):
+    random, calls = np.random.default_rng(2), []
+    monkeypatch.setattr(engine, "_KEPT_BYTES", 4000)  # of 16 items
+    for name in ("search", "_query"):
+        original = getattr(engine.Engine, name)
+        monkeypatch.setattr(
+            engine.Engine,
+            name,
+            lambda *given, own=name, call=original, **more: calls.append(own) or call(*given, **more),
+        )
+    with Gallery.create(model=model_of(), partial=True, **gallery_location) as gallery:
+        reference = Reference(gallery.model)
+        keys = [f"k{number}" for number in range(30)]
+        for _ in range(2):
+            some = random_embeddings(random, gallery.model, 30, keys=keys)
+            gallery.add(some)
+            reference.add(some)
+            compare(random, gallery, reference, 8)
+        whole = embed(gallery.model, random.standard_normal((9, 12)), [(True, True, True)] * 9)
+        gallery.query(whole, top=3)
+        calls.clear()
+        gallery.query(whole, top=3)
+        assert calls.count("search") == 7  # of each presence, not of each query
+        assert calls.count("_query") < 4
 
 
 @pytest.mark.slow

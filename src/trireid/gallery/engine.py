@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +41,8 @@ WIDEST = 32_768
 _BATCH_BYTES = 8 * 2**20
 """Of the vectors of one call; servers take messages of 64 MB."""
 _BATCH_ROWS = 1000
+_KEPT_BYTES = 64 * 2**20
+"""Of the vectors that are kept in memory, since Lite takes longer to hand over a vector than to find it."""
 _PIECE = 60_000
 """Characters of a text that one row of the description holds."""
 
@@ -62,6 +64,9 @@ class Engine:
     Args:
         location: a folder, or `http://host:port`.
         name: of the gallery.
+
+    Attributes:
+        depths: how many hits the last searches for a number of identities needed: where the next one begins.
     """
 
     def __init__(self, location: str | Path, name: str) -> None:
@@ -72,6 +77,8 @@ class Engine:
         self.embedded = self._client.embedded
         self._written, self._seen = Counter({self.name: 1, self._about: 1}), Counter[str]()
         self._codes: tuple[int, tuple[int, ...]] = (0, ())
+        self._kept = _Kept(0)
+        self.depths: dict[int, deque[int]] = {}
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[str]:
@@ -80,6 +87,15 @@ class Engine:
         with self._client.reporting():
             yield "Session" if version == self._seen[name] else "Strong"
         self._seen[name] = version
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One writer at a time; what was read before is not used after it, also where it fails."""
+        with self._writing, self._client.reporting():
+            try:
+                yield
+            finally:
+                self._written[self.name] += 1
 
     def _flush(self, name: str) -> None:
         """After a write: make it safe against the end of this process, and let the next read wait for it."""
@@ -206,12 +222,11 @@ class Engine:
     def upsert(self, rows: Sequence[Row], vectors: NDArray[np.float32], *, flush: bool = True) -> None:
         """Write rows; a row whose key is there already takes its place. Without `flush`, the caller flushes."""
         step = self.page_size(vectors.shape[1])
-        with self._writing, self._client.reporting():
+        with self._changing():
             for start in range(0, len(rows), step):
                 some = slice(start, start + step)
                 content = [{**row, "vector": vector} for row, vector in zip(rows[some], vectors[some], strict=True)]
                 self._client.upsert(self.name, content)
-            self._written[self.name] += 1
             if flush:
                 self._flush(self.name)
 
@@ -222,7 +237,7 @@ class Engine:
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove items."""
-        with self._writing, self._client.reporting():
+        with self._changing():
             for start in range(0, len(keys), _BATCH_ROWS):
                 self._client.delete(self.name, filter=among("key", keys[start : start + _BATCH_ROWS]))
             self._flush(self.name)
@@ -258,6 +273,18 @@ class Engine:
             found = self._query(self.name, among("key", keys[start : start + size]), columns)
             rows.update({each["key"]: _row(each) for each in found})
         return rows
+
+    def recall(self, keys: Sequence[str], width: int) -> dict[str, Row]:
+        """As `fetch` with vectors; those of a folder, which no other process changes, are kept until the next write."""
+        if not self.embedded:
+            return self.fetch(keys, width=width)
+        kept, version = self._kept, self._written[self.name]
+        if kept.version != version:  # who still reads for an earlier version keeps it where nobody looks any more
+            self._kept = kept = _Kept(version)
+        rows = kept.find(keys)
+        more = self.fetch([key for key in keys if key not in rows], width=width)
+        kept.keep(more)
+        return rows | more
 
     def count(self, where: str) -> int:
         """How many items fulfil an expression."""
@@ -310,6 +337,29 @@ class Engine:
             for hits, more in zip(found, self.search(probes, both(where, above, below), LARGEST_LIMIT), strict=True):
                 hits += more
         return [sorted(hits, key=lambda hit: -hit.score) for hits in found]
+
+
+class _Kept:
+    """Rows as they were in one version of the gallery."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self._rows: dict[str, Row] = {}
+        self._bytes = 0
+
+    def find(self, keys: Sequence[str]) -> dict[str, Row]:
+        """Those of some keys that are kept."""
+        rows = self._rows
+        return {key: row for key in keys if (row := rows.get(key)) is not None}
+
+    def keep(self, rows: dict[str, Row]) -> None:
+        """Keep some more, and no others where they become too many."""
+        size = sum(row["vector"].nbytes + 4 * len(row["details"]) for row in rows.values())
+        if self._bytes + size > _KEPT_BYTES:
+            self._rows, self._bytes = {}, 0
+        if size <= _KEPT_BYTES:
+            self._rows.update(rows)
+            self._bytes += size
 
 
 def _row(found: dict[str, Any]) -> Row:

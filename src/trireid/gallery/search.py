@@ -4,13 +4,14 @@ Within one pair of presences the engine's order, by cosine, is that of the dista
 deep as is needed: the *frontier* of a query is the smallest distance that an item which was not read yet can have, and
 reading ends when the answer lies before it. The engine computes in float32; its scores only choose candidates, with
 a margin of `ERROR` on both sides of the last one. Distances and the order come from the stored vectors, in float64.
+Queries of one presence and one expression share the calls of the engine: a call costs more than a row.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -59,6 +60,10 @@ class Found:
     square: float | None
 
 
+Candidate = tuple[float, Hit, int]
+"""What was read of an item: the squared distance, as estimated, the hit and its presence."""
+
+
 @dataclass
 class _List:
     """What was read of one presence for one query."""
@@ -87,7 +92,7 @@ class _Reading:
         ends = [self.estimate(read, read.hits[-1]) if read.hits else 0.0 for read in self.lists if not read.is_whole]
         return min(ends, default=np.inf)
 
-    def candidates(self) -> list[tuple[float, Hit, int]]:
+    def candidates(self) -> list[Candidate]:
         """What was read and may be seen: estimate, hit and presence, nearest first."""
         seen = [
             (self.estimate(read, hit), hit, read.code)
@@ -96,6 +101,10 @@ class _Reading:
             if not self.probe.hides(hit)
         ]
         return sorted(seen, key=lambda each: each[0])
+
+    def needed(self, last: float) -> int:
+        """How deep the deepest list was needed to come to an estimate."""
+        return max(sum(self.estimate(read, hit) <= last for hit in read.hits) for read in self.lists)
 
     def shallow(self) -> list[_List]:
         """The lists that keep the frontier where it is."""
@@ -122,19 +131,47 @@ class Searcher:
     def items(self, probes: Sequence[Probe], top: int) -> list[list[Found]]:
         """The `top` nearest items of each query; those without a shared block last, by key."""
         depth = min(max(top + 8, 16), LARGEST_LIMIT)
-        return self._each(probes, depth, QUERIES, lambda reading: self._nearest(reading, top))
+        return self._each(
+            probes,
+            depth,
+            QUERIES,
+            lambda reading: _near_items(reading, top),
+            lambda probe, found: self._nearest(probe, found, top),
+        )
 
     def identities(self, probes: Sequence[Probe], top: int, *, mean: bool) -> list[list[tuple[float, Found]]]:
         """The `top` nearest identities of each query: distance of the identity, and its nearest item."""
         if mean:
-            return self._each(probes, LARGEST_LIMIT + 1, FEW_QUERIES, lambda reading: self._by_mean(reading, top))
-        depth = min(max(4 * top, 16), LARGEST_LIMIT)
-        return self._each(probes, depth, QUERIES, lambda reading: self._by_best(reading, top))
+            return self._each(
+                probes,
+                LARGEST_LIMIT + 1,
+                FEW_QUERIES,
+                lambda reading: _near_by_mean(reading, top),
+                lambda _, found: _by_mean(found, top),
+            )
+        depths = self._engine.depths.setdefault(top, deque(maxlen=QUERIES))
+        depth = max(tuple(depths)) * 5 // 4 + 4 if depths else max(4 * top, 16)
+
+        def near(reading: _Reading) -> list[Candidate] | None:
+            found = _near_by_best(reading, top)
+            if found is not None and len(found) >= top:
+                depths.append(reading.needed(found[-1][0]))
+            return found
+
+        return self._each(probes, min(depth, LARGEST_LIMIT), QUERIES, near, lambda _, found: _by_best(found, top))
 
     def _each(
-        self, probes: Sequence[Probe], depth: int, together: int, decide: Callable[[_Reading], Answer | None]
+        self,
+        probes: Sequence[Probe],
+        depth: int,
+        together: int,
+        choose: Callable[[_Reading], list[Candidate] | None],
+        rank: Callable[[Probe, list[Found]], Answer],
     ) -> list[Answer]:
-        """Read lists, first to a depth, until `decide` answers every query; those of like expressions together."""
+        """Answer queries, those of like expressions together.
+
+        Lists are read, first to a depth, until `choose` names what can be in the answer; `rank` orders it exactly.
+        """
         answers: dict[int, Answer] = {}
         groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         for number, probe in enumerate(probes):
@@ -143,11 +180,16 @@ class Searcher:
             for start in range(0, len(members), together):
                 some = {number: self._start(probes[number]) for number in members[start : start + together]}
                 self._read(some.values(), code, depth)
+                chosen: dict[int, list[str]] = {}
                 while some:
-                    done = {number: decide(reading) for number, reading in some.items()}
-                    answers.update({number: answer for number, answer in done.items() if answer is not None})
-                    some = {number: some[number] for number, answer in done.items() if answer is None}
+                    for number, reading in some.items():
+                        near = choose(reading)
+                        if near is not None:
+                            chosen[number] = [hit.key for _, hit, _ in near]
+                    some = {number: reading for number, reading in some.items() if number not in chosen}
                     self._read(some.values(), code, 0)
+                for number, rows in self._rows(chosen):
+                    answers[number] = rank(probes[number], self._distances(probes[number], rows))
         return [answers[number] for number in range(len(probes))]
 
     def _start(self, probe: Probe) -> _Reading:
@@ -199,55 +241,20 @@ class Searcher:
             )
         return found
 
-    # What ends the reading
-
-    def _nearest(self, reading: _Reading, top: int) -> list[Found] | None:
-        candidates = reading.candidates()
-        last = candidates[top - 1][0] if len(candidates) >= top else np.inf
-        if reading.frontier() <= last + 8 * ERROR and not _complete(reading):
-            return None
-        exact = self._exact(reading, [each for each in candidates if each[0] <= last + 8 * ERROR])
-        found = sorted(exact, key=lambda each: (each.distance, each.row["key"].encode()))[:top]
-        return found if len(found) == top else found + self._unshared(reading.probe, top - len(found))
-
-    def _by_best(self, reading: _Reading, top: int) -> list[tuple[float, Found]] | None:
-        candidates = [each for each in reading.candidates() if each[1].identity]
-        best: dict[str, float] = {}
-        for estimate, hit, _ in candidates:
-            best.setdefault(hit.identity, estimate)
-        last = list(best.values())[top - 1] if len(best) >= top else np.inf
-        if reading.frontier() <= last + 8 * ERROR and not _complete(reading):
-            return None
-        near: list[tuple[float, Hit, int]] = []
-        for each in candidates:  # of each identity what may be its nearest item
-            if best[each[1].identity] <= last + 8 * ERROR and each[0] <= best[each[1].identity] + 8 * ERROR:
-                near.append(each)
-        chosen = _by_identity(self._exact(reading, near))
-        return _first(((items[0].distance, items[0]) for items in chosen.values()), top)
-
-    def _by_mean(self, reading: _Reading, top: int) -> list[tuple[float, Found]] | None:
-        """All items are read: an identity with one near item may be behind one whose items are all fairly near."""
-        if not _complete(reading):
-            return None
-        groups: dict[str, list[tuple[float, Hit, int]]] = defaultdict(list)
-        for each in reading.candidates():
-            if each[1].identity:
-                groups[each[1].identity].append(each)
-        estimates = {name: np.array([each[0] for each in items]) for name, items in groups.items()}
-        latest = sorted(float(np.sqrt(np.maximum(some, 0.0) + 8 * ERROR).mean()) for some in estimates.values())[:top]
-        near: list[tuple[float, Hit, int]] = []
-        for name, some in estimates.items():
-            if float(np.sqrt(np.maximum(some - 8 * ERROR, 0.0)).mean()) <= latest[-1]:
-                near += groups[name]
-        items = _by_identity(self._exact(reading, near)).values()
-        return _first(((float(np.mean([each.distance for each in some])), some[0]) for some in items), top)
-
     # Exact distances
 
-    def _exact(self, reading: _Reading, candidates: Sequence[tuple[float, Hit, int]]) -> list[Found]:
-        keys = [hit.key for _, hit, _ in candidates]
-        rows = self._engine.fetch(keys, width=self._layout.row_width)
-        return self._distances(reading.probe, rows.values())
+    def _rows(self, chosen: Mapping[int, list[str]]) -> Iterator[tuple[int, list[Row]]]:
+        """The rows of the keys of each query; those of several queries are read at once, as many as fit into a page."""
+        size = self._engine.page_size(self._layout.row_width)
+        numbers, keys = list[int](), dict[str, None]()
+        for place, (number, own) in enumerate(chosen.items(), start=1):
+            numbers.append(number)
+            keys.update(dict.fromkeys(own))
+            if len(keys) >= size or place == len(chosen):
+                rows = self._engine.recall(list(keys), self._layout.row_width)
+                for each in numbers:
+                    yield each, [rows[key] for key in chosen[each] if key in rows]
+                numbers, keys = [], {}
 
     def _distances(self, probe: Probe, rows: Iterable[Row]) -> list[Found]:
         """Rows with their distances; those that share no block with the query are left out."""
@@ -265,6 +272,10 @@ class Searcher:
                 distance = float(np.sqrt(weighed(float(square), weight, self._unrelated)))
                 found.append(Found(row, distance, float(square)))
         return found
+
+    def _nearest(self, probe: Probe, found: list[Found], top: int) -> list[Found]:
+        nearest = sorted(found, key=lambda each: (each.distance, each.row["key"].encode()))[:top]
+        return nearest if len(nearest) == top else nearest + self._unshared(probe, top - len(nearest))
 
     def _unshared(self, probe: Probe, count: int) -> list[Found]:
         """Items that share no block with a query, by key: nothing tells them apart."""
@@ -284,6 +295,50 @@ def _hit(row: Row, score: float) -> Hit:
     return Hit(row["key"], row["identity"], row["camera"], row["scene"], score)
 
 
+# What ends the reading: all that can be in the answer, once nothing that was not read can be
+
+
+def _near_items(reading: _Reading, top: int) -> list[Candidate] | None:
+    candidates = reading.candidates()
+    last = candidates[top - 1][0] if len(candidates) >= top else np.inf
+    if reading.frontier() <= last + 8 * ERROR and not _complete(reading):
+        return None
+    return [each for each in candidates if each[0] <= last + 8 * ERROR]
+
+
+def _near_by_best(reading: _Reading, top: int) -> list[Candidate] | None:
+    """Of each identity that is near enough what may be its nearest item."""
+    candidates = [each for each in reading.candidates() if each[1].identity]
+    best: dict[str, float] = {}
+    for estimate, hit, _ in candidates:
+        best.setdefault(hit.identity, estimate)
+    last = list(best.values())[top - 1] if len(best) >= top else np.inf
+    if reading.frontier() <= last + 8 * ERROR and not _complete(reading):
+        return None
+    return [
+        each
+        for each in candidates
+        if best[each[1].identity] <= last + 8 * ERROR and each[0] <= best[each[1].identity] + 8 * ERROR
+    ]
+
+
+def _near_by_mean(reading: _Reading, top: int) -> list[Candidate] | None:
+    """All items are read: an identity with one near item may be behind one whose items are all fairly near."""
+    if not _complete(reading):
+        return None
+    groups: dict[str, list[Candidate]] = defaultdict(list)
+    for each in reading.candidates():
+        if each[1].identity:
+            groups[each[1].identity].append(each)
+    estimates = {name: np.array([each[0] for each in items]) for name, items in groups.items()}
+    latest = sorted(float(np.sqrt(np.maximum(some, 0.0) + 8 * ERROR).mean()) for some in estimates.values())[:top]
+    near: list[Candidate] = []
+    for name, some in estimates.items():
+        if float(np.sqrt(np.maximum(some - 8 * ERROR, 0.0)).mean()) <= latest[-1]:
+            near += groups[name]
+    return near
+
+
 def _complete(reading: _Reading) -> bool:
     return all(read.is_whole for read in reading.lists)
 
@@ -295,6 +350,15 @@ def _by_identity(found: Iterable[Found]) -> dict[str, list[Found]]:
         if each.row["identity"]:
             groups[each.row["identity"]].append(each)
     return groups
+
+
+def _by_best(found: Iterable[Found], top: int) -> list[tuple[float, Found]]:
+    return _first(((items[0].distance, items[0]) for items in _by_identity(found).values()), top)
+
+
+def _by_mean(found: Iterable[Found], top: int) -> list[tuple[float, Found]]:
+    items = _by_identity(found).values()
+    return _first(((float(np.mean([each.distance for each in some])), some[0]) for some in items), top)
 
 
 def _first(ranked: Iterable[tuple[float, Found]], top: int) -> list[tuple[float, Found]]:
