@@ -280,7 +280,7 @@ def test_a_folder_is_added_with_its_faults_listed(service, visit, tmp_path):
     page = visit("/add")
     page.set_input_files("[data-folder]", folder)
     page.fill("[data-camera]", "gate")
-    assert "3 items are ready" in page.locator("[data-status]").inner_text()
+    page.locator("[data-status]", has_text="3 items are ready").wait_for()
     page.get_by_role("button", name="Add all").click()
     page.locator("[data-status]", has_text="3 of 3 done: 2 added, 0 replaced, 1 not added").wait_for()
     assert page.evaluate("document.querySelector('progress').value") == 3
@@ -289,11 +289,22 @@ def test_a_folder_is_added_with_its_faults_listed(service, visit, tmp_path):
         'rgb,tir,key,identity,time\nRGB/new-0.png,TI/new-0.png,"t,1",9,1970-01-02T00:00:00\nRGB/none.png,,t2,9,\n'
     )
     page.set_input_files("[data-table]", tmp_path / "table.csv")
-    assert "RGB/none.png, which is not in the folder" in page.locator("[data-fault-list]").inner_text()
+    page.locator("[data-fault-list]", has_text="RGB/none.png, which is not in the folder").wait_for()
     page.get_by_role("button", name="Add all").click()
     page.locator("[data-status]", has_text="2 of 2 done: 1 added").wait_for()
     page.open("/item?key=t,1")
     assert {"9", "gate", "1970-01-02 00:00:00"} <= set(page.locator("td.value").all_inner_texts())
+    page.open("/gallery?camera=gate")
+    assert page.locator(".card").count() == 3
+    page.open("/add")
+    (folder / "TI").rename(tmp_path / "thermal")
+    (tmp_path / "thermal" / "new-1.png").rename(tmp_path / "thermal" / "later.png")
+    page.set_input_files("[data-folder]", tmp_path / "thermal")
+    page.fill("[data-camera]", "gate")
+    page.locator("[data-status]", has_text="2 items are ready").wait_for()
+    page.get_by_role("button", name="Add all").click()
+    page.get_by_role("button", name="Remove the added items again").click()
+    page.locator("[data-status]", has_text="1 of 1 added items were removed").wait_for()  # the other was replaced
     page.open("/gallery?camera=gate")
     assert page.locator(".card").count() == 3
 

@@ -234,7 +234,9 @@ CHINESE = {
         "这一部分需要 JavaScript。没有时可停止服务后运行：trireid embed RUN FOLDER --out items.safetensors，"
         "再运行 trireid gallery add。"
     ),
-    "many_note": "图库中已有相同编号的条目会被替换。这些操作不在更改记录中，无法在那里撤销。",
+    "many_note": "图库中已有相同编号的条目会被替换。在本页关闭之前，可在下方移除新添加的条目；它们不在更改记录中。",
+    "many_revert": "移除刚添加的条目",
+    "many_removed": "已移除 {count} 个新条目中的 {removed} 个。",
     "many_folder": "每个光谱一个子文件夹；同名图像为一个条目，名称即编号：",
     "many_table": "或者一个文件夹加一个列出其中文件的 CSV 表格，包含以下部分列：",
     "many_choose_folder": "文件夹",

@@ -254,8 +254,11 @@ ENGLISH = {
         "gallery add, while the service is stopped."
     ),
     "many_note": (
-        "Items whose key the gallery has are replaced. This is not in the list of changes and cannot be undone there."
+        "Items whose key the gallery has are replaced. Added items can be removed again below, as long as this "
+        "page is open; they are not in the list of changes."
     ),
+    "many_revert": "Remove the added items again",
+    "many_removed": "{removed} of {count} added items were removed again.",
     "many_folder": (
         "A folder with one sub-folder per spectrum; images of the same name are one item, and the name is its key:"
     ),

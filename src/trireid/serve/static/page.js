@@ -181,14 +181,26 @@ async function sendItem(item, words) {
   }
 }
 
+async function removeItems(keys) {
+  let removed = 0;
+  for (let start = 0; start < keys.length; start += 20) {
+    const query = new URLSearchParams(keys.slice(start, start + 20).map(key => ["key", key]));
+    const response = await fetch(`/v1/items?${query}`, { method: "DELETE" }).catch(() => null);
+    if (!response || !response.ok) break;
+    removed += (await response.json()).changed;
+  }
+  return removed;
+}
+
 function setUpMany(section) {
   const find = name => section.querySelector(`[data-${name}]`);
   const raw = section.dataset;
   const words = { mostBytes: raw.mostBytes };
   for (const name of Object.keys(raw)) if (name.startsWith("words")) words[name[5].toLowerCase() + name.slice(6)] = raw[name];
   const modalities = raw.modalities.split(",");
-  const [status, bar, start, stop] = ["status", "progress", "start", "stop"].map(find);
+  const [status, bar, start, stop, revert] = ["status", "progress", "start", "stop", "revert"].map(find);
   let plan = { items: [], unused: 0, faults: [] };
+  let fresh = [];  // keys that the gallery did not have before
   let stopped = false, running = false;
   window.addEventListener("beforeunload", event => { if (running) event.preventDefault(); });
 
@@ -220,6 +232,8 @@ function setUpMany(section) {
     const queue = [...plan.items];
     stopped = false;
     start.disabled = running = true;
+    revert.hidden = true;
+    fresh = [];
     bar.hidden = stop.hidden = false;
     bar.max = count;
     const report = () => { bar.value = total.done; status.textContent = fill(words.done, { ...total, count }); };
@@ -230,7 +244,7 @@ function setUpMany(section) {
         const answer = await sendItem(item, words);
         total.done++;
         if (answer.line) { total.failed++; fault(fill(words.failed, { key: item.fields.key, line: answer.line })); }
-        else { total.added += answer.added; total.replaced += answer.replaced; }
+        else { total.added += answer.added; total.replaced += answer.replaced; if (answer.added) fresh.push(item.fields.key); }
         report();
       }
     };
@@ -239,6 +253,12 @@ function setUpMany(section) {
     if (stopped) status.textContent += ` ${words.stopped}`;
     stop.hidden = true;
     start.disabled = running = false;
+    revert.hidden = !fresh.length;
+  });
+  revert.addEventListener("click", async () => {
+    revert.hidden = true;
+    status.textContent = fill(words.removed, { removed: await removeItems(fresh), count: fresh.length });
+    status.focus();
   });
 }
 
