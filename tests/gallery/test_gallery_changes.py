@@ -77,7 +77,8 @@ def test_texts_of_all_kinds_are_data_and_what_cannot_be_done_changes_nothing(gal
         (lambda: gallery.add(three(time=[0.0, float("nan"), 1.0])), "time"),
         (lambda: gallery.add(three(metadata=[{}, {}, {"x": {1}}])), "JSON"),
         (lambda: gallery.label(["nobody", "null"], "x"), "no item 'nobody'"),
-        (lambda: gallery.label("null", ""), "empty text"),
+        (lambda: gallery.label("null", ""), "with unlabel$"),
+        (lambda: gallery.remove(Filter(keys=["null", "nobody"])), "no item 'nobody'"),
         (lambda: gallery.unlabel([]), "no keys"),
         (lambda: gallery.remove(Filter()), "empty filter"),
         (lambda: gallery.remove(Filter(presence="red")), "presence"),
@@ -115,6 +116,9 @@ def test_a_gallery_is_open_once_and_is_free_after_it_is_closed(tmp_path):
         with pytest.raises(RunError, match="open elsewhere"):
             Gallery.open(tmp_path / "g")
         assert len(gallery) == 3  # the attempt did not disturb it
+    for attempt in (gallery.count, lambda: gallery.query("item0000"), lambda: gallery.add(three())):
+        with pytest.raises(RunError, match=r"^the gallery \S+ was closed: open it again with Gallery.open$"):
+            attempt()
     with (tmp_path / "g" / "milvus.db" / "LOCK").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another process could take it
     with pytest.raises(RunError, match="exists already; open that gallery"):
@@ -162,7 +166,7 @@ def calibrated(model, *, cosine=0.8):
 
 
 @pytest.mark.slow
-def test_thresholds_say_known_unknown_or_cannot_say(gallery):
+def test_thresholds_say_known_unknown_or_cannot_say(gallery, caplog):
     base = np.random.default_rng(0).standard_normal((1, 12))
     near = np.concatenate([base, base + 0.1, -base])
     gallery.add(embed(gallery.model, near, [[1, 1, 1], [1, 1, 1], [1, 1, 0]], key=["a", "b", "c"]))
@@ -176,8 +180,15 @@ def test_thresholds_say_known_unknown_or_cannot_say(gallery):
     assert gallery.query(far, fmr=0.01)[0].known is None  # the nearest is of presences that are not calibrated
     assert gallery.query(far, fmr=0.01, where=Filter(presence="rgb,nir,tir"))[0].known is False
     assert gallery.query(far, threshold=0.5, where=Filter(presence="rgb,nir,tir"))[0].known is False
-    with pytest.raises(InputError, match="not calibrated"):
-        gallery.query(query, fmr=0.01, where=Filter(presence="rgb,nir"))
+    own = [[match.rate_is_bound for match in gallery.query(each)[0].matches] for each in (query, far)]
+    assert own == [[True, True, False], [False, False, False]]  # cosines above the highest threshold, and below it
+    # What is not calibrated is open, whatever else is in the call; a rate that no pair allows is an error.
+    caplog.clear()
+    alone = gallery.query(query, fmr=0.01, where=Filter(presence="rgb,nir"))[0]
+    assert (alone.known, alone.threshold, [match.accepted for match in alone.matches]) == (None, None, [None])
+    assert "0.01 is not calibrated for rgb+nir+tir against rgb+nir: " in caplog.text
+    with pytest.raises(InputError, match="not calibrated for any pair of modalities; allowed are 0.00618 to 1: at lea"):
+        gallery.query(query, fmr=0.001)
     with pytest.raises(InputError, match="calibrate the model"):
         gallery.set_calibration(dataclasses.replace(calibrated(gallery.model), fingerprint="e" * 64))
     tir = embed(gallery.model, base, [[0, 0, 1]])

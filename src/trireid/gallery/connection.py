@@ -71,16 +71,20 @@ class Connection:
 
     def __init__(self, location: str) -> None:
         self.location, self.embedded, self.interrupted = location, not is_server(location), False
+        self._closed = False
         with ExitStack() as opening:
             self._client = self._open(opening)
             self._cleanup = opening.pop_all()
 
     def __getattr__(self, name: str) -> Any:
+        if self._closed:
+            raise RunError(f"the gallery {printable(self.location)} was closed: open it again with Gallery.open")
         method = getattr(self._client, name)
         return partial(method, timeout=SECONDS) if name in _LIMITED and not self.embedded else method
 
     def close(self) -> None:
         """Let go of the folder or the server."""
+        self._closed = True
         self._cleanup.close()
 
     def _open(self, opening: ExitStack) -> Any:

@@ -21,7 +21,7 @@ from trireid.gallery.engine import Engine
 from trireid.gallery.filters import Filter, expression, presence_in
 from trireid.gallery.layout import CODES, names_of
 from trireid.gallery.location import check_name, gallery_exists, made_folder, new_engine, opened_folder, place_of
-from trireid.gallery.lookup import existing
+from trireid.gallery.lookup import checked_label, existing, removable
 from trireid.gallery.query import Choices, Reduce, Target, answer
 from trireid.gallery.results import Added, GalleryInfo, QueryResult
 from trireid.gallery.rows import Row, checked_text, item_of, rows_of
@@ -174,7 +174,7 @@ class Gallery:
         Raises:
             InputError: a key is not there, or the identity is no text; nothing was changed.
         """
-        return self._relabel(keys, checked_text(identity, "identity", "to label"))
+        return self._relabel(keys, checked_label(identity))
 
     def unlabel(self, keys: str | Iterable[str]) -> int:
         """Take the identity of items away. Returns how many there are.
@@ -198,12 +198,10 @@ class Gallery:
         """Remove the items that fulfil a filter. Returns how many there were.
 
         Raises:
-            InputError: the filter is empty, which would remove all.
+            InputError: the filter is empty, which would remove all, or one of its keys is not there; nothing was
+                changed.
         """
-        text = expression(where)
-        if not text:
-            raise InputError("an empty filter would remove all items; name keys, identities, cameras or times")
-        keys = [row["key"] for page in self._engine.scan(text) for row in page]
+        keys = removable(self._engine, where)
         self._engine.delete(keys)
         return len(keys)
 
@@ -237,7 +235,8 @@ class Gallery:
             One result for each query, in order.
 
         Raises:
-            InputError: an argument that cannot be used; a key that is not there; `fmr` without a calibration.
+            InputError: an argument that cannot be used; a key that is not there; `fmr` without a calibration, or
+                lower than it allows for any pair of modalities.
         """
         choices = Choices(top, by, reduce, expression(where), exclude, threshold, fmr)
         self._refresh()

@@ -181,17 +181,19 @@ def _match(query: _Query, distance: float, found: Found, about: About, decide: T
     item = item_of(found.row, None if about.root is None else Path(about.root))
     code = int(found.row["presence"])
     cosine = None if found.square is None else 1.0 - found.square / 2.0
+    rate, is_bound = decide.rate(query.code, code, cosine)
     return Match(
         key=found.row["key"],
         identity=item.identity,
         distance=distance,
         similarity=cosine,
         compared=about.layout.compared(query.code, code),
-        false_match_rate=decide.rate(query.code, code, cosine),
+        false_match_rate=rate,
         accepted=decide.accepts(query.code, code, distance, cosine),
         camera=item.camera,
         scene=item.scene,
         time=item.time,
         images=item.images,
         metadata=item.metadata,
+        rate_is_bound=is_bound,
     )

@@ -36,9 +36,12 @@ class Match:
         compared: the modalities whose blocks were compared.
         false_match_rate: share of pairs of different identities that are at least as similar; None without a
             calibration, or where it has no such pair of presences.
-        accepted: whether it passes the threshold; None without one.
+        accepted: whether it passes the threshold; None without one, or where a false match rate is not calibrated for
+            this pair of presences.
         images: paths by modality.
         metadata: further facts.
+        rate_is_bound: whether the rate is at most `false_match_rate`, and how much lower is not known: the item is more
+            similar than the highest calibrated threshold.
     """
 
     key: str
@@ -53,6 +56,7 @@ class Match:
     time: float | None = None
     images: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    rate_is_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class QueryResult:
     Attributes:
         key: of the query.
         matches: nearest first, ties in the order of keys.
-        known: with a threshold, whether any match passes it: False means unknown. None without a threshold.
+        known: with a threshold, whether any match passes it: False means unknown, every match was refused. None
+            without a threshold, and where none passes but some could not be decided (`Match.accepted`).
         threshold: the largest distance that passes; with a false match rate, for the presences of the first match.
     """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trireid.errors import InputError
+from trireid.evaluation.calibration import needed_identities
 from trireid.gallery.layout import Layout, names_of, weighed
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class Threshold:
                 "fmr needs a calibration, and the gallery has none: make one with `trireid calibrate` and add it with "
                 "`trireid gallery calibrate GALLERY calibration.json`, or give threshold (a distance)"
             )
+        lowest = min((each.lowest for each in self.calibration.rates), default=1.0) if self.calibration else 0.0
+        if self.fmr is not None and self.fmr < lowest:
+            raise InputError(
+                f"a false match rate of {self.fmr:g} is not calibrated for any pair of modalities; allowed are "
+                f"{lowest:.3g} to 1: {needed_identities(self.fmr)}"
+            )
 
     @property
     def is_used(self) -> bool:
@@ -68,26 +75,27 @@ class Threshold:
             return None
         return math.sqrt(max(0.0, weighed(2.0 - 2.0 * least, self.layout.weight(query, item), self.unrelated)))
 
-    def rate(self, query: int, item: int, cosine: float | None) -> float | None:
-        """The false match rate expected at a cosine."""
+    def rate(self, query: int, item: int, cosine: float | None) -> tuple[float | None, bool]:
+        """The false match rate expected at a cosine, and whether it is only known to be at most this.
+
+        It is where the cosine lies above the highest calibrated threshold.
+        """
         if self.calibration is None or cosine is None:
-            return None
-        return self.calibration.false_match_rate(names_of(query), names_of(item), cosine)
+            return None, False
+        rates = self.calibration.pair(names_of(query), names_of(item))
+        if rates is None:
+            return None, False
+        return rates.false_match_rate(cosine), cosine > float(rates.cosine[-1])
 
     def report(self) -> None:
-        """Report the pairs of presences that could not be decided.
-
-        Raises:
-            InputError: none could.
-        """
-        failed = {pair: found for pair, found in self._cosines.items() if isinstance(found, InputError)}
+        """Report the pairs of presences that could not be decided: what others of the call are does not matter."""
+        failed = sorted(pair for pair, found in self._cosines.items() if isinstance(found, InputError))
         if not failed:
             return
-        if len(failed) == len(self._cosines):
-            raise next(iter(failed.values()))
         pairs = "; ".join(f"{'+'.join(names_of(one))} against {'+'.join(names_of(two))}" for one, two in failed)
         _log.warning(
-            "a false match rate of %g is not calibrated for %s: such matches are neither accepted nor refused",
+            "a false match rate of %g is not calibrated for %s: such matches are neither accepted nor refused; "
+            "calibrate with items like these, or with --all-presences",
             self.fmr,
             pairs,
         )
