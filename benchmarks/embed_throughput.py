@@ -36,8 +36,8 @@ from trireid.data.images import decode_image
 from trireid.data.labels import LabelMap
 from trireid.embedding.ahead import PROCESSES_FROM, decoded_batches, num_cores
 from trireid.embedding.embedder import Embedder
-from trireid.embedding.forward import EmbeddingCounts
 from trireid.embedding.items import Item
+from trireid.embedding.streaming import EmbeddingCounts
 from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.names import MODALITIES

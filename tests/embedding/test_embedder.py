@@ -14,8 +14,8 @@ from tiny_run import untrained_run, write_tree
 from trireid.data.readers import scan
 from trireid.data.transforms import Normalise
 from trireid.embedding import ahead, fast
-from trireid.embedding.forward import EmbeddingCounts
 from trireid.embedding.items import Item
+from trireid.embedding.streaming import EmbeddingCounts
 from trireid.errors import InputError
 from trireid.evaluation.feature_files import load_features
 from trireid.names import MODALITIES

@@ -10,7 +10,10 @@ import typer
 
 def calibrate(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN|FEATURES", help="A run folder or checkpoint, or embeddings (.safetensors).")
+        Path,
+        typer.Argument(
+            metavar="RUN|FEATURES", help="A run folder or checkpoint, an exported .onnx file, or embeddings."
+        ),
     ],
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. data.root=images.")

@@ -15,12 +15,12 @@ from trireid.cli.console import is_main_process, note, progress, say, show_table
 from trireid.errors import InputError
 
 if TYPE_CHECKING:
-    from trireid.embedding.embedder import Embedder
     from trireid.embedding.item_table import ItemList
+    from trireid.embedding.streaming import StreamingEmbedder
 
 embed_app = typer.Typer()
 
-Run = Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")]
+Run = Annotated[Path, typer.Argument(help="A run folder (its last checkpoint), a checkpoint, or an exported .onnx.")]
 Inputs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="INPUT...", help="CSV files, or folders with sub-folders rgb, nir and tir."),
@@ -62,8 +62,9 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Embed images with a trained model: the features of `trireid test`, for a gallery or for programs."""
-    from trireid.embedding.embedder import Embedder
+    from trireid.embedding.opening import open_embedder
     from trireid.embedding.sharded import embed_to_files
+    from trireid.embedding.streaming import report
 
     single = {name: path for name, path in (("rgb", rgb), ("nir", nir), ("tir", tir)) if path is not None}
     if sum(map(bool, (source, single, split))) != 1:
@@ -71,8 +72,8 @@ def embed(
     given = read_items(run, source or [], single, split)
     for line in given.notes:
         note(line)
-    place, share = _place(device)
-    embedder = Embedder(run, device=place, feature=feature, batch_size=batch_size, precision=precision)
+    place, share = _place(run, device)
+    embedder = open_embedder(run, device=place, feature=feature, batch_size=batch_size, precision=precision)
     started = time.monotonic()
     with progress("embedding") as bar:
         bar.reach(0, -(-len(given.items) // share[1]))
@@ -87,7 +88,7 @@ def embed(
             advance=bar.advance,
         )
     if counts is not None:
-        embedder.report(counts)
+        report(counts)
         result = _result(out, embedder, counts, seconds=time.monotonic() - started)
         if as_json:
             say(json.dumps(result))
@@ -100,13 +101,16 @@ def read_items(run: Path, sources: list[Path], single: dict[str, Path], split: s
     from trireid.embedding.item_folder import read_item_folder
     from trireid.embedding.item_table import ItemList, read_item_table
     from trireid.embedding.items import Item
-    from trireid.embedding.splits import split_items
+    from trireid.embedding.opening import refuse_exported
 
     if single:
         return ItemList(
             (Item({name: str(path) for name, path in single.items()}, key=next(iter(single.values())).stem),)
         )
     if split is not None:
+        refuse_exported(run, "--split", "give images in CSV files or folders, or the run")
+        from trireid.embedding.splits import split_items
+
         return split_items(run, split)
     parts = [read_item_folder(path) if path.is_dir() else read_item_table(path) for path in sources]
     return ItemList(
@@ -114,17 +118,20 @@ def read_items(run: Path, sources: list[Path], single: dict[str, Path], split: s
     )
 
 
-def _place(device: str) -> tuple[Any, tuple[int, int]]:
+def _place(run: Path, device: str) -> tuple[Any, tuple[int, int]]:
     """The device of this process, and its (number, number of all processes)."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return device, (0, 1)
+    from trireid.embedding.opening import refuse_exported
+
+    refuse_exported(run, "embedding by several processes", "start the command by itself, or give the run")
     from trireid.train.device import make_accelerator, resolve_device
 
     accelerator = make_accelerator(device=resolve_device(device), precision="fp32")
     return accelerator.device, (accelerator.process_index, accelerator.num_processes)
 
 
-def _result(out: Path, embedder: Embedder, counts: Any, *, seconds: float) -> dict[str, Any]:
+def _result(out: Path, embedder: StreamingEmbedder, counts: Any, *, seconds: float) -> dict[str, Any]:
     from trireid.embedding.embedding_files import file_pair
     from trireid.embedding.embeddings import Embeddings
     from trireid.names import MODALITIES

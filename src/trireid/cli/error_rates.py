@@ -38,9 +38,9 @@ def run(
     """Calibrate a run or a file of embeddings, write the calibration and print its rates.
 
     Args:
-        source: a run folder, a checkpoint, or embeddings that `trireid embed` wrote.
+        source: a run folder, a checkpoint, an exported file, or embeddings that `trireid embed` wrote.
         target_fmr: the false match rate that must be supported.
-        data: a CSV file of other labelled items as `trireid embed` reads it, of a run.
+        data: a CSV file of other labelled items as `trireid embed` reads it, of a run; an exported file needs one.
         overrides: `section.setting=value`, of a run.
         feature: of a run; None: `joint`.
         exclude: which pairs do not count; None: as the data set's protocol, of embeddings `camera`.
@@ -53,12 +53,15 @@ def run(
         TrireidError: the source cannot be read or embedded, or its identities are too few.
     """
     from trireid.embedding.calibrating import calibrate, check_settings
+    from trireid.embedding.opening import is_exported
 
     check_settings(exclude or "camera", target_fmr, 0.95, replicates)
     target = out or (source / CALIBRATION_FILE if is_folder(source) else source.with_suffix(f".{CALIBRATION_FILE}"))
     check_writable(target)
     given: dict[str, Any] = {"data": data, "overrides": overrides, "feature": feature, "all_presences": all_presences}
-    if source.suffix == ".csv" or is_file(source.with_suffix(".csv")):
+    if is_exported(source):
+        parts, about, rule, notes = _exported(source, **given, target_fmr=target_fmr)
+    elif source.suffix == ".csv" or is_file(source.with_suffix(".csv")):
         parts, about, rule, notes = _saved(source, needs_model=any(given.values()))
     else:
         parts, about, rule, notes = _embedded(source, **given, target_fmr=target_fmr)
@@ -124,6 +127,36 @@ def _embedded(
         checkpoint, device=config.train.device, feature=feature or "joint", batch_size=config.evaluate.batch_size
     )
     parts = embed_presences(embedder, found.items, all_presences=all_presences, progress=is_main_process())
+    return parts, found.about, found.exclude, found.notes
+
+
+def _exported(
+    source: Path,
+    *,
+    data: Path | None,
+    overrides: Sequence[str],
+    feature: str | None,
+    all_presences: bool,
+    target_fmr: float,
+) -> Source:
+    """Embeddings of labelled items by an exported file, which knows no data set.
+
+    Raises:
+        TrireidError: no items are given, or settings are.
+    """
+    from trireid.embedding.calibrating import check_identities
+    from trireid.embedding.opening import open_embedder, refuse_exported
+    from trireid.embedding.unseen import embed_presences, items_of_table
+
+    if data is None:
+        refuse_exported(source, "a calibration without --data", "give --data FILE.csv with labelled items, or the run")
+    if overrides:
+        refuse_exported(source, "a setting KEY=VALUE", "leave it out, or give the run")
+    assert data is not None
+    found = items_of_table(data)
+    check_identities(len({item.identity for item in found.items}), target_fmr)
+    embedder = open_embedder(source, feature=feature or "joint")
+    parts = embed_presences(embedder, found.items, all_presences=all_presences, progress=True)
     return parts, found.about, found.exclude, found.notes
 
 

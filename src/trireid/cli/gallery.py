@@ -49,7 +49,7 @@ gallery_app = typer.Typer(
 @gallery_app.command()
 def create(
     gallery: Place,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint, or what `trireid embed` wrote.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a .onnx file, or embeddings.")],
     name: Name = "gallery",
     feature: Feature = "joint",
     root: Annotated[Path | None, typer.Option(help="Folder that paths of images are stored relative to.")] = None,
@@ -265,7 +265,7 @@ def copy(
 @gallery_app.command()
 def rebuild(
     gallery: Place,
-    run: Annotated[Path, typer.Argument(help="The run or checkpoint of the other model.")],
+    run: Annotated[Path, typer.Argument(help="The run, checkpoint or exported .onnx file of the other model.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The new gallery: a folder, or http://host:port.")],
     name: Name = "gallery",
     target_name: Annotated[str | None, typer.Option(help="Name of the new gallery (as the gallery).")] = None,
@@ -273,10 +273,10 @@ def rebuild(
     device: Device = "auto",
 ) -> None:
     """Embed all items of a gallery again by another model, into a new gallery, from the images that they name."""
-    from trireid.embedding.embedder import Embedder
+    from trireid.embedding.opening import open_embedder
     from trireid.gallery.rebuilding import rebuild as embed_again
 
-    embedder = Embedder(run, device=device, feature=feature)
+    embedder = open_embedder(run, device=device, feature=feature)
     with opened_gallery(gallery, name) as opened, progress("embedding again") as bar:
         count = embed_again(opened, target, embedder, name=target_name or name, progress=bar.reach)
     say(f"built {target} with {count:,} items")

@@ -11,7 +11,7 @@ import typer
 
 from trireid.cli.console import note, show_table
 from trireid.errors import InputError
-from trireid.files import CALIBRATION_FILE
+from trireid.files import CALIBRATION_FILE, is_file
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings, ModelIdentity
@@ -27,7 +27,7 @@ Features = Annotated[
     list[Path] | None,
     typer.Argument(metavar="INPUT...", help="What `trireid embed` wrote; with --run: CSV files or folders of images."),
 ]
-Run = Annotated[Path | None, typer.Option("--run", help="A run or checkpoint that embeds INPUT, which are images.")]
+Run = Annotated[Path | None, typer.Option("--run", help="A run, checkpoint or .onnx file that embeds INPUT, images.")]
 Feature = Annotated[str, typer.Option(help="With --run: global, head or joint.")]
 Device = Annotated[str, typer.Option(help="With --run: auto, cpu or cuda.")]
 Split = Annotated[str | None, typer.Option(help="With --run: train, query, gallery or test of its own data set.")]
@@ -59,12 +59,11 @@ def opened_gallery(location: str, name: str) -> Iterator[Gallery]:
 def model_of(path: Path, feature: str) -> ModelIdentity:
     """The model of a run, a checkpoint or embeddings."""
     from trireid.embedding.embeddings import Embeddings
+    from trireid.embedding.opening import is_exported, open_embedder
 
-    if path.with_suffix(".csv").is_file():
+    if not is_exported(path) and path.with_suffix(".csv").is_file():
         return Embeddings.load(path).model
-    from trireid.embedding.embedder import Embedder
-
-    return Embedder(path, device="cpu", feature=feature).model
+    return open_embedder(path, device="cpu", feature=feature).model
 
 
 def embeddings_of(
@@ -85,20 +84,20 @@ def embeddings_of(
         parts = [Embeddings.load(path) for path in inputs]
         return parts[0] if len(parts) == 1 else concatenate(parts)
     from trireid.cli.embed import read_items
-    from trireid.embedding.embedder import Embedder
+    from trireid.embedding.opening import open_embedder
 
     given = read_items(run, inputs, images or {}, split)
     for line in given.notes:
         note(line)
-    return Embedder(run, device=device, feature=feature).embed(given.items, progress=True)
+    return open_embedder(run, device=device, feature=feature).embed(given.items, progress=True)
 
 
 def calibrate_by_run(gallery: Gallery, run: Path | None) -> None:
-    """Give a new gallery the calibration that `trireid calibrate` wrote into the folder of its run, if there is one."""
+    """Give a new gallery the calibration that `trireid calibrate` wrote for its run or file, if there is one."""
     from trireid.evaluation.calibration import Calibration
 
-    path = None if run is None else run / CALIBRATION_FILE
-    if path is None or not path.is_file():
+    path = None if run is None else calibration_path(run)
+    if path is None or not is_file(path):
         return
     calibration = Calibration.load(path)
     if (calibration.fingerprint, calibration.feature) == (gallery.model.fingerprint, gallery.model.feature):
@@ -106,6 +105,13 @@ def calibrate_by_run(gallery: Gallery, run: Path | None) -> None:
         note(f"the gallery has the calibration {path}: --fmr can be used")
     else:
         note(f"{path} is of another checkpoint or feature of the run: the gallery is not calibrated")
+
+
+def calibration_path(model: Path) -> Path:
+    """Where `trireid calibrate` writes by itself: into the folder of a run, beside any other file."""
+    from trireid.embedding.opening import is_exported
+
+    return model.with_suffix(f".{CALIBRATION_FILE}") if is_exported(model) else model / CALIBRATION_FILE
 
 
 def filter_of(

@@ -172,12 +172,13 @@ def _media_folder(gallery: str, name: str, media: Path | None) -> Path:
 
 def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, ItemEmbedder]:
     """The gallery and the model that made its vectors."""
+    from trireid.embedding.opening import open_embedder
     from trireid.gallery.gallery import Gallery
 
     with progress("loading the model and the gallery", counted=False):
         opened = Gallery.open(gallery, name=name)
         own = opened.model
-        embedder = _embedder(model, device, own.feature)
+        embedder = open_embedder(model, device=device, feature=own.feature)
         if embedder.model.fingerprint != own.fingerprint:
             opened.close()
             raise InputError(
@@ -186,16 +187,6 @@ def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, I
                 "with its own model, or build the gallery again with this one"
             )
     return opened, embedder
-
-
-def _embedder(model: Path, device: str, feature: str) -> ItemEmbedder:
-    if model.suffix == ".onnx":
-        from trireid.embedding.onnx import OnnxEmbedder
-
-        return OnnxEmbedder(model, feature=feature)
-    from trireid.embedding.embedder import Embedder
-
-    return Embedder(model, device=device, feature=feature)
 
 
 def _calibrate(gallery: Gallery, path: Path | None) -> None:

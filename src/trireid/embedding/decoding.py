@@ -18,21 +18,10 @@ from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.transforms import resize_triplet
 from trireid.embedding.items import Item
 from trireid.embedding.reading import cut_box, values_of
-from trireid.errors import InputError, TrireidError, printable
+from trireid.embedding.streaming import BadItem, bad_item
+from trireid.errors import InputError, TrireidError
 from trireid.names import MODALITIES, Interpolation
 from trireid.types import NUM_MODALITIES, UNKNOWN
-
-
-@dataclass(frozen=True)
-class BadItem:
-    """An item that was left out: its number in the call, its name, and why."""
-
-    number: int
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -142,8 +131,7 @@ class ItemDecoder:
             try:
                 decoded.append((number, self.decode(item)))
             except TrireidError as error:
-                name = f"item {number}" if item.key is None else f"item '{printable(item.key, limit=80)}'"
-                bad.append(BadItem(number, name, printable(str(error), limit=600)))
+                bad.append(bad_item(number, item, error))
                 continue
             if item.camera is not None and decoded[-1][1].camera == UNKNOWN:
                 strange.add(item.camera)

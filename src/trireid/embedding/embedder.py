@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,16 +15,14 @@ from trireid.data.transforms import Normalise
 from trireid.embedding.ahead import decoded_batches
 from trireid.embedding.decoding import DecodedItems, ItemDecoder
 from trireid.embedding.embeddings import Embeddings
-from trireid.embedding.forward import EmbeddedBatch, EmbeddingCounts, FeatureModel
+from trireid.embedding.forward import FeatureModel
 from trireid.embedding.identity import model_identity
-from trireid.embedding.items import Item, as_items
+from trireid.embedding.items import Item
+from trireid.embedding.streaming import EmbeddedBatch, EmbeddingCounts, embed_all
 from trireid.errors import InputError
 from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint, usable_device
 from trireid.train.device import autocast_dtype, resolve_precision
-from trireid.train.progress import progress_bar
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,30 +126,7 @@ class Embedder:
             InputError: an item has no image that the model reads, a box lies outside of its image, a feature is not
                 finite, or two items have the same key.
         """
-        kept: list[Item] = []
-        counts = EmbeddingCounts()
-
-        def keep() -> Iterator[Item]:
-            for item in as_items(items):
-                kept.append(item.without_pixels(item.key if item.key is not None else str(len(kept))))
-                yield item
-
-        total = len(items) if isinstance(items, Sized) else None
-        vectors, present, numbers = [], [], []
-        with progress_bar("embedding", enabled=progress, total=total) as bar:
-            for batch in self.stream(keep(), counts=counts, total=total, skip_bad=skip_bad):
-                vectors.append(batch.vectors)
-                present.append(batch.present)
-                numbers += batch.numbers
-                bar.advance(batch.num_read)
-        self.report(counts)
-        width = self.model.width
-        return Embeddings(
-            torch.cat(vectors).numpy() if vectors else np.zeros((0, width), np.float32),
-            torch.cat(present).numpy() if present else np.zeros((0, 3), np.bool_),
-            tuple(kept[number] for number in numbers),
-            self.model,
-        )
+        return embed_all(self, items, progress=progress, skip_bad=skip_bad)
 
     def inputs(self, items: Sequence[Item]) -> ModelInputs:
         """Items as the model takes them, and the model itself: to look into what it does.
@@ -198,26 +170,3 @@ class Embedder:
             counts.strange |= batch.strange if self._uses_cameras else set()
             counts.decoding += batch.seconds
             yield batch
-
-    def report(self, counts: EmbeddingCounts, most: int = 20) -> None:
-        """Log what a reader of the vectors must know."""
-        for each in islice(counts.bad, most):
-            _log.warning("left out: %s", each)
-        if len(counts.bad) > most:
-            _log.warning("left out: %d items in all", len(counts.bad))
-        if counts.num_cut:
-            _log.warning("%d boxes reach beyond their image and were cut at its edge", counts.num_cut)
-        for name, number in counts.shallow.items():
-            _log.warning(
-                "%d %s images have 8 bits and are used as they are, though data.range.%s is for deeper ones: "
-                "their contrast differs from the training images",
-                number,
-                name,
-                name,
-            )
-        if counts.strange:
-            names = ", ".join(sorted(counts.strange)[:5]) + (" and more" if len(counts.strange) > 5 else "")
-            _log.warning(
-                "items are of cameras that the model was not trained with (%s): they get the mean of those it knows",
-                names,
-            )

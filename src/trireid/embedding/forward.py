@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trireid.data.transforms import Normalise
-from trireid.embedding.decoding import BadItem, DecodedItems
+from trireid.embedding.decoding import DecodedItems
 from trireid.embedding.fast import FastModel, plain_blocks
+from trireid.embedding.streaming import EmbeddedBatch, EmbeddingCounts
 from trireid.errors import InputError
 from trireid.evaluation.features import run_model
 from trireid.models.reid import ReIDModel
 from trireid.types import UNKNOWN, Batch
-
-
-@dataclass
-class EmbeddingCounts:
-    """What happened while items were embedded.
-
-    Attributes:
-        bad: items that were left out.
-        num_cut: boxes that reached beyond their image and were cut at its edge.
-        shallow: images by modality that have 8 bits, though the run has a range for deeper ones.
-        strange: cameras that the model does not know.
-        decoding: seconds of decoding, summed over the threads or processes that decode.
-        model: seconds for which the model computed.
-        seconds: in all.
-    """
-
-    bad: list[BadItem] = field(default_factory=list)
-    num_cut: int = 0
-    shallow: Counter[str] = field(default_factory=Counter)
-    strange: set[str] = field(default_factory=set)
-    decoding: float = 0.0
-    model: float = 0.0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class EmbeddedBatch:
-    """Features of items that follow each other.
-
-    Attributes:
-        numbers: of the items in the call; without those that were left out.
-        vectors: `(n, D)` float32.
-        present: `(n, M)` bool.
-        num_read: items that were read for it, with those that were left out.
-    """
-
-    numbers: list[int]
-    vectors: Tensor
-    present: Tensor
-    num_read: int
 
 
 class FeatureModel:
@@ -166,7 +127,7 @@ def _finished(batch: DecodedItems, computed: Computed, counts: EmbeddingCounts, 
     counts.model += computed.wait()
     counts.seconds = time.perf_counter() - started
     _check_finite(computed.vectors, batch)
-    return EmbeddedBatch(batch.numbers, computed.vectors, batch.present, batch.num_read)
+    return EmbeddedBatch(batch.numbers, computed.vectors.numpy(), batch.present.numpy(), batch.num_read)
 
 
 def _check_finite(vectors: Tensor, batch: DecodedItems) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,39 +18,42 @@ from trireid.data.formats import quiet_decoders
 from trireid.data.reading import to_levels
 from trireid.data.spelling import find_label, label_positions
 from trireid.embedding.embeddings import Embeddings, ModelIdentity
-from trireid.embedding.items import Item, as_items
+from trireid.embedding.items import Item
 from trireid.embedding.onnx_metadata import OnnxDescription, read_description
 from trireid.embedding.onnx_runtime import open_session, run_session
 from trireid.embedding.reading import cut_box, values_of
 from trireid.embedding.resizing import resize_pixels
+from trireid.embedding.streaming import BadItem, EmbeddedBatch, EmbeddingCounts, bad_item, embed_all, name_of
 from trireid.errors import InputError, TrireidError, printable
 from trireid.files import is_file
 from trireid.names import MODALITIES, UNKNOWN
-from trireid.train.progress import progress_bar
-
-_log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """One item as the file takes it: images `(m, 3, H, W)` float32, presence `(M,)` bool, camera index, boxes cut."""
+    """One item as the file takes it.
 
+    Attributes:
+        number: of the item in the call.
+        item: itself.
+        images: `(m, 3, H, W)` float32.
+        present: `(M,)` bool.
+        camera: index, or -1.
+        num_cut: boxes that reached beyond their image.
+        shallow: modalities whose image has 8 bits, though there is a range for deeper ones.
+        seconds: of reading it.
+    """
+
+    number: int
     item: Item
     images: NDArray[np.float32]
     present: NDArray[np.bool_]
     camera: int
     num_cut: int
-
-
-@dataclass
-class _Counts:
-    """What a reader of the vectors must know."""
-
-    bad: list[str] = field(default_factory=list)
-    num_cut: int = 0
-    strange: set[str] = field(default_factory=set)
+    shallow: tuple[str, ...]
+    seconds: float
 
 
 class OnnxEmbedder:
@@ -70,6 +73,8 @@ class OnnxEmbedder:
         model: what the vectors are made by.
         modalities: that the model reads; images of others are not opened.
         description: what the file says about itself.
+        device: `cpu`, `cuda`, or the provider of ONNX Runtime that computes.
+        precision: of the file.
 
     Raises:
         CheckpointError: the file is missing or damaged, or trireid did not write it.
@@ -103,7 +108,9 @@ class OnnxEmbedder:
             about.fingerprint, feature, layout.blocks, layout.width, about.description, about.version
         )
         self.modalities: tuple[str, ...] = tuple(about.reads)
-        self.batch_size, self.feature = batch_size, feature
+        self.batch_size, self.feature, self.precision = batch_size, feature, str(about.precision)
+        provider = str(self._session.get_providers()[0])
+        self.device = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}.get(provider, provider)
         self._preparer = _Preparer(about)
 
     def embed(
@@ -120,51 +127,54 @@ class OnnxEmbedder:
             InputError: an item cannot be read, has no image that the model reads or not all that the file is fixed to,
                 a feature is not finite, or two items have the same key.
         """
-        counts = _Counts()
-        kept: list[Item] = []
-        vectors = [np.zeros((0, self.model.width), np.float32)]
-        present = [np.zeros((0, len(MODALITIES)), np.bool_)]
-        total = len(items) if isinstance(items, Sized) else None
-        with progress_bar("embedding", enabled=progress, total=total) as bar:
-            for read, batch in self._batches(items, counts, skip_bad=skip_bad):
-                if batch:
-                    vectors.append(self._run(batch))
-                    present.append(np.stack([each.present for each in batch]))
-                    kept += [each.item for each in batch]
-                bar.advance(read)
-        _report(counts)
-        return Embeddings(np.concatenate(vectors), np.concatenate(present), tuple(kept), self.model)
+        return embed_all(self, items, progress=progress, skip_bad=skip_bad)
 
-    def _batches(
-        self, items: Iterable[Item | Mapping[str, Any]], counts: _Counts, *, skip_bad: bool
-    ) -> Iterator[tuple[int, list[_Prepared]]]:
-        """Number of items read, and those of them that can be embedded, while the next ones are read."""
-        numbered = enumerate(as_items(items))
+    def stream(
+        self, items: Iterable[Item], *, counts: EmbeddingCounts, total: int | None = None, skip_bad: bool = False
+    ) -> Iterator[EmbeddedBatch]:
+        """Embed items batch by batch, while the next ones are read; arguments and errors as `embed`.
+
+        Args:
+            items: any number of them.
+            counts: filled while the batches come.
+            total: number of items, if known; not used here.
+            skip_bad: as in `embed`.
+        """
+        started, numbered = time.perf_counter(), enumerate(items)
         with quiet_decoders(), ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decoding") as pool:
             ahead = [pool.submit(self._prepare, *each) for each in islice(numbered, self.batch_size)]
             while ahead:
                 done = [each.result() for each in ahead]
                 ahead = [pool.submit(self._prepare, *each) for each in islice(numbered, self.batch_size)]
-                batch = [each for each in done if isinstance(each, _Prepared)]
-                bad = [str(each) for each in done if not isinstance(each, _Prepared)]
+                bad = [each for each in done if isinstance(each, BadItem)]
                 if bad and not skip_bad:
                     for waiting in ahead:
                         waiting.cancel()
-                    raise InputError(bad[0])
+                    raise InputError(str(bad[0]))
                 counts.bad += bad
-                counts.num_cut += sum(each.num_cut for each in batch)
-                if self.description.cameras is not None:
-                    cameras = {each.item.camera for each in batch if each.camera == UNKNOWN}
-                    counts.strange |= {camera for camera in cameras if camera is not None}
-                yield len(done), batch
+                batch = [each for each in done if isinstance(each, _Prepared)]
+                self._count(batch, counts)
+                began = time.perf_counter()
+                vectors = self._run(batch) if batch else np.zeros((0, self.model.width), np.float32)
+                counts.model += time.perf_counter() - began
+                counts.seconds = time.perf_counter() - started
+                present = np.array([each.present for each in batch], np.bool_).reshape(-1, len(MODALITIES))
+                yield EmbeddedBatch([each.number for each in batch], vectors, present, len(done))
 
-    def _prepare(self, number: int, item: Item) -> _Prepared | str:
+    def _count(self, batch: Sequence[_Prepared], counts: EmbeddingCounts) -> None:
+        for each in batch:
+            counts.num_cut += each.num_cut
+            counts.shallow.update(each.shallow)
+            counts.decoding += each.seconds
+            if self.description.cameras is not None and each.camera == UNKNOWN and each.item.camera is not None:
+                counts.strange.add(each.item.camera)
+
+    def _prepare(self, number: int, item: Item) -> _Prepared | BadItem:
         """An item for the model, or why it cannot be read."""
-        name = f"item {number}" if item.key is None else f"item '{printable(item.key, limit=80)}'"
         try:
-            return self._preparer.prepare(item, key=item.key if item.key is not None else str(number))
+            return self._preparer.prepare(number, item)
         except TrireidError as error:
-            return f"{name}: {printable(str(error), limit=600)}"
+            return bad_item(number, item, error)
 
     def _run(self, batch: Sequence[_Prepared]) -> NDArray[np.float32]:
         inputs: dict[str, NDArray[Any]] = {"images": np.stack([each.images for each in batch])}
@@ -175,8 +185,9 @@ class OnnxEmbedder:
         found: NDArray[np.float32] = run_session(self._session, inputs, [self.feature])[self.feature]
         broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
         if len(broken):
+            first = batch[broken[0]]
             raise InputError(
-                f"the feature of item '{printable(batch[broken[0]].item.key or '', limit=80)}' is NaN or infinite; "
+                f"the feature of {name_of(first.number, first.item)} is NaN or infinite; "
                 "check its images, or export the model in full precision"
             )
         return found
@@ -190,14 +201,14 @@ class _Preparer:
         self._cameras = label_positions(about.cameras or ())
         self._mean, self._std = (np.array(each, dtype=np.float32)[:, None, None] for each in (about.mean, about.std))
 
-    def prepare(self, item: Item, *, key: str) -> _Prepared:
+    def prepare(self, number: int, item: Item) -> _Prepared:
         """The input of one item.
 
         Raises:
             InputError: it lacks an image that is needed, or a box lies outside of its image.
             ImageError: an image cannot be read.
         """
-        about = self._about
+        about, started = self._about, time.perf_counter()
         given = [name for name in about.reads if name in item.images]
         needed = len(about.modalities) if not about.has_present else about.fewest
         if len(given) < needed:
@@ -205,36 +216,24 @@ class _Preparer:
             which = ", ".join(about.reads)
             raise InputError(f"it has {has}; the model {'reads' if needed == 1 else f'needs {needed} of'} {which}")
         images = np.zeros((len(about.modalities), 3, *about.image_size), dtype=np.float32)
-        num_cut = 0
+        num_cut, shallow = 0, []
         for name in given:
-            pixels, cut = self._pixels(item, name)
+            pixels, cut, is_shallow = self._pixels(item, name)
             images[about.modalities.index(name)] = (pixels.astype(np.float32) / 255 - self._mean) / self._std
             num_cut += cut
+            shallow += [name] if is_shallow else []
         present = np.array([name in given for name in MODALITIES])
         camera = UNKNOWN if item.camera is None else find_label(self._cameras, item.camera)
-        return _Prepared(item.without_pixels(key), images, present, camera, num_cut)
+        seconds = time.perf_counter() - started
+        return _Prepared(number, item, images, present, camera, num_cut, tuple(shallow), seconds)
 
-    def _pixels(self, item: Item, name: str) -> tuple[NDArray[np.uint8], bool]:
-        """Resized pixels `(3, H, W)`, or `(1, H, W)` of a grey image, and whether a box was cut."""
+    def _pixels(self, item: Item, name: str) -> tuple[NDArray[np.uint8], bool, bool]:
+        """Resized pixels `(3, H, W)`, or `(1, H, W)` of a grey image; whether a box was cut; whether it is shallow."""
         given = item.images[name]
         source = os.fspath(given) if isinstance(given, str | os.PathLike) else f"the {name} image"
         values, cut = cut_box(values_of(given, source), item.box_of(name), source)
-        levels = to_levels(source, values, self._about.ranges.get(name), name)
+        value_range = self._about.ranges.get(name)
+        levels = to_levels(source, values, value_range, name)
         resized = resize_pixels(levels, self._about.image_size, self._about.interpolation)
-        return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1), cut
-
-
-def _report(counts: _Counts, most: int = 20) -> None:
-    for reason in counts.bad[:most]:
-        _log.warning("left out: %s", reason)
-    if len(counts.bad) > most:
-        _log.warning("left out: %d items in all", len(counts.bad))
-    if counts.num_cut:
-        _log.warning("%d boxes reach beyond their image and were cut at its edge", counts.num_cut)
-    if counts.strange:
-        names = ", ".join(printable(name, limit=60) for name in sorted(counts.strange)[:5])
-        more = " and more" if len(counts.strange) > 5 else ""
-        _log.warning(
-            "items are of cameras that the model was not trained with (%s%s): they get the mean of those it knows",
-            names, more,
-        )  # fmt: skip
+        is_shallow = values.dtype.name == "uint8" and value_range is not None
+        return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1), cut, is_shallow

@@ -28,7 +28,7 @@ def open_session(path: Path | str, *, providers: Sequence[str] | None = None, th
         CheckpointError: it is no ONNX file, or one that this version cannot run.
     """
     runtime = _runtime()
-    known = runtime.get_available_providers()
+    known = available_providers()
     if providers is None:
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in known]
     unknown = [name for name in providers if name not in known]
@@ -48,6 +48,15 @@ def open_session(path: Path | str, *, providers: Sequence[str] | None = None, th
             "ONNX file, or needs a newer ONNX Runtime; export it again, with a lower --opset if the file is whole"
         ) from error
     return session
+
+
+def available_providers() -> list[str]:
+    """The execution providers that this ONNX Runtime was built with.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+    return list(_runtime().get_available_providers())
 
 
 def run_session(session: Any, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:

@@ -17,21 +17,17 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from trireid.embedding.aggregate import aggregate, check_labels
-from trireid.embedding.decoding import BadItem
-from trireid.embedding.embedder import Embedder
 from trireid.embedding.embedding_files import VECTORS_SUFFIX, file_pair, write_embeddings
 from trireid.embedding.embeddings import Embeddings
-from trireid.embedding.forward import EmbeddedBatch, EmbeddingCounts
 from trireid.embedding.items import Item
+from trireid.embedding.streaming import BadItem, EmbeddedBatch, EmbeddingCounts, StreamingEmbedder
 from trireid.errors import InputError, RunError
 from trireid.files import check_writable, remove_leftovers, replacing
-from trireid.train.gathering import check_same
 
 PART = 4096
 """Items of one part, if the batch size divides it."""
@@ -49,7 +45,7 @@ class Part:
 
 
 def embed_to_files(
-    embedder: Embedder,
+    embedder: StreamingEmbedder,
     items: Sequence[Item],
     out: Path,
     *,
@@ -98,7 +94,9 @@ def embed_to_files(
     return counts
 
 
-def _prepare(embedder: Embedder, items: Sequence[Item], out: Path, *, num_processes: int, resume: bool) -> list[Part]:
+def _prepare(
+    embedder: StreamingEmbedder, items: Sequence[Item], out: Path, *, num_processes: int, resume: bool
+) -> list[Part]:
     """The parts, after all checks that can be made before the work."""
     _check_keys(items)
     folder = parts_folder(out)
@@ -106,17 +104,24 @@ def _prepare(embedder: Embedder, items: Sequence[Item], out: Path, *, num_proces
         check_writable(path)
     left = sorted(folder.glob(f"*{VECTORS_SUFFIX}")) if folder.is_dir() else []
     parts = list(_plan(embedder, items, folder, num_processes=num_processes))
+    if num_processes > 1:
+        _check_same(embedder, parts, num_processes)
+    if left and not resume:
+        raise RunError(
+            f"{folder} holds {len(left)} parts of a run that was broken off: go on with --resume, or remove the folder"
+        )
+    return parts
+
+
+def _check_same(embedder: StreamingEmbedder, parts: Sequence[Part], num_processes: int) -> None:
+    from trireid.train.gathering import check_same  # torch, which one process with an exported file does without
+
     given = {
         "the model": embedder.model.fingerprint,
         "the feature": embedder.model.feature,
         "the items": hashlib.sha256("".join(part.path.name for part in parts).encode()).hexdigest(),
     }
     check_same(given, num_processes=num_processes, advice="start all of them with the same command and images")
-    if left and not resume:
-        raise RunError(
-            f"{folder} holds {len(left)} parts of a run that was broken off: go on with --resume, or remove the folder"
-        )
-    return parts
 
 
 def parts_folder(out: Path) -> Path:
@@ -135,12 +140,14 @@ def _check_keys(items: Sequence[Item]) -> None:
         seen.add(item.key)
 
 
-def _plan(embedder: Embedder, items: Sequence[Item], folder: Path, *, num_processes: int) -> Iterator[Part]:
+def _plan(embedder: StreamingEmbedder, items: Sequence[Item], folder: Path, *, num_processes: int) -> Iterator[Part]:
     """The parts of all items; each but the last holds whole batches, so that no batch depends on the parts."""
     batch = embedder.batch_size
     fair = -(-len(items) // num_processes)
     size = batch * max(1, min(PART, fair) // batch)
-    how = f"{embedder.model.fingerprint} {embedder.model.feature} {embedder.precision} {batch}"
+    how = (
+        f"{type(embedder).__name__} {embedder.model.fingerprint} {embedder.model.feature} {embedder.precision} {batch}"
+    )
     for start in range(0, len(items), size):
         end = min(start + size, len(items))
         digest = hashlib.sha256(how.encode())
@@ -162,7 +169,7 @@ def _described(item: Item) -> str:
 
 
 def _embed_parts(
-    embedder: Embedder,
+    embedder: StreamingEmbedder,
     items: Sequence[Item],
     parts: Sequence[Part],
     counts: EmbeddingCounts,
@@ -193,8 +200,8 @@ def _write_part(
     part: Part, batches: Sequence[EmbeddedBatch], numbers: Sequence[int], bad: Sequence[BadItem], positions: list[int]
 ) -> None:
     tables = {
-        "vectors": torch.cat([batch.vectors for batch in batches]).numpy(),
-        "present": torch.cat([batch.present for batch in batches]).numpy(),
+        "vectors": np.concatenate([batch.vectors for batch in batches]),
+        "present": np.concatenate([batch.present for batch in batches]),
         "numbers": np.array(numbers, np.int64),
     }
     listed = [astuple(BadItem(positions[each.number], each.name, each.reason)) for each in bad]
@@ -218,7 +225,7 @@ def _wait_for(parts: Sequence[Part]) -> None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _join(embedder: Embedder, items: Sequence[Item], parts: Sequence[Part], out: Path) -> list[BadItem]:
+def _join(embedder: StreamingEmbedder, items: Sequence[Item], parts: Sequence[Part], out: Path) -> list[BadItem]:
     """Write the result from the parts; the items that were left out."""
     present: list[NDArray[np.bool_]] = []
     kept: list[Item] = []

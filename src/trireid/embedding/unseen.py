@@ -9,8 +9,8 @@ from pathlib import Path
 from trireid.config.schema import Config
 from trireid.data.records import Record
 from trireid.data.splits import hold_out
-from trireid.embedding.embedder import Embedder
 from trireid.embedding.embeddings import Embeddings
+from trireid.embedding.interface import ItemEmbedder
 from trireid.embedding.item_table import read_item_table
 from trireid.embedding.items import Item
 from trireid.embedding.splits import record_item
@@ -91,7 +91,7 @@ def _once(records: Sequence[Record]) -> tuple[Record, ...]:
 
 
 def embed_presences(
-    embedder: Embedder, items: Sequence[Item], *, all_presences: bool, progress: bool = False
+    embedder: ItemEmbedder, items: Sequence[Item], *, all_presences: bool, progress: bool = False
 ) -> list[Embeddings]:
     """Embed items as they are, or by every subset of the modalities, the others withheld.
 
