@@ -99,12 +99,21 @@ def test_labels_are_given_by_name_by_a_function_or_as_they_are():
     given = made(vectors, present, [Item({}, key=key) for key in ("a1", "a2", "b1")])
     assert aggregate(given, lambda item: item.key[0]).keys == aggregate(given, ["a", "a", "b"]).keys == ("a", "b")
     assert len(aggregate(given.select([]))) == 0
+    twice = aggregate(aggregate(given, ["a", "a", "b"]), ["x", "x"])
+    assert twice.items[0].metadata["num_items"] == 3
     for by, words in (
         ("identity", "'a1' has no identity"),
         ("track", "'a1' has no track"),
         (["a"], "1 labels for 3 items"),
         ([1, 2, 3], "label of the item 'a1' is 1"),
         (lambda item: None, "label of the item 'a1' is None"),
+        (lambda item: item.metadata["track"], "fails for the item 'a1' .KeyError: 'track'"),
+        (5, "by is 5: give identity, camera"),
+        (None, "by is None: give identity, camera"),
+        (["identity", "camera", "scene"], "as one text, 'identity,camera,scene'"),
+        ("key", "cannot be put together by their key"),
+        ("", "a name in `by` is empty"),
+        (["k" * 513] * 3, "513 bytes, as a key at most 512"),
     ):
         with pytest.raises(InputError, match=words):
             aggregate(given, by)

@@ -157,6 +157,28 @@ def changed(embeddings, **changes):
     return Embeddings(**{**vars(embeddings), **changes})
 
 
+def test_a_rule_that_items_have_no_place_for_is_reported_and_other_files_are_kept(tmp_path, caplog):
+    items = [Item({}, key=str(number), identity=str(number // 2)) for number in range(60)]
+    vectors = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    for cameras, words in (
+        (0, "no item has a camera: exclude 'camera' leaves out nothing"),
+        (5, "55 of 60 items have no"),
+    ):
+        named = [replace(item, camera="c") for item in items[:cameras]] + items[cameras:]
+        model = ModelIdentity("a" * 64, "joint", ((0,), (1,), (2,)), 6)
+        present = np.ones((60, 3), bool)
+        found = trireid.calibrate(Embeddings(vectors, present, tuple(named), model), replicates=100)
+        assert words in found.notes[0]
+    path = tmp_path / "calibration.json"
+    found.save(path)
+    found.save(path)
+    assert caplog.messages == [f"replaced: {path}"]
+    path.write_text("{}")
+    with pytest.raises(RunError, match="exists and is no calibration"):
+        found.save(path)
+    assert path.read_text() == "{}"
+
+
 def test_what_cannot_be_calibrated():
     good = labelled(10, 3)
     other = ModelIdentity("b" * 64, "joint", BLOCKS, good.model.width)

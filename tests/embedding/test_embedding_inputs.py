@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from trireid.embedding.item_folder import read_item_folder
+from trireid.embedding.item_inputs import read_inputs
 from trireid.embedding.item_table import read_item_table
 from trireid.embedding.items import Item
-from trireid.errors import DataError
+from trireid.errors import DataError, InputError
 
 
 def table(folder: Path, text: str) -> Path:
@@ -95,6 +96,18 @@ def test_a_folder_gives_items_by_the_names_of_files(tmp_path):
         ("a", ["rgb", "tir"]), ("c", ["tir"]), ("s/b", ["rgb", "tir"]),
     ]  # fmt: skip
     assert [note.partition(": ")[2][:20] for note in found.notes] == ["1 other files are no", "1 of 3 items have no"]
+
+
+def test_inputs_with_equal_names_are_told_apart_by_theirs(tmp_path):
+    folders = [tree(tmp_path / name, "rgb/17.jpg") for name in ("cam1", "cam2")]
+    with pytest.raises(InputError, match=f"{folders[0]} and {folders[1]} both have the item '17'.*--prefix-keys"):
+        read_inputs(folders)
+    assert [item.key for item in read_inputs(folders, prefix_keys=True).items] == ["cam1/17", "cam2/17"]
+    with pytest.raises(InputError, match="give different inputs"):
+        read_inputs([folders[0], folders[0]], prefix_keys=True)
+    for path, words in ((tmp_path / "none", "no such file or folder"), (folders[0] / "rgb/17.jpg", "by --rgb, --nir")):
+        with pytest.raises(DataError, match=words):
+            read_inputs([path])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from trireid.embedding.embeddings import Embeddings, ModelIdentity, concatenate
 from trireid.embedding.items import Item, seconds_of
-from trireid.errors import DataError, InputError
+from trireid.errors import DataError, InputError, RunError
 
 MODEL = ModelIdentity("ab" * 32, "joint", ((0,), (1,), (2,)), 6, "demo, größer", "0.2.0")
 ITEMS = (
@@ -78,6 +78,20 @@ def test_files_that_are_missing_or_of_another_pair_are_refused(tmp_path):
     (tmp_path / "b.csv").replace(tmp_path / "a.csv")
     with pytest.raises(DataError, match="does not belong"):
         Embeddings.load(tmp_path / "a")
+
+
+def test_older_embeddings_are_replaced_with_a_warning_and_other_files_never(tmp_path, caplog):
+    embeddings().save(tmp_path / "a")
+    assert not caplog.text
+    embeddings(ITEMS[::-1]).save(tmp_path / "a")
+    assert Embeddings.load(tmp_path / "a").items == ITEMS[::-1]
+    assert f"replaced: {tmp_path / 'a.safetensors'} and {tmp_path / 'a.csv'}" in caplog.text
+    for suffix, content in ((".csv", b"rgb,key\nx,1\n"), (".safetensors", b"weights")):
+        (tmp_path / f"b{suffix}").write_bytes(content)
+        with pytest.raises(RunError, match=f"b{suffix} exists and is no file of embeddings"):
+            embeddings().save(tmp_path / "b")
+        assert [path.read_bytes() for path in tmp_path.glob("*b.*")] == [content]
+        (tmp_path / f"b{suffix}").unlink()
 
 
 def test_a_write_that_fails_leaves_the_older_files(tmp_path, monkeypatch):
@@ -148,7 +162,11 @@ def test_embeddings_that_do_not_fit_are_refused():
         ({"metadata": {1: 2}}, "must be text"),
         ({"metadata": {"a": float("inf")}}, "JSON"),
         ({"metadata": [1]}, "JSON"),
-        ({"metadata": {"a": "b" * 100_001}}, "at most"),
+        ({"metadata": {"a": "b" * 40_000}}, "at most 40000"),
+        ({"key": "k" * 513}, "513 bytes, at most 512"),
+        ({"identity": "\u00e9" * 129}, "258 bytes, at most 256"),
+        ({"time": 1_700_000_000_000}, "year 2200.*divided by 1000"),
+        ({"box": np.array([1, 2, 1, 4])}, "left < right"),
     ],
 )
 def test_items_that_cannot_be_are_refused_in_one_line(fields, words):
@@ -157,7 +175,17 @@ def test_items_that_cannot_be_are_refused_in_one_line(fields, words):
     assert "\n" not in str(caught.value)
 
 
+def test_boxes_of_numpy_and_images_that_are_none_are_taken():
+    item = Item({"rgb": "a", "nir": None}, box={"rgb": np.array([1, 2, 13, 24])})
+    assert (item.images, item.box) == ({"rgb": "a"}, {"rgb": (1, 2, 13, 24)})
+    assert Item({}, box=np.array([1.5, 2, 13, 24])) == Item({}, box=[1.5, 2, 13, 24])
+
+
 def test_times_of_tables():
+    for text, words in (("20240101", "write 2024-01-01, or 20240101.0"), ("1700000000000", "milliseconds by 1000")):
+        with pytest.raises(InputError, match=words):
+            seconds_of(text)
+    assert (seconds_of("20240101.0"), seconds_of("20241301")) == (20240101, 20241301)
     assert seconds_of("2026-11-26") == seconds_of("2026-11-26T00:00:00Z") == 1795651200
     for text in ("yesterday", "nan", "1e999", ""):
         with pytest.raises(InputError, match="neither a number"):

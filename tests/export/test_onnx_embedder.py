@@ -115,7 +115,7 @@ def test_an_item_that_cannot_be_read_is_named_or_left_out_with_a_warning(file, t
         embedder.embed(items)
     found = embedder.embed(items, skip_bad=True)
     assert [item.key for item in found.items] == ["0", "3"]
-    assert "item 'deep': the rgb image: uint16 values, and no range is known" in caplog.text
+    assert "item 'deep': the rgb image holds uint16 values, and the model was trained on" in caplog.text
     assert len(embedder.embed([])) == 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from trireid.cli.console import is_main_process, note, progress, say, show_table
 from trireid.errors import ConfigError
 from trireid.evaluation.calibration import Calibration, Curve, PairRates
+from trireid.evaluation.calibration_file import check_replaceable
 from trireid.files import check_writable, is_file, is_folder
 from trireid.names import Exclusion
 from trireid.train.run_files import CALIBRATION_FILE
@@ -50,13 +51,14 @@ def run(
         as_json: print the result as JSON.
 
     Raises:
-        TrireidError: the source cannot be read or embedded, or its identities are too few.
+        TrireidError: the source cannot be read or embedded, its identities are too few, or the target is another file.
     """
     from trireid.embedding.calibrating import calibrate, check_settings
     from trireid.embedding.opening import is_exported
 
     check_settings(exclude or "camera", target_fmr, 0.95, replicates)
     target = out or (source / CALIBRATION_FILE if is_folder(source) else source.with_suffix(f".{CALIBRATION_FILE}"))
+    check_replaceable(target)
     check_writable(target)
     given: dict[str, Any] = {"data": data, "overrides": overrides, "feature": feature, "all_presences": all_presences}
     if is_exported(source):
@@ -204,8 +206,10 @@ def _at(rates: PairRates, fmr: float) -> dict[str, Any]:
 
 def show(calibration: Calibration, target: float) -> None:
     """Print the rates as tables, in percent."""
-    rules = {"none": "no pair is excluded", "cross_camera": "pairs of one camera are excluded"}
-    rule = rules.get(calibration.exclude, f"pairs of one identity and {calibration.exclude} are excluded")
+    rules = {"none": "no pair is excluded", "cross_camera": "pairs of one camera are excluded where it is known"}
+    rule = rules.get(
+        calibration.exclude, f"pairs of one identity and {calibration.exclude} are excluded where it is known"
+    )
     size = f"{calibration.num_items} items of {calibration.num_identities} identities"
     say(f"model:   {calibration.description}, feature {calibration.feature}")
     say(f"data:    {calibration.data}: {size}; {rule}")

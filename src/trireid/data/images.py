@@ -59,7 +59,7 @@ def _head(path: Path) -> bytes:
         raise unreadable(path, error) from error
 
 
-def to_pixels(source: Path | str, values: Values, value_range: ValueRange, modality: str = "") -> Tensor:
+def to_pixels(source: Path | str, values: Values, value_range: ValueRange = None, modality: str = "") -> Tensor:
     """Decoded values `(h, w)` or `(h, w, 3)` as uint8 RGB `(3, h, w)`; `source` is what an error names.
 
     Raises:

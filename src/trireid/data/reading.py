@@ -12,7 +12,8 @@ from trireid.data.ranges import ValueRange, to_8_bits
 from trireid.errors import DataError
 from trireid.files import read_bytes
 
-REPAIR = "replace the file, or leave its triplet out with --skip-bad"
+SKIP = "leave its triplet out with --skip-bad"
+REPAIR = f"replace the file, or {SKIP}"
 
 
 class ImageError(DataError):
@@ -42,7 +43,7 @@ def read_image(path: Path) -> DecodedImage:
 def unreadable(path: Path, error: OSError) -> ImageError:
     """The error for a file that the system does not let read."""
     what = f"{path}: cannot be read ({error.strerror})"
-    return ImageError(f"{what}; restore the file, or leave its triplet out with --skip-bad")
+    return ImageError(f"{what}; restore the file, or {SKIP}")
 
 
 def image_content(path: Path) -> bytes:

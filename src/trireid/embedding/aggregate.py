@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trireid.embedding.embeddings import Embeddings
-from trireid.embedding.items import Box, Item
+from trireid.embedding.items import MAX_BYTES, Box, Item
 from trireid.errors import InputError, printable
 from trireid.names import MODALITIES
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trireid.types import Blocks
 
 FIELDS = ("identity", "camera", "scene")
+_NEVER = ("key", "time", "box", "quality", "metadata", "images")
+_KNOWN = "identity, camera, scene or a name in the metadata"
 Label = str | None
 By = str | Callable[[Item], Label] | Sequence[Label]
 
@@ -32,7 +34,8 @@ def aggregate(embeddings: Embeddings, by: By = "identity") -> Embeddings:
     weights are `Item.quality`, 1 where it is None. A result has every modality that one of its items has.
 
     The result keeps what its items agree on (identity, camera, scene, metadata), the earliest time, for each modality
-    the image of the item with the largest weight, and the number of items as `num_items` in its metadata.
+    the image of the item with the largest weight, and the number of items as `num_items` in its metadata (of items that
+    are put together again, the sum).
 
     Args:
         embeddings: of single images.
@@ -40,7 +43,7 @@ def aggregate(embeddings: Embeddings, by: By = "identity") -> Embeddings:
             an item; or one label for each item.
 
     Raises:
-        InputError: an item has no label, or the number of labels is another one.
+        InputError: an item has no label, the function fails, or the number of labels is another one.
 
     Example:
         >>> from trireid import Item, ModelIdentity
@@ -110,14 +113,61 @@ def _labels(items: Sequence[Item], by: By) -> list[tuple[str, ...]]:
     """What each item is grouped by."""
     if isinstance(by, str):
         names = [name.strip() for name in by.split(",")]
-        return [tuple(_value(item, name) for name in names) for item in items]
-    given = [by(item) for item in items] if callable(by) else list(by)
+        for name in names:
+            _check_name(name, items)
+        found = [tuple(_value(item, name) for name in names) for item in items]
+    else:
+        given = [_called(by, item) for item in items] if callable(by) else _listed(by, items)
+        for item, label in zip(items, given, strict=True):
+            if not isinstance(label, str) or not label:
+                shown = printable(repr(label), limit=60)
+                raise InputError(f"the label of {item.name} is {shown}: give text for each item")
+        found = [(str(label),) for label in given]
+    for item, parts in zip(items, found, strict=True):
+        size = len("/".join(parts).encode(errors="surrogatepass"))
+        if size > MAX_BYTES["key"]:
+            raise InputError(
+                f"the label of {item.name} has {size} bytes, as a key at most {MAX_BYTES['key']}: shorten it"
+            )
+    return found
+
+
+def _check_name(name: str, items: Sequence[Item]) -> None:
+    """Refuse names by which items are never put together."""
+    if not name:
+        raise InputError(f"a name in `by` is empty: give {_KNOWN}, or several of them separated by commas")
+    if name in _NEVER and not any(name in item.metadata for item in items):
+        raise InputError(f"items cannot be put together by their {name}: give {_KNOWN}")
+
+
+def _called(by: Callable[[Item], Label], item: Item) -> Label:
+    try:
+        return by(item)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = printable(f"{type(error).__name__}: {error}", limit=120)
+        raise InputError(
+            f"the function `by` fails for {item.name} ({what}): it must give text for each item"
+        ) from error
+
+
+def _listed(by: Any, items: Sequence[Item]) -> list[Label]:
+    """One label for each item."""
+    if not isinstance(by, Iterable):
+        raise InputError(f"by is {printable(repr(by), limit=60)}: give {_KNOWN}, a function, or a label for each item")
+    given = list(by)
+    fields = {*FIELDS, *_NEVER, *(name for item in items[:1] for name in item.metadata)}
+    if given and all(isinstance(label, str) and label in fields for label in given):
+        joined = printable(",".join(given), limit=80)
+        raise InputError(f"by lists names of fields, not a label for each item: write them as one text, '{joined}'")
     if len(given) != len(items):
         raise InputError(f"there are {len(given)} labels for {len(items)} items: give one for each")
-    for item, label in zip(items, given, strict=True):
-        if not isinstance(label, str) or not label:
-            raise InputError(f"the label of {item.name} is {printable(repr(label), limit=60)}: give text for each item")
-    return [(str(label),) for label in given]
+    return given
+
+
+def _count(item: Item) -> int:
+    """How many items it was made of."""
+    number = item.metadata.get("num_items")
+    return number if type(number) is int and number > 0 else 1
 
 
 def _value(item: Item, name: str) -> str:
@@ -154,5 +204,5 @@ def _joined(key: str, items: Sequence[Item], weights: NDArray[np.float64]) -> It
         time=min(times, default=None),
         box=boxes or None,
         quality=None,
-        metadata={**same, "num_items": len(items)},
+        metadata={**same, "num_items": sum(map(_count, items))},
     )

@@ -68,11 +68,12 @@ def calibrate(
     table = _table((embeddings, *withheld), exclude)
     pairs = _shared_pairs(table, embeddings.model.blocks)
     weights = identity_weights(table.num_groups, replicates=replicates, seed=seed)
+    unplaced = _unplaced(table, exclude)
     rates, notes = _all_rates(table, pairs, exclude, weights, confidence, target_fmr, progress)
     model, num_identities = embeddings.model, len(np.unique(table.identity))
     about = (exclude, confidence, replicates, seed, len(embeddings), num_identities)
     calibration = Calibration(model.fingerprint, model.feature, rates, *about, description=model.description)
-    return replace(calibration, version=version("trireid"), notes=(*notes, *_unsupported(rates, target_fmr)))
+    return replace(calibration, version=version("trireid"), notes=(*unplaced, *notes, *_unsupported(rates, target_fmr)))
 
 
 def check_identities(num_identities: int, target_fmr: float) -> None:
@@ -149,6 +150,17 @@ def _table(parts: Sequence[Embeddings], exclude: Exclusion) -> _Table:
         group=(order % num_groups)[identity],
         num_groups=num_groups,
     )
+
+
+def _unplaced(table: _Table, exclude: Exclusion) -> list[str]:
+    """A note where the rule cannot hide pairs, since items have no camera or scene."""
+    missing, total = int((table.hidden < 0).sum()), len(table.hidden)
+    if exclude == "none" or not missing:
+        return []
+    place = "scene" if exclude == "scene" else "camera"
+    if missing == total:
+        return [f"no item has a {place}: exclude {exclude!r} leaves out nothing, all pairs of different items count"]
+    return [f"{missing} of {total} items have no {place}: exclude {exclude!r} leaves out none of their pairs"]
 
 
 def _numbers(names: Sequence[str | None]) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from trireid.data.labels import LabelMap
 from trireid.data.ranges import NO_RANGES, Ranges
 from trireid.data.transforms import resize_triplet
 from trireid.embedding.items import Item
-from trireid.embedding.reading import cut_box, values_of
+from trireid.embedding.reading import cut_box, levels_of, values_of
 from trireid.embedding.streaming import BadItem, bad_item
 from trireid.errors import InputError, TrireidError
 from trireid.names import MODALITIES, Interpolation
@@ -115,7 +115,7 @@ class ItemDecoder:
             given = item.images[name]
             source = os.fspath(given) if isinstance(given, str | os.PathLike) else f"the {name} image"
             values, cut = cut_box(values_of(given, source), item.box_of(name), source)
-            images.append(to_pixels(source, values, value_range, name))
+            images.append(to_pixels(source, levels_of(given, values, value_range, source, name)))
             num_cut += cut
             if values.dtype.name == "uint8" and value_range is not None:
                 shallow.append(name)

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,15 +23,18 @@ from safetensors import SafetensorError, safe_open
 
 from trireid.embedding.embeddings import ROWS, Embeddings, ModelIdentity
 from trireid.embedding.items import Box, Item, metadata_text
-from trireid.errors import DataError, InputError, printable
-from trireid.files import check_regular, read_bytes, replacing
+from trireid.errors import DataError, InputError, RunError, printable
+from trireid.files import check_regular, is_file, read_bytes, read_head, replacing
 from trireid.names import MODALITIES
+
+_log = logging.getLogger(__name__)
 
 VECTORS_SUFFIX, TABLE_SUFFIX = ".safetensors", ".csv"
 FORMAT, VERSION = "trireid_embeddings", "1"
 COLUMNS = ("key", "identity", "camera", "scene", "time", *MODALITIES, "box", "quality", "metadata")
 MAX_TABLE = 16 * 2**30
 """Bytes of a table that is read."""
+_FIRST_LINE = f"{','.join(COLUMNS)}\n".encode()
 _AGAIN = "embed the images again"
 _DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, csv.Error, RecursionError, OverflowError)
 
@@ -62,9 +66,10 @@ def write_embeddings(
     """Write both files from vectors that come in parts, in the order of the items.
 
     Raises:
-        RunError: the folder cannot be written or the disk is full.
+        RunError: another kind of file has one of the names, the folder cannot be written or the disk is full.
     """
-    vectors_path, table_path = file_pair(path)
+    vectors_path, table_path = check_replaceable(path)
+    old = [str(each) for each in (vectors_path, table_path) if each.exists()]
     # Both are complete before the first of them takes its place.
     with replacing(table_path) as table, replacing(vectors_path) as file:
         digest = _write_table(table, items)
@@ -74,6 +79,39 @@ def write_embeddings(
             for part in vectors:
                 target.write(np.ascontiguousarray(part, dtype="<f4").data)
             target.write(np.ascontiguousarray(present).data)
+    if old:
+        _log.warning("replaced: %s", printable(" and ".join(old)))
+
+
+def check_replaceable(path: Path) -> tuple[Path, Path]:
+    """The two files of `path`, if nothing but embeddings would be lost where they are written.
+
+    Raises:
+        RunError: another kind of file has one of the names.
+    """
+    vectors_path, table_path = file_pair(path)
+    for each, kind in ((vectors_path, _has_vectors), (table_path, _has_items)):
+        if is_file(each) and each.stat().st_size and not kind(each):
+            raise RunError(
+                f"{printable(str(each))} exists and is no file of embeddings, or a damaged one: it is not replaced; "
+                "choose another name, or remove it"
+            )
+    return vectors_path, table_path
+
+
+def _has_vectors(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return FORMAT in (file.metadata() or {})
+    except _DAMAGE:
+        return False
+
+
+def _has_items(path: Path) -> bool:
+    try:
+        return read_head(path, len(_FIRST_LINE)) == _FIRST_LINE
+    except OSError:
+        return False
 
 
 def _header(count: int, width: int, metadata: Mapping[str, str]) -> bytes:

@@ -142,11 +142,13 @@ class Embeddings:
     def save(self, path: Path | str) -> None:
         """Write `FILE.safetensors` (vectors, presence, model) and `FILE.csv` (the items), both whole or not at all.
 
+        Older embeddings of this name are replaced, with a warning; other files are not.
+
         Args:
             path: `FILE`, with or without one of these endings.
 
         Raises:
-            RunError: the folder cannot be written or the disk is full.
+            RunError: another kind of file has one of the names, the folder cannot be written or the disk is full.
         """
         from trireid.embedding.embedding_files import save_embeddings
 

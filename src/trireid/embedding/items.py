@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from trireid.errors import InputError, printable
 from trireid.names import MODALITIES
@@ -19,8 +22,13 @@ Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels of the full frame; right and bottom are one past the last pixel."""
 
 TEXTS = ("key", "identity", "camera", "scene")
-MAX_METADATA = 100_000
-"""Characters of the metadata of one item, as JSON."""
+MAX_BYTES = {"key": 512, "identity": 256, "camera": 256, "scene": 256, "details": 60_000}
+"""Of the texts of an item in UTF-8, and of its paths, box, quality and metadata together as JSON: a gallery stores no
+more, so that more is refused before it is embedded."""
+MAX_METADATA = 40_000
+"""Of `details`, bytes of the metadata as JSON; the rest is for paths and boxes."""
+LARGEST_TIME = 7_258_118_400.0
+"""The year 2200; numbers beyond, or as far before 1970, are no seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +37,9 @@ class Item:
 
     Attributes:
         images: by modality name (`rgb`, `nir`, `tir`), any non-empty subset: the path of a file, a numpy array
-            `(h, w)` or `(h, w, 3)`, a PIL image, or a tensor `(3, h, w)` or `(1, h, w)`. An item that comes back from
-            an embedding keeps only its paths.
+            `(h, w)` or `(h, w, 3)`, a PIL image, or a tensor `(3, h, w)` or `(1, h, w)`; None is an image that there
+            is not, and a fourth channel (transparency) is not used. An item that comes back from an embedding keeps
+            only its paths.
         key: unique text by which a gallery knows the item; None: its number in the call.
         identity: which object it is; None where not known.
         camera: None where not known.
@@ -41,8 +50,8 @@ class Item:
         metadata: any further facts, as JSON.
 
     Raises:
-        InputError: a modality has another name, a text is empty or no text, a number is not finite, a box has no area,
-            or the metadata is no JSON object.
+        InputError: a modality has another name, a text is empty, too long or no text, a number is not finite, the time
+            is beyond the year 2200, a box has no area, or the metadata is no JSON object or too long.
 
     Example:
         >>> Item({"rgb": "rgb/17.jpg", "tir": "tir/17.jpg"}, key="17", camera="2").camera
@@ -69,13 +78,22 @@ class Item:
         if not isinstance(self.images, Mapping):
             raise InputError(f"{self.name} has images of type {type(self.images).__name__}: give {{modality: image}}")
         _check_modalities(self.images, self, "an image")
+        if any(image is None for image in self.images.values()):
+            given = {name: image for name, image in self.images.items() if image is not None}
+            object.__setattr__(self, "images", given)
         for name in ("time", "quality"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or not _finite(value)):
                 raise InputError(f"the {name} of {self.name} is {_shown(value)}: give a finite number, or None")
+        if self.time is not None and abs(self.time) > LARGEST_TIME:
+            raise InputError(
+                f"the time of {self.name} is {_shown(self.time)} seconds since 1970, beyond the year 2200: give "
+                "seconds (milliseconds divided by 1000), or None"
+            )
         if self.quality is not None and not self.quality > 0:
             raise InputError(f"the quality of {self.name} is {self.quality:g}: give a number above 0, or None for 1")
         if self.box is not None:
+            object.__setattr__(self, "box", _plain_box(self.box))
             _check_boxes(self.box, self)
         if self.metadata or not isinstance(self.metadata, Mapping):
             _check_metadata(self.metadata, self)
@@ -119,7 +137,7 @@ def seconds_of(text: str) -> float:
     """Seconds since 1970-01-01 UTC of a number or of a date in ISO 8601; without a zone it is UTC.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or a number that is a date (`20240101`) or beyond the year 2200.
 
     Example:
         >>> seconds_of("1970-01-01T01:00:00+01:00"), seconds_of("12.5")
@@ -139,7 +157,21 @@ def seconds_of(text: str) -> float:
             f"the time '{printable(text, limit=60)}' is neither a number of seconds since 1970 nor a date such as "
             "2026-11-26T13:30:00+00:00"
         )
+    if _DATE.fullmatch(text):
+        raise InputError(
+            f"the time '{text}' reads as a date, and would be taken as seconds: write {text[:4]}-{text[4:6]}-"
+            f"{text[6:]}, or {text}.0 if it is a number of seconds since 1970"
+        )
+    if abs(seconds) > LARGEST_TIME:
+        raise InputError(
+            f"the time '{printable(text, limit=60)}' is beyond the year 2200 as seconds since 1970: divide "
+            "milliseconds by 1000, or write a date such as 2026-11-26T13:30:00+00:00"
+        )
     return seconds
+
+
+_DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+"""A day without separators, which is a number as well."""
 
 
 def _check_text(name: str, value: Any, item: Item) -> None:
@@ -155,12 +187,26 @@ def _check_text(name: str, value: Any, item: Item) -> None:
         raise InputError(f"the {name} of {item.name} is empty: give text, or None where it is not known")
     if not value.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in value):
         raise InputError(f"the {name} '{printable(value, limit=80)}' holds a character that cannot be printed")
+    size = len(value.encode(errors="surrogatepass"))
+    if size > MAX_BYTES[name]:
+        raise InputError(
+            f"the {name} '{printable(value, limit=60)}' has {size} bytes, at most {MAX_BYTES[name]} are "
+            "stored: shorten it"
+        )
 
 
 def _check_modalities(named: Iterable[Any], item: Item, what: str) -> None:
     for name in named:
         if name not in MODALITIES:
             raise InputError(f"{item.name} has {what} of '{_shown(name)}': the modalities are rgb, nir and tir")
+
+
+def _plain_box(given: Any) -> Any:
+    """Boxes that are numpy arrays or other rows of numbers, as tuples; what is none stays as it is."""
+    if isinstance(given, Mapping):
+        return {name: _plain_box(box) for name, box in given.items()}
+    listed = given.tolist() if isinstance(given, np.ndarray) else given
+    return tuple(listed) if isinstance(listed, list) else listed
 
 
 def _check_boxes(given: Any, item: Item) -> None:
@@ -186,7 +232,7 @@ def _check_metadata(metadata: Any, item: Item) -> None:
         ) from error
     if len(text) > MAX_METADATA:
         raise InputError(
-            f"the metadata of {item.name} has {len(text)} characters as JSON; at most {MAX_METADATA} are kept: store "
+            f"the metadata of {item.name} has {len(text)} bytes as JSON; at most {MAX_METADATA} are stored: keep "
             "large data elsewhere, and its place here"
         )
 

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trireid.data.formats import quiet_decoders
-from trireid.data.reading import to_levels
 from trireid.data.spelling import find_label, label_positions
 from trireid.embedding.embeddings import Embeddings, ModelIdentity
 from trireid.embedding.items import Item
 from trireid.embedding.onnx_metadata import OnnxDescription, read_description
 from trireid.embedding.onnx_runtime import open_session, run_session
-from trireid.embedding.reading import cut_box, values_of
+from trireid.embedding.reading import cut_box, levels_of, values_of
 from trireid.embedding.resizing import resize_pixels
 from trireid.embedding.streaming import BadItem, EmbeddedBatch, EmbeddingCounts, bad_item, embed_all, name_of
 from trireid.errors import InputError, TrireidError, printable
@@ -233,7 +232,7 @@ class _Preparer:
         source = os.fspath(given) if isinstance(given, str | os.PathLike) else f"the {name} image"
         values, cut = cut_box(values_of(given, source), item.box_of(name), source)
         value_range = self._about.ranges.get(name)
-        levels = to_levels(source, values, value_range, name)
+        levels = levels_of(given, values, value_range, source, name)
         resized = resize_pixels(levels, self._about.image_size, self._about.interpolation)
         is_shallow = values.dtype.name == "uint8" and value_range is not None
         return resized[None] if resized.ndim == 2 else resized.transpose(2, 0, 1), cut, is_shallow

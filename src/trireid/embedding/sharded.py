@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from trireid.embedding.aggregate import aggregate, check_labels
-from trireid.embedding.embedding_files import VECTORS_SUFFIX, file_pair, write_embeddings
+from trireid.embedding.embedding_files import VECTORS_SUFFIX, check_replaceable, file_pair, write_embeddings
 from trireid.embedding.embeddings import Embeddings
 from trireid.embedding.items import Item
 from trireid.embedding.streaming import BadItem, EmbeddedBatch, EmbeddingCounts, StreamingEmbedder
@@ -100,7 +100,7 @@ def _prepare(
     """The parts, after all checks that can be made before the work."""
     _check_keys(items)
     folder = parts_folder(out)
-    for path in file_pair(out):
+    for path in check_replaceable(out):
         check_writable(path)
     left = sorted(folder.glob(f"*{VECTORS_SUFFIX}")) if folder.is_dir() else []
     parts = list(_plan(embedder, items, folder, num_processes=num_processes))

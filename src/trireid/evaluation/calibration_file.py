@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, TypeAdapter, model_validator
 
-from trireid.errors import RunError
+from trireid.errors import RunError, printable
 from trireid.evaluation.calibration import Calibration, Curve, Identification, PairRates
-from trireid.files import write_text
+from trireid.files import is_file, write_text
 from trireid.typed_json import Count, Document, Number, Share, Text, checked, read_object
+
+_log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 Letters = Annotated[str, Field(pattern=r"^r?n?t?$", min_length=1)]
@@ -96,12 +99,35 @@ _FILE = TypeAdapter(_File)
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write a calibration, whole or not at all.
+    """Write a calibration, whole or not at all; an older one is replaced, with a warning.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: the path is another kind of file, or cannot be written.
     """
+    check_replaceable(path)
+    is_there = path.exists()
     write_text(path, json.dumps({"format": FORMAT_VERSION, **_plain(calibration)}, indent=1) + "\n")
+    if is_there:
+        _log.warning("replaced: %s", printable(str(path)))
+
+
+def check_replaceable(path: Path) -> None:
+    """Find out before long work whether nothing but a calibration would be lost where one is written.
+
+    Raises:
+        RunError: the path is another kind of file.
+    """
+    if not is_file(path) or not path.stat().st_size:
+        return
+    try:
+        known = {"fingerprint", "rates"} <= read_object(path).keys()
+    except (OSError, ValueError):
+        known = False
+    if not known:
+        raise RunError(
+            f"{printable(str(path))} exists and is no calibration, or a damaged one: it is not replaced; choose "
+            "another file with --out, or remove it"
+        )
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trireid.embedding.items import Item
+from trireid.embedding.items import MAX_BYTES, Item
 from trireid.errors import InputError, printable
 from trireid.gallery.filters import LARGEST_TIME, NO_TIME
 from trireid.gallery.layout import CODES, Layout, names_of, presence_codes
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 """The columns of one item; `vector` is left out where it was not requested."""
 
 _ROWS = 4096
-LENGTHS = {"key": 512, "identity": 256, "camera": 256, "scene": 256, "details": 60_000}
+LENGTHS = MAX_BYTES
 """Bytes in UTF-8 that a text can have at most."""
 
 
