@@ -209,13 +209,20 @@ class Again:
         )
 
 
+class Unused:
+    """What must not embed anything."""
+
+    model, modalities = Again.model, ("rgb", "nir")
+
+
 @pytest.mark.slow
 def test_a_gallery_is_built_again_from_its_images_or_not_begun(gallery, tmp_path):
     image = tmp_path / "images" / "1.png"
     image.parent.mkdir()
     image.touch()
     given = three(identity=["a", None, "b"], camera="c", box=(1.0, 2.0, 3.0, 4.0))
-    items = tuple(dataclasses.replace(item, images={"rgb": str(image)}) for item in given.items)
+    images = {"rgb": str(image), "nir": str(image), "tir": str(image)}
+    items = tuple(dataclasses.replace(item, images=images) for item in given.items)
     gallery.add(dataclasses.replace(given, items=items))
     assert rebuild(gallery, tmp_path / "again", Again()) == 3
     with Gallery.open(tmp_path / "again") as again:
@@ -227,4 +234,23 @@ def test_a_gallery_is_built_again_from_its_images_or_not_begun(gallery, tmp_path
     gallery.add(embed(gallery.model, np.ones((1, 12)), [[1, 0, 0]], key=["0"]))
     with pytest.raises(InputError, match="names no image"):
         rebuild(gallery, tmp_path / "third", Again())
+    image.touch()
+    for key, change, words in (
+        (
+            "0",
+            {"images": {"tir": str(image)}},
+            "embedded from rgb, nir, tir, but without the path of an image of rgb and nir",
+        ),
+        ("0", {"images": images}, None),
+        (
+            "7",
+            {"images": images, "metadata": {"num_items": 2}},
+            "^item '7' was made of 2 items and names the images of",
+        ),
+    ):
+        one = embed(gallery.model, np.ones((1, 12)), [[1, 1, 1]], key=[key])
+        gallery.add(dataclasses.replace(one, items=(dataclasses.replace(one.items[0], **change),)))
+        if words is not None:
+            with pytest.raises(InputError, match=words):
+                rebuild(gallery, tmp_path / "third", Unused())
     assert not (tmp_path / "third").exists()

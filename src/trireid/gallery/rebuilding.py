@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trireid.errors import InputError, RunError, printable
+from trireid.gallery.filters import Filter
+from trireid.gallery.layout import CODES, names_of
 
 if TYPE_CHECKING:
     from trireid.embedding.interface import ItemEmbedder
@@ -39,16 +41,19 @@ def rebuild(
         How many items there are.
 
     Raises:
-        InputError: an item has no images that the model reads; nothing was written.
+        InputError: an item was made of several images (`trireid.aggregate`), was embedded from an array, whose path is
+            not known, or has no images that the model reads; nothing was embedded or written.
         RunError: an image is not there, or the new gallery cannot be made; nothing was written.
     """
     from trireid.gallery.gallery import Gallery
 
     total, done = 0, 0
     batch: list[Item] = []
-    for item in _items(source):
-        _check_images(item, embedder.modalities)
-        total += 1
+    for code in CODES:
+        presence = names_of(code)
+        for item in _items(source, Filter(presence=",".join(presence))):
+            _check_item(item, presence, embedder.modalities)
+            total += 1
     info = source.info()
     with Gallery.create(location, embedder.model, name=name, root=info.root, partial=info.partial) as target:
         for item in _items(source):
@@ -61,15 +66,34 @@ def rebuild(
     return done
 
 
-def _items(gallery: Gallery) -> Iterator[Item]:
+def _items(gallery: Gallery, where: Filter | None = None) -> Iterator[Item]:
     after: str | None = None
-    while page := gallery.list(after=after, limit=1000):
+    while page := gallery.list(where, after=after, limit=1000):
         yield from page
         after = page[-1].key
 
 
-def _check_images(item: Item, modalities: tuple[str, ...]) -> None:
+def _check_item(item: Item, presence: tuple[str, ...], modalities: tuple[str, ...]) -> None:
+    """Refuse an item whose feature by another model would not be of what its feature here is of.
+
+    Args:
+        item: of the gallery.
+        presence: what it was embedded from.
+        modalities: that the other model reads.
+    """
     name = printable(repr(item.key), limit=80)
+    number = item.metadata.get("num_items")
+    if type(number) is int and number > 1:
+        raise InputError(
+            f"item {name} was made of {number:,} items and names the images of one: embed these items by the other "
+            "model, put them together again (trireid.aggregate, --aggregate-by) and add them to a new gallery"
+        )
+    lost = [each for each in presence if each in modalities and each not in item.images]
+    if item.images and lost:
+        raise InputError(
+            f"item {name} was embedded from {', '.join(presence)}, but without the path of an image of "
+            f"{' and '.join(lost)}, which was given as pixels: add the item again by the other model, from its images"
+        )
     if not set(item.images) & set(modalities):
         raise InputError(
             f"item {name} names no image of {', '.join(modalities)}: a gallery can be embedded again only where its "
