@@ -21,13 +21,20 @@ from trireid.cli.gallery_options import (
     Identities,
     Image,
     Keys,
+    ModelDevice,
+    ModelFeature,
     Name,
     NotCameras,
     Partial,
     Place,
     Presences,
+    QueryCamera,
+    QueryIdentity,
+    QueryScene,
+    Root,
     Run,
     Scenes,
+    SkipBad,
     Split,
     Texts,
     calibrate_by_run,
@@ -37,6 +44,7 @@ from trireid.cli.gallery_options import (
     model_of,
     opened_gallery,
     plain_item,
+    report,
     show_result,
 )
 from trireid.errors import InputError
@@ -51,16 +59,17 @@ def create(
     gallery: Place,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a .onnx file, or embeddings.")],
     name: Name = "gallery",
-    feature: Feature = "joint",
-    root: Annotated[Path | None, typer.Option(help="Folder that paths of images are stored relative to.")] = None,
+    feature: ModelFeature = "joint",
+    root: Root = None,
     partial: Partial = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make an empty gallery for the vectors of a model."""
     from trireid.gallery.gallery import Gallery
 
     with Gallery.create(gallery, model_of(model, feature), name=name, root=root, partial=partial) as made:
         calibrate_by_run(made, model)
-        say(f"created: {gallery} for {made.model}")
+        report(asdict(made.info()), f"created: {gallery} for {made.model}", as_json=as_json)
 
 
 @gallery_app.command()
@@ -72,24 +81,31 @@ def add(
     split: Split = None,
     feature: Feature = "joint",
     device: Device = "auto",
+    skip_bad: SkipBad = False,
     make: Annotated[bool, typer.Option("--create", help="Make the gallery first if it is not there.")] = False,
+    root: Root = None,
     partial: Partial = False,
     as_json: AsJson = False,
 ) -> None:
     """Add items: finished embeddings, or images with --run. A key that is there already is replaced."""
     from trireid.gallery.gallery import Gallery
 
-    parts = embeddings_of(inputs or [], run=run, feature=feature, device=device, split=split)
-    if make and not Gallery.exists(gallery, name=name):
-        with Gallery.create(gallery, parts.model, name=name, partial=partial) as made:
+    is_new = make and not Gallery.exists(gallery, name=name)
+    if (root is not None or partial) and not is_new:
+        raise InputError("--root and --partial are for a gallery that --create makes: one that is there keeps its own")
+    if not is_new:
+        Gallery.open(gallery, name=name).close()  # what is wrong with it is known before images are embedded
+    parts, left_out = embeddings_of(
+        inputs or [], run=run, feature=feature, device=device, split=split, skip_bad=skip_bad
+    )
+    if is_new:
+        with Gallery.create(gallery, parts.model, name=name, root=root, partial=partial) as made:
             calibrate_by_run(made, run)
     with Gallery.open(gallery, name=name) as opened, progress("adding") as bar:
         done = opened.add(parts, progress=bar.reach)
         count = len(opened)
-    if as_json:
-        say(json.dumps({**asdict(done), "items": count}))
-    else:
-        say(f"added {done.added:,} items, replaced {done.replaced:,}; the gallery has {count:,}")
+    line = f"added {done.added:,} items, replaced {done.replaced:,}; the gallery has {count:,}"
+    report({**asdict(done), "left_out": left_out, "items": count}, line, as_json=as_json)
 
 
 @gallery_app.command()
@@ -98,10 +114,12 @@ def label(
     identity: Annotated[str, typer.Argument(help="Who or what the items are.")],
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of the items.")],
     name: Name = "gallery",
+    as_json: AsJson = False,
 ) -> None:
     """Give items an identity."""
     with opened_gallery(gallery, name) as opened:
-        say(f"labelled {opened.label(keys, identity):,} items")
+        count = opened.label(keys, identity)
+    report({"labelled": count}, f"labelled {count:,} items", as_json=as_json)
 
 
 @gallery_app.command()
@@ -109,10 +127,12 @@ def unlabel(
     gallery: Place,
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of the items.")],
     name: Name = "gallery",
+    as_json: AsJson = False,
 ) -> None:
     """Take the identity of items away."""
     with opened_gallery(gallery, name) as opened:
-        say(f"unlabelled {opened.unlabel(keys):,} items")
+        count = opened.unlabel(keys)
+    report({"unlabelled": count}, f"unlabelled {count:,} items", as_json=as_json)
 
 
 @gallery_app.command()
@@ -127,11 +147,14 @@ def remove(
     presence: Presences = None,
     after: After = None,
     before: Before = None,
+    as_json: AsJson = False,
 ) -> None:
     """Remove the items that fulfil all given conditions."""
     where = filter_of(key, identity, camera, not_camera, scene, presence, after, before)
     with opened_gallery(gallery, name) as opened:
-        say(f"removed {opened.remove(where):,} items; the gallery has {len(opened):,}")
+        removed, count = opened.remove(where), len(opened)
+    line = f"removed {removed:,} items; the gallery has {count:,}"
+    report({"removed": removed, "items": count}, line, as_json=as_json)
 
 
 @gallery_app.command()
@@ -144,6 +167,10 @@ def query(
     rgb: Image = None,
     nir: Image = None,
     tir: Image = None,
+    query_camera: QueryCamera = None,
+    query_scene: QueryScene = None,
+    query_identity: QueryIdentity = None,
+    skip_bad: SkipBad = False,
     feature: Feature = "joint",
     device: Device = "auto",
     top: Annotated[int, typer.Option(help="Matches of each query.")] = 10,
@@ -168,7 +195,9 @@ def query(
     images = {each: path for each, path in (("rgb", rgb), ("nir", nir), ("tir", tir)) if path is not None}
     if bool(key) + bool(inputs or images) != 1:
         raise InputError("give one of: INPUT (embeddings; with --run images), --rgb/--nir/--tir with --run, or --key")
-    given = key or embeddings_of(inputs or [], run=run, feature=feature, device=device, images=images)
+    facts = {"camera": query_camera, "scene": query_scene, "identity": query_identity}
+    more: dict[str, Any] = {"images": images, "skip_bad": skip_bad, "facts": facts}
+    given = key or embeddings_of(inputs or [], run=run, feature=feature, device=device, **more)[0]
     with opened_gallery(gallery, name) as opened:
         results = opened.query(
             given,
@@ -184,7 +213,7 @@ def query(
         say(json.dumps([asdict(result) for result in results]))
     else:
         for result in results:
-            show_result(result)
+            show_result(result, decides=threshold is not None or fmr is not None)
 
 
 @gallery_app.command("list")
@@ -269,8 +298,9 @@ def rebuild(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The new gallery: a folder, or http://host:port.")],
     name: Name = "gallery",
     target_name: Annotated[str | None, typer.Option(help="Name of the new gallery (as the gallery).")] = None,
-    feature: Feature = "joint",
-    device: Device = "auto",
+    feature: ModelFeature = "joint",
+    device: ModelDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Embed all items of a gallery again by another model, into a new gallery, from the images that they name."""
     from trireid.embedding.opening import open_embedder
@@ -279,7 +309,8 @@ def rebuild(
     embedder = open_embedder(run, device=device, feature=feature)
     with opened_gallery(gallery, name) as opened, progress("embedding again") as bar:
         count = embed_again(opened, target, embedder, name=target_name or name, progress=bar.reach)
-    say(f"built {target} with {count:,} items")
+    result = {"items": count, "fingerprint": embedder.model.fingerprint, "feature": embedder.model.feature}
+    report(result, f"built {target} with {count:,} items", as_json=as_json)
 
 
 @gallery_app.command()
@@ -287,6 +318,7 @@ def calibrate(
     gallery: Place,
     calibration: Annotated[Path, typer.Argument(help="calibration.json that `trireid calibrate` wrote.")],
     name: Name = "gallery",
+    as_json: AsJson = False,
 ) -> None:
     """Store a calibration in a gallery, so that --fmr can be used."""
     from trireid.evaluation.calibration import Calibration
@@ -294,12 +326,14 @@ def calibrate(
     found = Calibration.load(calibration)
     with opened_gallery(gallery, name) as opened:
         opened.set_calibration(found)
-    say(f"calibrated: {len(found.rates)} pairs of presences")
+    pairs = [{"first": each.first, "second": each.second, "lowest_fmr": each.lowest} for each in found.rates]
+    report({"pairs": pairs}, f"calibrated: {len(pairs)} pairs of presences", as_json=as_json)
 
 
 @gallery_app.command("measure-unrelated")
-def measure_unrelated(gallery: Place, name: Name = "gallery") -> None:
+def measure_unrelated(gallery: Place, name: Name = "gallery", as_json: AsJson = False) -> None:
     """Measure the cosine of unrelated items again: distances between unlike modalities change."""
     with opened_gallery(gallery, name) as opened:
         before, now = opened.info().unrelated, opened.measure_unrelated()
-    say(f"cosine of unrelated items: {now:.4f} (before: {'not measured' if before is None else f'{before:.4f}'})")
+    line = f"cosine of unrelated items: {now:.4f} (before: {'not measured' if before is None else f'{before:.4f}'})"
+    report({"unrelated": now, "before": before}, line, as_json=as_json)

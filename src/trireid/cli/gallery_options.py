@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trireid.cli.console import note, show_table
+from trireid.cli.console import note, say, show_table
 from trireid.errors import InputError
 from trireid.files import CALIBRATION_FILE, is_file
 
@@ -31,6 +33,15 @@ Run = Annotated[Path | None, typer.Option("--run", help="A run, checkpoint or .o
 Feature = Annotated[str, typer.Option(help="With --run: global, head or joint.")]
 Device = Annotated[str, typer.Option(help="With --run: auto, cpu or cuda.")]
 Split = Annotated[str | None, typer.Option(help="With --run: train, query, gallery or test of its own data set.")]
+ModelFeature = Annotated[str, typer.Option("--feature", help="Of a run or checkpoint: global, head or joint.")]
+ModelDevice = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="With --run: list items that cannot be read and leave them out.")
+]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder that paths of images are stored relative to.")]
+QueryCamera = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: the camera that saw the query.")]
+QueryScene = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: the scene of the query.")]
+QueryIdentity = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: who or what the query is.")]
 Image = Annotated[Path | None, typer.Option(help="With --run: a single image.")]
 Texts = list[str] | None
 Keys = Annotated[Texts, typer.Option("--key", help="Only this item; repeat as needed.")]
@@ -74,22 +85,42 @@ def embeddings_of(
     device: str,
     images: dict[str, Path] | None = None,
     split: str | None = None,
-) -> Embeddings:
-    """Finished embeddings, or those of images or of a split of the run."""
+    skip_bad: bool = False,
+    facts: Mapping[str, Any] | None = None,
+) -> tuple[Embeddings, int]:
+    """Finished embeddings, or those of images or of a split of the run; and how many items were left out.
+
+    Args:
+        inputs: files of embeddings, or with `run` of images.
+        run, feature, device: of the model that embeds images.
+        images: a single item.
+        split: of the run's data set.
+        skip_bad: leave out items that cannot be read.
+        facts: what is known about the single item.
+    """
     from trireid.embedding.embeddings import Embeddings, concatenate
 
+    if any((facts or {}).values()) and not images:
+        raise InputError(
+            "--query-camera, --query-scene and --query-identity are for a query by --rgb, --nir and --tir: items of "
+            "files and of the gallery have their own"
+        )
     if run is None:
+        if skip_bad:
+            raise InputError("--skip-bad leaves out images that cannot be read: give it with --run")
         if images or split or not inputs:
             raise InputError("give INPUT: files that `trireid embed` wrote, or images or --split with --run")
         parts = [Embeddings.load(path) for path in inputs]
-        return parts[0] if len(parts) == 1 else concatenate(parts)
+        return parts[0] if len(parts) == 1 else concatenate(parts), 0
     from trireid.cli.embed import read_items
     from trireid.embedding.opening import open_embedder
 
     given = read_items(run, inputs, images or {}, split)
     for line in given.notes:
         note(line)
-    return open_embedder(run, device=device, feature=feature).embed(given.items, progress=True)
+    items = [replace(item, **facts) for item in given.items] if images and facts else list(given.items)
+    found = open_embedder(run, device=device, feature=feature).embed(items, progress=True, skip_bad=skip_bad)
+    return found, len(items) - len(found)
 
 
 def calibrate_by_run(gallery: Gallery, run: Path | None) -> None:
@@ -158,17 +189,28 @@ def _seconds(text: str | None, option: str) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def show_result(result: QueryResult) -> None:
-    """Print the matches of one query as a table."""
-    verdict = {True: "known", False: "UNKNOWN", None: ""}[result.known]
-    limit = "" if result.threshold is None else f" (largest distance {result.threshold:.4f})"
+def report(result: Mapping[str, Any], line: str, *, as_json: bool) -> None:
+    """Print what was done, as JSON or as a line for people."""
+    say(json.dumps(result) if as_json else line)
+
+
+def show_result(result: QueryResult, *, decides: bool) -> None:
+    """Print the matches of one query as a table.
+
+    Args:
+        result: of the query.
+        decides: whether there was a threshold.
+    """
+    verdict = {True: "known", False: "UNKNOWN", None: "not decided" if decides else ""}[result.known]
+    limit = "" if result.threshold is None else f" (* largest distance {result.threshold:.4f})"
     rows = [[str(rank), *_cells(match)] for rank, match in enumerate(result.matches, start=1)]
     header = ["rank", "key", "identity", "distance", "compared", "false match rate", "camera", "scene"]
     show_table(f"query {result.key or ''} {verdict}{limit if verdict else ''}".strip(), header, rows)
 
 
 def _cells(match: Match) -> list[str]:
-    rate = "-" if match.false_match_rate is None else f"{match.false_match_rate:.2g}"
+    bound = "<= " if match.rate_is_bound else ""
+    rate = "-" if match.false_match_rate is None else f"{bound}{match.false_match_rate:.2g}"
     mark = {True: " *", False: "", None: ""}[match.accepted]
     distance = f"{match.distance:.4f}{mark}"
     compared = "+".join(match.compared) or "nothing shared"

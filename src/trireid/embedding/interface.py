@@ -20,5 +20,10 @@ class ItemEmbedder(Protocol):
     model: ModelIdentity
     modalities: tuple[str, ...]
 
-    def embed(self, items: Iterable[Item | Mapping[str, Any]], *, progress: bool = False) -> Embeddings:
-        """Embed items; a mapping `{"rgb": path_or_array, ...}` is an item about which nothing else is known."""
+    def embed(
+        self, items: Iterable[Item | Mapping[str, Any]], *, progress: bool = False, skip_bad: bool = False
+    ) -> Embeddings:
+        """Embed items; a mapping `{"rgb": path_or_array, ...}` is an item about which nothing else is known.
+
+        With `skip_bad`, items that cannot be read are left out with a warning.
+        """
