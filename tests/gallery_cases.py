@@ -5,6 +5,7 @@ import torch
 
 from trireid.embedding.embeddings import Embeddings, ModelIdentity
 from trireid.embedding.items import Item
+from trireid.evaluation.calibration import Calibration, Curve, PairRates
 from trireid.evaluation.presence import shared_pair_distance
 from trireid.gallery.filters import Filter
 
@@ -27,6 +28,13 @@ def embed(model, vectors, present, **fields):
     columns.setdefault("key", [f"item{number:04d}" for number in range(count)])
     items = tuple(Item(images={}, **{name: columns[name][row] for name in columns}) for row in range(count))
     return Embeddings(vectors.reshape(count, -1), present, items, model)
+
+
+def calibrated(model, *, cosine=0.8):
+    """A calibration of items with all modalities: a false match rate of 0.01 from a cosine on."""
+    curve = Curve(rate=np.array([1.0, 0.01]), low=np.array([1.0, 0.005]), high=np.array([1.0, 0.02]))
+    rates = PairRates("rnt", "rnt", (99, 99), 99, 4851, 99, 9999, np.array([-1.0, cosine]), curve, curve)
+    return Calibration(fingerprint=model.fingerprint, feature=model.feature, rates=(rates,))
 
 
 def random_embeddings(random, model, count, *, keys=None):

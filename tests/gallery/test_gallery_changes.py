@@ -9,9 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from gallery_cases import embed, model_of, random_embeddings
+from gallery_cases import calibrated, embed, model_of, random_embeddings
 from trireid.errors import InputError, RunError
-from trireid.evaluation.calibration import Calibration, Curve, PairRates
 from trireid.gallery.filters import Filter
 from trireid.gallery.gallery import Gallery
 from trireid.gallery.rebuilding import rebuild
@@ -157,12 +156,6 @@ def test_a_copy_holds_everything(gallery, gallery_location, tmp_path):
                 assert copy.copy(**back) == same
     with pytest.raises(RunError, match="exists already"):
         gallery.copy(tmp_path / "same")
-
-
-def calibrated(model, *, cosine=0.8):
-    curve = Curve(rate=np.array([1.0, 0.01]), low=np.array([1.0, 0.005]), high=np.array([1.0, 0.02]))
-    rates = PairRates("rnt", "rnt", (99, 99), 99, 4851, 99, 9999, np.array([-1.0, cosine]), curve, curve)
-    return Calibration(fingerprint=model.fingerprint, feature=model.feature, rates=(rates,))
 
 
 @pytest.mark.slow

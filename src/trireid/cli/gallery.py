@@ -38,6 +38,7 @@ from trireid.cli.gallery_options import (
     Split,
     Texts,
     calibrate_by_run,
+    check_before,
     embeddings_of,
     filter_of,
     item_facts,
@@ -91,10 +92,8 @@ def add(
     from trireid.gallery.gallery import Gallery
 
     is_new = make and not Gallery.exists(gallery, name=name)
-    if (root is not None or partial) and not is_new:
-        raise InputError("--root and --partial are for a gallery that --create makes: one that is there keeps its own")
     if not is_new:
-        Gallery.open(gallery, name=name).close()  # what is wrong with it is known before images are embedded
+        check_before(gallery, name, root, partial=partial)
     parts, left_out = embeddings_of(
         inputs or [], run=run, feature=feature, device=device, split=split, skip_bad=skip_bad
     )

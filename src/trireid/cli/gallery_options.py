@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trireid.cli.console import note, say, show_table
-from trireid.errors import InputError
-from trireid.files import CALIBRATION_FILE, is_file
+from trireid.errors import InputError, printable
+from trireid.files import CALIBRATION_FILE, is_file, real_path
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings, ModelIdentity
@@ -65,6 +65,25 @@ def opened_gallery(location: str, name: str) -> Iterator[Gallery]:
 
     with Gallery.open(location, name=name) as opened:
         yield opened
+
+
+def check_before(location: str, name: str, root: Path | None, *, partial: bool) -> None:
+    """What is wrong with a gallery that items are added to, before they are embedded.
+
+    Raises:
+        InputError: it was made with another root, or without `--partial`.
+        RunError: there is none, or it cannot be opened.
+    """
+    with opened_gallery(location, name) as opened:
+        found = opened.info()
+    if root is not None and found.root != str(real_path(root)):
+        has = "none" if found.root is None else printable(found.root)
+        raise InputError(f"--root is for a gallery that --create makes, and this one has its own ({has}): leave it out")
+    if partial and not found.partial:
+        raise InputError(
+            "--partial is for a gallery that --create makes, and this one was made without: leave it out, or copy the "
+            "gallery with --partial"
+        )
 
 
 def model_of(path: Path, feature: str) -> ModelIdentity:
