@@ -43,7 +43,7 @@ def refused(answer, status, *words):
     assert "\n" not in problem["detail"]
     for word in words:
         assert word in problem["detail"], problem["detail"]
-    assert status == 500 or "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
     return answer
 
 
@@ -76,8 +76,13 @@ def test_every_error_is_problem_details(served):
     refused(post("/v1/items", **form({"items": [{"key": "a\nb"}]}, rgb=picture())), 400, "cannot be printed")
     refused(client.patch("/v1/items", json={"keys": ["none"], "identity": "1"}), 404)
     refused(client.delete("/v1/items"), 422, "all=true")
+    json_type = {"content-type": "application/json"}
+    refused(post("/v1/embed", content=b"{", headers=json_type), 422, "/docs: body: Invalid JSON")
+    long_boundary = {"content-type": f"multipart/form-data; boundary={'b' * 257}"}
+    refused(post("/v1/embed", content=b"--", headers=long_boundary), 400, "damaged", "257")
     client.embedder.embed = lambda items: 1 / 0
-    refused(post("/v1/embed", files={"rgb": ("a", picture())}), 500, "log")
+    failed = refused(post("/v1/embed", files={"rgb": ("a", picture())}), 500, "log")
+    assert failed.headers["connection"] == "close"
     assert client.gallery.rows == {}
     assert client.get("/health/ready").status_code == 200
 
@@ -94,6 +99,23 @@ def test_bodies_pixels_and_nesting_are_limited(served, monkeypatch):
     deep = b'{"items": [{"key": "a", "metadata": {"x": ' + b"[" * 5000 + b"]" * 5000 + b"}}]}"
     refused(client.post("/v1/items", content=deep, headers={"content-type": "application/json"}), 422)
     assert client.post("/v1/embed", files={"rgb": ("a", picture())}).status_code == 200
+
+
+def test_small_bodies_of_many_values_and_large_ones_without_images_are_refused(served):
+    client = served(limits=Limits(json_values=100, text_bytes=1000))
+    json_type = {"content-type": "application/json"}
+    for value in (b"1", b"{}", b"[]"):  # each would take a kilobyte of memory, and stop all others while it is checked
+        content = b'{"items": [' + value + (b"," + value) * 100 + b"]}"
+        refused(client.post("/v1/embed", content=content, headers=json_type), 413, "100 values")
+    many = {"request": json.dumps({"items": [{"key": "a", "metadata": {"x": [1] * 101}}]})}
+    refused(client.post("/v1/items", data=many, files={"rgb": ("a", picture())}), 413, "100 values")
+    wanted = {"keys": ["a"], "where": {"keys": ["a"] * 1001}}
+    refused(served().post("/v1/search", json=wanted), 422, "where.keys", "1000")
+    for method, address in (("PATCH", "/v1/items"), ("POST", "/login"), ("GET", "/v1/embed"), ("POST", "/v1/items/a")):
+        refused(client.request(method, address, content=b"x" * 1001), 413, "1000 bytes")
+    large = picture(size=(64, 64))
+    assert client.post("/v1/embed", files={"rgb": ("a", large)}).status_code == 200
+    assert len(large) > 1000
 
 
 def test_too_many_at_once_are_told_to_come_again(served):

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from trireid.errors import printable
 from trireid.serve.languages import LANGUAGE_COOKIE, NAMES, Language, choose_language
 from trireid.serve.problems import Problem
-from trireid.serve.security import FORM_COOKIE, Access, cookie_of, new_form_seed, set_cookie
+from trireid.serve.security import FORM_COOKIE, HEADERS, Access, cookie_of, new_form_seed, set_cookie
 
 if TYPE_CHECKING:
     from trireid.serve.pages import Pages
@@ -146,9 +146,10 @@ def wants_page(path: str, headers: Mapping[str, str]) -> bool:
 
 def answer_problem(request: Request, problem: Problem) -> Response:
     """An error: as problem details, for a person as a page."""
-    if wants_page(request.url.path, request.headers):
-        return _problem_page(request, problem)
-    return problem.response()
+    is_page = wants_page(request.url.path, request.headers)
+    response = _problem_page(request, problem) if is_page else problem.response()
+    response.headers.update(HEADERS)  # an unexpected error is answered outside of the gate, which adds them elsewhere
+    return response
 
 
 def _problem_page(request: Request, problem: Problem) -> Response:

@@ -16,6 +16,8 @@ from trireid.serve.observing import Observer
 from trireid.serve.problems import Problem
 from trireid.serve.security import HEADERS, Access, is_open
 
+WITH_IMAGES = ("/v1/embed", "/v1/search", "/v1/items", "/search", "/add")
+"""Addresses that images are sent to; bodies of all others are read as text by what has no limit of its own."""
 _DISCARDED_SECONDS = 2.0
 _UNROUTED = "none"
 _GONE = 499
@@ -81,7 +83,9 @@ class Gate:
         light = is_open(scope["path"]) or scope["path"] == "/metrics"
         if not light:
             self.places.check()
-        body = await self._body(headers, receive)
+        takes_images = scope["method"] == "POST" and scope["path"] in WITH_IMAGES
+        most = self.limits.body_bytes if takes_images else min(self.limits.text_bytes, self.limits.body_bytes)
+        body = await self._body(headers, receive, most)
         try:
             with nullcontext() if light else self.places.taken():
                 self._show()
@@ -94,11 +98,11 @@ class Gate:
         self.observer.in_flight.set(self.places.used)
         self.observer.buffered.set(self.buffered.used)
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The whole body; its length is taken from `buffered`."""
+    async def _body(self, headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
+        """The whole body of at most so many bytes; its length is taken from `buffered`."""
         stated = headers.get("content-length", "0")
-        if not stated.isdigit() or int(stated) > self.limits.body_bytes:
-            raise _too_large(self.limits.body_bytes)
+        if not stated.isdigit() or int(stated) > most:
+            raise _too_large(most)
         chunks: list[bytes] = []
         size = 0
         try:
@@ -109,9 +113,9 @@ class Gate:
                     if message["type"] == "http.disconnect":
                         raise _GoneError
                     chunk = message.get("body", b"")
-                    if size + len(chunk) > self.limits.body_bytes:
+                    if size + len(chunk) > most:
                         await _discard(receive)
-                        raise _too_large(self.limits.body_bytes)
+                        raise _too_large(most)
                     self.buffered.take(len(chunk))
                     size += len(chunk)
                     chunks.append(chunk)
@@ -187,7 +191,7 @@ async def _discard(receive: Receive) -> None:
 def _too_large(most: int) -> Problem:
     return Problem(
         413,
-        f"the body has more than the {most} bytes that are taken; send fewer or smaller images at once",
+        f"the body has more than the {most} bytes that are taken here; send less at once",
         headers={"Connection": "close"},
         limit=most,
     )

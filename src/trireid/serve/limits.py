@@ -18,6 +18,9 @@ class Limits:
 
     Attributes:
         body_bytes: of the body of one request.
+        text_bytes: of the body of a request that takes no image; 1000 keys fit into it.
+        json_values: values of the JSON of one request. Each of the smallest takes a kilobyte once it is checked, so a
+            body of allowed size could take the memory of the machine.
         buffered_bytes: of the bodies of all requests that are held at once.
         image_pixels: of one image, by its header, before it is decoded; the default holds a frame of 3840 x 2160.
         decoded_pixels: of all images of one request; also of all images that are decoded at once.
@@ -35,6 +38,8 @@ class Limits:
     """
 
     body_bytes: int = 32 * 2**20
+    text_bytes: int = 2**21
+    json_values: int = 2**16
     buffered_bytes: int = 256 * 2**20
     image_pixels: int = 2**23
     decoded_pixels: int = 2**25

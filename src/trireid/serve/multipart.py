@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from trireid.serve.problems import Problem
@@ -93,22 +94,20 @@ def parse_form(body: bytes, content_type: str, *, most: int) -> list[Part]:
         raise Problem(400, "Content-Type: multipart/form-data names no boundary")
     found = _Collector(most)
     ended = [False]
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": found.begin,
-            "on_part_data": found.content,
-            "on_part_end": found.end,
-            "on_header_field": found.header_name,
-            "on_header_value": found.header_value,
-            "on_header_end": found.header_end,
-            "on_end": lambda: ended.__setitem__(0, True),
-        },
-    )
+    callbacks: Any = {
+        "on_part_begin": found.begin,
+        "on_part_data": found.content,
+        "on_part_end": found.end,
+        "on_header_field": found.header_name,
+        "on_header_value": found.header_value,
+        "on_header_end": found.header_end,
+        "on_end": lambda: ended.__setitem__(0, True),
+    }
     try:
+        parser = MultipartParser(boundary, callbacks)  # which refuses a long boundary
         parser.write(body)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise Problem(400, f"the form is damaged: {error}") from error
     if not ended[0]:
         raise Problem(400, "the form is cut short: its last boundary is missing")

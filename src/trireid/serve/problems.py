@@ -80,7 +80,7 @@ def invalid(error: ValidationError | Sequence[Any]) -> Problem:
     """422 with the place of each fault; the values themselves are not repeated."""
     faults = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error
     listed = [
-        {"place": printable(".".join(str(part) for part in each["loc"])), "fault": printable(each["msg"])}
+        {"place": printable(".".join(str(part) for part in each["loc"]) or "body"), "fault": printable(each["msg"])}
         for each in faults[:_MOST_FAULTS]
     ]
     first = f"{listed[0]['place']}: {listed[0]['fault']}" if listed else "it is not valid"
@@ -115,7 +115,8 @@ def as_problem(error: Exception) -> Problem:
             return Problem(400, str(error))
         case HTTPException():
             return Problem(error.status_code, _plain(error), headers=error.headers)
-    return Problem(500, "the service made an error; its log says which")
+    # The server closes the connection after an error that it did not expect; the client shall not use it again.
+    return Problem(500, "the service made an error; its log says which", headers={"Connection": "close"})
 
 
 def _plain(error: HTTPException) -> str:

@@ -13,6 +13,7 @@ _BASE64 = "iVBORw0KGgo..."
 
 Key = Annotated[str, Field(min_length=1, max_length=512, description="unique text by which the gallery knows an item")]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
+Names = Annotated[list[str], Field(max_length=1000)]
 Time = Annotated[float, Field(allow_inf_nan=False, description="seconds since 1970-01-01 UTC")]
 Encoding = Literal["numbers", "base64"]
 
@@ -67,12 +68,12 @@ class FilterFields(Strict):
     """Items that fulfil all given conditions."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"cameras": ["gate"], "after": 1.7e9}]})
-    cameras: list[str] | None = None
-    not_cameras: list[str] | None = None
-    scenes: list[str] | None = None
-    identities: list[str] | None = None
-    keys: list[str] | None = None
-    presence: list[str] | None = Field(default=None, description="exactly these modalities, such as 'rgb,nir'")
+    cameras: Names | None = None
+    not_cameras: Names | None = None
+    scenes: Names | None = None
+    identities: Names | None = None
+    keys: Names | None = None
+    presence: Names | None = Field(default=None, description="exactly these modalities, such as 'rgb,nir'")
     after: Time | None = None
     before: Time | None = None
 

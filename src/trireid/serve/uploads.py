@@ -61,7 +61,7 @@ def read_uploads(body: bytes, content_type: str, kind: type[Fields], *, limits: 
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "application/json":
-        fields = _fields(body, kind)
+        fields = _fields(body, kind, limits)
         images = tuple(_from_base64(number, item.images) for number, item in enumerate(fields.items))
     elif media_type == "multipart/form-data":
         fields, images = _from_form(body, content_type, kind, limits)
@@ -77,7 +77,13 @@ def read_uploads(body: bytes, content_type: str, kind: type[Fields], *, limits: 
     return Uploads(fields, images)
 
 
-def _fields(content: bytes, kind: type[Fields]) -> Fields:
+def _fields(content: bytes, kind: type[Fields], limits: Limits) -> Fields:
+    # Counted before it is read: of each value, one of these letters is there, and images in base64 have none of them.
+    if sum(map(content.count, (b",", b"[", b"{"))) > limits.json_values:
+        raise Problem(
+            413,
+            f"the JSON has more than the {limits.json_values} values that are taken; send fewer items or keys at once",
+        )
     try:
         return kind.model_validate_json(content or b"{}")
     except ValidationError as error:
@@ -120,7 +126,7 @@ def _from_form(
             raise Problem(422, f"the form has two images '{part.name}'; an item has one of each modality")
         item[match[2]] = Upload(part.content, part.file_name, part.name)
     count = 1 + max(images, default=-1)
-    checked = _fields(fields, kind).with_items(count)
+    checked = _fields(fields, kind, limits).with_items(count)
     if any(item.images for item in checked.items):
         raise Problem(422, f"the part '{FIELDS_PART}' of a form has images; send them as files of their own")
     return checked, tuple(images.get(number, {}) for number in range(len(checked.items)))
