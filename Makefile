@@ -21,7 +21,7 @@ test: $(VENV)/.tested  ## the fast tier of the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "$(FAST)"
 
 slow: $(VENV)/.tested  ## the slow tier: training runs that must beat stated floors
-	$(BIN)/python -m pytest -m "slow or ddp or gpu"
+	$(BIN)/python -m pytest -m "(slow or ddp or gpu) and not server and not browser"
 
 fuzz: $(VENV)/.tested  ## ten thousand broken inputs, each must work or be refused in one line; e.g. make fuzz FUZZ="--seed 2"
 	PYTHONPATH=$(CURDIR)/tests $(ONE_THREAD) $(BIN)/python -m fuzz $(FUZZ)
