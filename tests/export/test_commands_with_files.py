@@ -91,7 +91,7 @@ def test_embed_and_query_import_no_torch(folder, tmp_path):
         (("embed", "F", "--out", "o", "--rgb", "I", "--precision", "bf16"), "chosen at the export, with --half"),
         (("embed", "F", "--out", "o", "--rgb", "I", "--device", "cuda"), "install onnxruntime-gpu"),
         (("embed", "F", "--out", "o", "--rgb", "I", "--device", "mps"), "device is 'mps'; an exported file runs on"),
-        (("gallery", "add", "g", "--run", "F", "--split", "test"), "--split needs a run"),
+        (("gallery", "add", "g", "--create", "--run", "F", "--split", "test"), "--split needs a run"),
         (("gallery", "create", "g", "no.onnx"), "no.onnx does not exist"),
         (("calibrate", "F"), "give --data FILE.csv with labelled items, or the run"),
         (("calibrate", "F", "data.root=x", "--data", "T"), "a setting KEY=VALUE needs a run"),
