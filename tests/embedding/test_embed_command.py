@@ -97,13 +97,44 @@ def test_a_broken_run_goes_on_and_gives_the_same_bytes(run, tmp_path, monkeypatc
     assert not (tmp_path / "broken.parts").exists()
 
 
+def test_a_moved_data_set_deep_images_and_facts_of_a_single_item_are_given_by_options(run, tmp_path):
+    (tmp_path / "moved").symlink_to(run.parent / "tree")
+    done = embed(run, "--split", "test", "--set", f"data.root={tmp_path / 'moved'}", "--out", tmp_path / "a")
+    assert done.exit_code == 0
+    assert trireid.Embeddings.load(tmp_path / "a").items[0].images["rgb"].startswith(str(tmp_path / "moved"))
+    np.save(tmp_path / "deep.npy", np.arange(64, dtype=np.uint16).reshape(8, 8) + 1000)
+    words = (run, "--tir", tmp_path / "deep.npy", "--out", tmp_path / "b")
+    assert "--set data.range.tir=[LOW,HIGH]" in embed(*words).stderr.splitlines()[-1]
+    facts = ("--key", "k", "--identity", "i", "--camera", "c", "--scene", "s", "--time", "1970-01-02")
+    assert embed(*words, "--set", "data.range.tir=[1000,1063]", *facts).exit_code == 0
+    found, (item,) = trireid.Embeddings.load(tmp_path / "b"), trireid.Embeddings.load(tmp_path / "b").items
+    assert (item.key, item.identity, item.camera, item.scene, item.time) == ("k", "i", "c", "s", 86400)
+    assert found.model.fingerprint != trireid.Embeddings.load(tmp_path / "a").model.fingerprint
+    again = trireid.Embedder(run, device="cpu", ranges={"tir": (1000, 1063)}).embed([item])
+    assert np.array_equal(again.vectors, found.vectors)
+    assert again.model == found.model
+    done = embed(*words, "--set", "data.range.tir=[1000,1063]")
+    assert f"replaced: {tmp_path / 'b.safetensors'} and {tmp_path / 'b.csv'}" in done.stderr
+    (tmp_path / "t.csv").write_text(f"tir\n{tmp_path / 'deep.npy'}\n")
+    assert "t.csv exists and is no file of emb" in embed(run, tmp_path / "t.csv", "--out", tmp_path / "t").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--rgb", "a.jpg", "--split", "test"), "give one of"),
         ((), "give one of"),
         (("--split", "val"), "choose train, query, gallery, test"),
-        (("none.csv",), "no such file"),
+        (("none.csv",), "none.csv: no such file or folder"),
+        (("--rgb", "a.jpg", "--time", "20240101"), "write 2024-01-01"),
+        (("t", "--camera", "1"), "--camera are for the single item"),
+        (("t", "--set", "data.root=t"), "--set data.root changes nothing here: data.range.nir, data.range.rgb"),
+        (("--split", "test", "--set", "data.image_size=[8,8]"), "data.image_size changes nothing here: data.format"),
+        (
+            ("--split", "test", "--set", "data.root=none"),
+            "none: no such folder; set data.root (--set data.root=FOLDER of `tri",
+        ),
+        (("--rgb", "a.jpg", "--set", "data.range.rgb=[2,1]"), "must be smaller"),
         (("--rgb", "none.jpg"), "No such file"),
         (("--rgb", "none.jpg", "--device", "abacus"), "device is 'abacus'"),
         (("--rgb", "none.jpg", "--feature", "rgb"), "choose global"),

@@ -151,6 +151,9 @@ def test_strange_cameras_get_the_mean_and_are_reported(records, embedder, caplog
     assert np.array_equal(strange, none)
     assert not np.array_equal(known, none)
     assert "(elsewhere)" in caplog.text
+    caplog.set_level("INFO", logger="trireid")
+    embedder.embed([Item(item.images, camera=item.camera)])
+    assert f"the cameras {item.camera} are taken as those of the same name" in caplog.text
 
 
 def test_the_identity_of_a_model_follows_what_its_features_depend_on(run, embedder):
@@ -189,6 +192,8 @@ def test_arguments_that_cannot_be_are_refused(run):
         ({"device": "cuda:99"}, "CUDA device"),
         ({"batch_size": 0}, "at least 1"),
         ({"precision": "int8"}, "int8"),
+        ({"ranges": {"red": (0, 1)}}, "the modalities are rgb, nir and tir"),
+        ({"ranges": {"tir": (1, 1)}}, "the range of tir is .1, 1.: give .LOW, HIGH."),
     ):
         with pytest.raises(trireid.TrireidError, match=words):
             trireid.Embedder(run, **arguments)

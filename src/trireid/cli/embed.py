@@ -6,12 +6,15 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trireid.cli.console import is_main_process, note, progress, say, show_table
+from trireid.cli.embed_settings import given_facts, given_ranges
 from trireid.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +30,23 @@ Inputs = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="FILE: writes FILE.safetensors and FILE.csv.")]
 Image = Annotated[Path | None, typer.Option(help="A single image, instead of INPUT.")]
+Key = Annotated[str | None, typer.Option(help="Of the single item (the name of its first file).")]
+Identity = Annotated[str | None, typer.Option(help="Of the single item.")]
+Camera = Annotated[str | None, typer.Option(help="Of the single item.")]
+Scene = Annotated[str | None, typer.Option(help="Of the single item.")]
+Time = Annotated[str | None, typer.Option("--time", help="Of the single item: seconds since 1970, or ISO 8601.")]
+PrefixKeys = Annotated[
+    bool, typer.Option("--prefix-keys", help="Put the name of each INPUT before its keys: cam1/17 and cam2/17.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="data.range.tir=[LOW,HIGH] for deeper images than those of the training; with --split also data.root, "
+        "data.format, data.skip_bad and data.workers; repeat as needed.",
+    ),
+]
 Split = Annotated[
     str | None, typer.Option(help="Instead of INPUT: train, query, gallery or test of the run's own data set.")
 ]
@@ -51,7 +71,14 @@ def embed(
     rgb: Image = None,
     nir: Image = None,
     tir: Image = None,
+    key: Key = None,
+    identity: Identity = None,
+    camera: Camera = None,
+    scene: Scene = None,
+    time_: Time = None,
+    prefix_keys: PrefixKeys = False,
     split: Split = None,
+    set_: SetOption = None,
     feature: Feature = "joint",
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -69,25 +96,25 @@ def embed(
     single = {name: path for name, path in (("rgb", rgb), ("nir", nir), ("tir", tir)) if path is not None}
     if sum(map(bool, (source, single, split))) != 1:
         raise InputError("give one of: INPUT (CSV files or folders), --rgb/--nir/--tir, or --split")
-    given = read_items(run, source or [], single, split)
+    about = {"key": key, "identity": identity, "camera": camera, "scene": scene, "time": time_}
+    facts = given_facts(about, single)
+    ranges = given_ranges(run, set_ or [], split)
+    given = read_items(run, source or [], single, split, overrides=set_ or [], prefix_keys=prefix_keys)
+    if facts:
+        given = replace(given, items=tuple(replace(item, **facts) for item in given.items))
     for line in given.notes:
         note(line)
     place, share = _place(run, device)
-    embedder = open_embedder(run, device=place, feature=feature, batch_size=batch_size, precision=precision)
+    how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "ranges": ranges}
+    embedder = open_embedder(run, device=place, feature=feature, **how)
     started = time.monotonic()
     with progress("embedding") as bar:
         bar.reach(0, -(-len(given.items) // share[1]))
-        counts = embed_to_files(
-            embedder,
-            given.items,
-            out,
-            share=share,
-            aggregate_by=aggregate_by,
-            resume=resume,
-            skip_bad=skip_bad,
-            advance=bar.advance,
-        )
+        parts: dict[str, Any] = {"share": share, "aggregate_by": aggregate_by, "resume": resume, "skip_bad": skip_bad}
+        counts = embed_to_files(embedder, given.items, out, **parts, advance=bar.advance)
     if counts is not None:
+        if split is not None:
+            counts.known.clear()  # these are the cameras of the training
         report(counts)
         result = _result(out, embedder, counts, seconds=time.monotonic() - started)
         if as_json:
@@ -96,10 +123,27 @@ def embed(
             _show(result)
 
 
-def read_items(run: Path, sources: list[Path], single: dict[str, Path], split: str | None) -> ItemList:
-    """The items of files, folders, single images or a split of the run's data set."""
-    from trireid.embedding.item_folder import read_item_folder
-    from trireid.embedding.item_table import ItemList, read_item_table
+def read_items(
+    run: Path,
+    sources: list[Path],
+    single: dict[str, Path],
+    split: str | None,
+    *,
+    overrides: Sequence[str] = (),
+    prefix_keys: bool = False,
+) -> ItemList:
+    """The items of files, folders, single images or a split of the run's data set.
+
+    Args:
+        run: a run folder, a checkpoint or an exported file.
+        sources: CSV files and folders.
+        single: one item, its images by modality.
+        split: of the run's data set.
+        overrides: settings of the data set of a split.
+        prefix_keys: put the names of the sources before their keys.
+    """
+    from trireid.embedding.item_inputs import read_inputs
+    from trireid.embedding.item_table import ItemList
     from trireid.embedding.items import Item
     from trireid.embedding.opening import refuse_exported
 
@@ -111,11 +155,8 @@ def read_items(run: Path, sources: list[Path], single: dict[str, Path], split: s
         refuse_exported(run, "--split", "give images in CSV files or folders, or the run")
         from trireid.embedding.splits import split_items
 
-        return split_items(run, split)
-    parts = [read_item_folder(path) if path.is_dir() else read_item_table(path) for path in sources]
-    return ItemList(
-        tuple(item for part in parts for item in part.items), tuple(line for part in parts for line in part.notes)
-    )
+        return split_items(run, split, overrides)
+    return read_inputs(sources, prefix_keys=prefix_keys)
 
 
 def _place(run: Path, device: str) -> tuple[Any, tuple[int, int]]:

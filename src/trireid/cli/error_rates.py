@@ -118,6 +118,7 @@ def _embedded(
     from trireid.config.load import override_config
     from trireid.embedding.calibrating import check_identities
     from trireid.embedding.embedder import Embedder
+    from trireid.embedding.own_ranges import ranges_in
     from trireid.embedding.unseen import embed_presences, items_of_run, items_of_table
     from trireid.train.checkpoint import config_here, load_checkpoint
 
@@ -126,7 +127,11 @@ def _embedded(
     found = items_of_table(data) if data is not None else items_of_run(checkpoint, config, progress=is_main_process())
     check_identities(len({item.identity for item in found.items}), target_fmr)
     embedder = Embedder(
-        checkpoint, device=config.train.device, feature=feature or "joint", batch_size=config.evaluate.batch_size
+        checkpoint,
+        device=config.train.device,
+        feature=feature or "joint",
+        batch_size=config.evaluate.batch_size,
+        ranges=ranges_in(overrides, config),
     )
     parts = embed_presences(embedder, found.items, all_presences=all_presences, progress=is_main_process())
     return parts, found.about, found.exclude, found.notes

@@ -56,6 +56,7 @@ class DecodedItems:
         num_cut: boxes that reached beyond their image.
         shallow: images by modality that have 8 bits, though there is a range for deeper ones.
         strange: cameras that the model does not know.
+        known: cameras that it knows.
         seconds: that the decoding took, of one core.
     """
 
@@ -67,6 +68,7 @@ class DecodedItems:
     num_cut: int = 0
     shallow: Counter[str] = field(default_factory=Counter)
     strange: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
     seconds: float = 0.0
 
     def __len__(self) -> int:
@@ -126,15 +128,17 @@ class ItemDecoder:
         """Decode items with their numbers in the call; those that cannot be read are listed in the result."""
         started = time.perf_counter()
         decoded: list[tuple[int, DecodedItem]] = []
-        bad, strange = [], set()
+        bad: list[BadItem] = []
+        known: set[str] = set()
+        strange: set[str] = set()
         for number, item in numbered:
             try:
                 decoded.append((number, self.decode(item)))
             except TrireidError as error:
                 bad.append(bad_item(number, item, error))
                 continue
-            if item.camera is not None and decoded[-1][1].camera == UNKNOWN:
-                strange.add(item.camera)
+            if item.camera is not None:
+                (strange if decoded[-1][1].camera == UNKNOWN else known).add(item.camera)
         return DecodedItems(
             numbers=[number for number, _ in decoded],
             pixels=_stacked([each.pixels for _, each in decoded], (NUM_MODALITIES, 3, *self.image_size), torch.uint8),
@@ -144,6 +148,7 @@ class ItemDecoder:
             num_cut=sum(each.num_cut for _, each in decoded),
             shallow=Counter(name for _, each in decoded for name in each.shallow),
             strange=strange,
+            known=known,
             seconds=time.perf_counter() - started,
         )
 
@@ -164,6 +169,7 @@ def join_decoded(parts: Sequence[DecodedItems], *, pin: bool = False) -> Decoded
         num_cut=sum(part.num_cut for part in parts),
         shallow=sum((part.shallow for part in parts), Counter()),
         strange=set().union(*(part.strange for part in parts)),
+        known=set().union(*(part.known for part in parts)),
         seconds=sum(part.seconds for part in parts),
     )
 

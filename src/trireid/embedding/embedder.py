@@ -18,7 +18,8 @@ from trireid.embedding.embeddings import Embeddings
 from trireid.embedding.forward import FeatureModel
 from trireid.embedding.identity import model_identity
 from trireid.embedding.items import Item
-from trireid.embedding.streaming import EmbeddedBatch, EmbeddingCounts, embed_all
+from trireid.embedding.own_ranges import OwnRanges, with_own_ranges
+from trireid.embedding.streaming import EmbeddedBatch, EmbeddingCounts, embed_all, refused
 from trireid.errors import InputError
 from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint, usable_device
@@ -57,6 +58,8 @@ class Embedder:
         precision: `fp32`, `bf16` or `fp16`; None: that of the run, as `trireid test`.
         workers: threads or processes that decode; None: as many as there are cores.
         fast: True compiles and records always (complete items on a CUDA device), False never; None: where it pays.
+        ranges: for images of more than 8 bits, by modality: (value of black, value of white), or `file` for the
+            percentiles of each file; None: those of the run. Other ranges than those of the run make another model.
 
     Attributes:
         model: what the vectors are made by.
@@ -65,7 +68,7 @@ class Embedder:
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
         ConfigError: the device cannot compute in this precision.
-        InputError: the device does not exist, or the model has no such feature.
+        InputError: the device does not exist, the model has no such feature, or a range is none.
     """
 
     def __init__(
@@ -78,9 +81,10 @@ class Embedder:
         precision: str | None = None,
         workers: int | None = None,
         fast: bool | None = None,
+        ranges: OwnRanges | None = None,
     ) -> None:
         given = run_or_checkpoint
-        checkpoint = given if isinstance(given, Checkpoint) else load_checkpoint(given)
+        checkpoint = with_own_ranges(given if isinstance(given, Checkpoint) else load_checkpoint(given), ranges)
         config = config_here(checkpoint)
         for name, number in (("batch_size", batch_size), ("workers", workers)):
             if number is not None and number < 1:
@@ -163,10 +167,12 @@ class Embedder:
     ) -> Iterator[DecodedItems]:
         for batch in batches:
             if batch.bad and not skip_bad:
-                raise InputError(str(batch.bad[0]))
+                raise refused(batch.bad[0])
             counts.bad += batch.bad
             counts.num_cut += batch.num_cut
             counts.shallow += batch.shallow
-            counts.strange |= batch.strange if self._uses_cameras else set()
+            if self._uses_cameras:
+                counts.strange |= batch.strange
+                counts.known |= batch.known
             counts.decoding += batch.seconds
             yield batch

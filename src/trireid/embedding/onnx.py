@@ -22,7 +22,7 @@ from trireid.embedding.onnx_metadata import OnnxDescription, read_description
 from trireid.embedding.onnx_runtime import open_session, run_session
 from trireid.embedding.reading import cut_box, levels_of, values_of
 from trireid.embedding.resizing import resize_pixels
-from trireid.embedding.streaming import BadItem, EmbeddedBatch, EmbeddingCounts, bad_item, embed_all, name_of
+from trireid.embedding.streaming import BadItem, EmbeddedBatch, EmbeddingCounts, bad_item, embed_all, name_of, refused
 from trireid.errors import InputError, TrireidError, printable
 from trireid.files import is_file
 from trireid.names import MODALITIES, UNKNOWN
@@ -149,7 +149,7 @@ class OnnxEmbedder:
                 if bad and not skip_bad:
                     for waiting in ahead:
                         waiting.cancel()
-                    raise InputError(str(bad[0]))
+                    raise refused(bad[0])
                 counts.bad += bad
                 batch = [each for each in done if isinstance(each, _Prepared)]
                 self._count(batch, counts)
@@ -165,8 +165,8 @@ class OnnxEmbedder:
             counts.num_cut += each.num_cut
             counts.shallow.update(each.shallow)
             counts.decoding += each.seconds
-            if self.description.cameras is not None and each.camera == UNKNOWN and each.item.camera is not None:
-                counts.strange.add(each.item.camera)
+            if self.description.cameras is not None and each.item.camera is not None:
+                (counts.strange if each.camera == UNKNOWN else counts.known).add(each.item.camera)
 
     def _prepare(self, number: int, item: Item) -> _Prepared | BadItem:
         """An item for the model, or why it cannot be read."""

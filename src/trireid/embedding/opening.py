@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def open_embedder(
     feature: str = "joint",
     batch_size: int | None = None,
     precision: str | None = None,
+    ranges: Mapping[str, Any] | None = None,
 ) -> StreamingEmbedder:
     """`OnnxEmbedder` of a file whose name ends in `.onnx`, `Embedder` of everything else.
 
@@ -51,20 +53,23 @@ def open_embedder(
         feature: `global`, `head` or `joint`.
         batch_size: items that go through the model together; None: as the run says, or 32.
         precision: of a run; None: as the run says.
+        ranges: of a run, see `Embedder`.
 
     Raises:
         CheckpointError: the checkpoint or file is missing or damaged.
-        ConfigError, InputError: it has no such feature or device, or a file is given a precision.
+        ConfigError, InputError: it has no such feature or device, or a file is given a precision or ranges.
     """
     if not is_exported(path):
         from trireid.embedding.embedder import Embedder
 
-        return Embedder(path, device=device, feature=feature, batch_size=batch_size, precision=precision)
+        return Embedder(path, device=device, feature=feature, batch_size=batch_size, precision=precision, ranges=ranges)
     from trireid.embedding.onnx import BATCH_SIZE, OnnxEmbedder
     from trireid.embedding.onnx_runtime import available_providers
 
     if precision is not None:
         refuse_exported(path, "a precision", "its precision was chosen at the export, with --half or --int8")
+    if ranges:
+        refuse_exported(path, "a range of values", "its ranges are those of the run")
     name = str(device)
     if name not in _PROVIDERS:
         raise InputError(f"device is {printable(name, limit=40)!r}; an exported file runs on auto, cpu or cuda")

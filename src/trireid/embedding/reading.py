@@ -34,7 +34,7 @@ def values_of(given: Any, source: str) -> Values:
         try:
             return read_image(Path(given)).values
         except ImageError as error:  # there is no triplet here, and not every command has --skip-bad
-            raise ImageError(str(error).replace(SKIP, "leave the item out")) from error
+            raise ImageError(str(error).replace(f", or {SKIP}", "")) from error
         except ValueError as error:  # a NUL in the path
             raise ImageError(f"{printable(source)}: cannot be read ({error})") from error
     if isinstance(given, Image.Image):

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from trireid.config.load import override_config
 from trireid.data.records import ImageSource, Record
 from trireid.embedding.item_table import ItemList
 from trireid.embedding.items import Box, Item
-from trireid.errors import InputError, printable
+from trireid.errors import DataError, InputError, printable
 from trireid.names import MODALITIES
 from trireid.train.checkpoint import config_here, load_checkpoint
 from trireid.train.inputs import scan_index
@@ -19,20 +20,27 @@ from trireid.train.inputs import scan_index
 SPLITS = ("train", "query", "gallery", "test")
 
 
-def split_items(run: Path, split: str) -> ItemList:
+def split_items(run: Path, split: str, overrides: Sequence[str] = ()) -> ItemList:
     """The items of a split of a run's data set, with identity, camera and scene.
 
     Args:
         run: a run folder or a checkpoint.
         split: `train`, `query`, `gallery`, or `test` for query and gallery together, each item once.
+        overrides: settings to change, such as `data.root=images`.
 
     Raises:
         InputError: the split has another name.
         DataError: the data set cannot be read.
+        ConfigError: a setting does not exist or has no such value.
     """
     if split not in SPLITS:
         raise InputError(f"the split is '{printable(split, limit=40)}': choose {', '.join(SPLITS)}")
-    index = scan_index(config_here(load_checkpoint(run)))
+    config = override_config(config_here(load_checkpoint(run)), overrides)
+    try:
+        index = scan_index(config)
+    except DataError as error:
+        where = f"--set data.root=FOLDER of `trireid embed {printable(str(run))} --split {split}`"
+        raise DataError(str(error).replace("set data.root", f"set data.root ({where})", 1)) from error
     sides = {"train": (index.train,), "query": (index.query,), "gallery": (index.gallery,)}
     records = list(dict.fromkeys(record for side in sides.get(split, (index.query, index.gallery)) for record in side))
     names = {record.name for record in records}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trireid.embedding.embeddings import Embeddings
 from trireid.embedding.interface import ItemEmbedder
 from trireid.embedding.items import Item, as_items
-from trireid.errors import printable
+from trireid.errors import InputError, printable
 from trireid.names import MODALITIES
 from trireid.train.progress import progress_bar
 
@@ -42,6 +42,11 @@ def bad_item(number: int, item: Item, error: Exception) -> BadItem:
     return BadItem(number, name_of(number, item), printable(str(error), limit=600))
 
 
+def refused(bad: BadItem) -> InputError:
+    """The error for an item that cannot be read, where such items are not left out."""
+    return InputError(f"{bad}; or leave the item out (skip_bad=True, --skip-bad of `trireid embed`)")
+
+
 def name_of(number: int, item: Item) -> str:
     """An item in a message: its key, or its number in the call."""
     return f"item {number}" if item.key is None else f"item '{printable(item.key, limit=80)}'"
@@ -56,6 +61,7 @@ class EmbeddingCounts:
         num_cut: boxes that reached beyond their image and were cut at its edge.
         shallow: images by modality that have 8 bits, though the run has a range for deeper ones.
         strange: cameras that the model does not know.
+        known: cameras that it was trained with, by their names.
         decoding: seconds of decoding, summed over the threads or processes that decode.
         model: seconds for which the model computed.
         seconds: in all.
@@ -65,6 +71,7 @@ class EmbeddingCounts:
     num_cut: int = 0
     shallow: Counter[str] = field(default_factory=Counter)
     strange: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
     decoding: float = 0.0
     model: float = 0.0
     seconds: float = 0.0
@@ -155,10 +162,20 @@ def report(counts: EmbeddingCounts, most: int = 20) -> None:
             name,
         )
     if counts.strange:
-        names = ", ".join(printable(name, limit=60) for name in sorted(counts.strange)[:5])
-        more = " and more" if len(counts.strange) > 5 else ""
         _log.warning(
-            "items are of cameras that the model was not trained with (%s%s): they get the mean of those it knows",
-            names,
-            more,
+            "items are of cameras that the model was not trained with (%s): they get the mean of those it knows",
+            _listed(counts.strange),
         )
+    if counts.known:
+        _log.info(
+            "the cameras %s are taken as those of the same name that the model was trained with; where they are "
+            "others, rename them",
+            _listed(counts.known),
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first five names."""
+    ordered = sorted(names)
+    shown = ", ".join(printable(name, limit=60) for name in ordered[:5])
+    return shown + (" and more" if len(ordered) > 5 else "")
