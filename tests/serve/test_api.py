@@ -141,6 +141,19 @@ def test_an_item_from_a_file_is_shown_only_below_the_root(served, tmp_path):
         assert isinstance(client.gallery.rows[key][0], Item)
     status = {key: client.get(f"/v1/items/{key}/images/nir").status_code for key in places}
     assert status == {"in": 200, "out": 404, "link": 404, "text": 404, "gone": 404}
+    reasons = {key: client.get(f"/v1/items/{key}").json()["images_not_shown"] for key in places}
+    outside = {"nir": "outside_root"}
+    assert reasons == {"in": {}, "out": outside, "link": outside, "text": {}, "gone": {"nir": "no_file"}}
+    page = client.get("/item", params={"key": "out"}).text
+    assert "The nir image of out is not shown" in page
+    assert "below the root of the gallery, and these files are elsewhere" in page
+    listed = client.get("/gallery?language=zh").text  # one note for each reason, not for each item
+    assert (listed.count("这些文件不在该目录下"), listed.count(">未显示<"), listed.count("已被移走或删除")) == (1, 3, 1)
+    without = served(root=None, gallery=client.gallery)
+    assert without.get("/v1/items/in").json()["images_not_shown"] == {"nir": "no_root"}
+    match = without.post("/v1/search", json={"keys": ["in"]}).json()["results"][0]["matches"][0]
+    assert match["images_not_shown"] in ({}, {"nir": "no_root"})
+    assert "this gallery has no root" in without.get("/?item=in").text
 
 
 def test_the_description_is_complete_and_its_page_needs_no_other_host(served):

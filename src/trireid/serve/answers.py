@@ -88,13 +88,15 @@ def item_answer(service: Service, item: Item) -> ItemAnswer:
 
 
 def _about(service: Service, key: str, images: Mapping[str, Any], known: Any) -> dict[str, Any]:
+    shown, not_shown = service.pictured(key, images)
     return {
         "key": key,
         "identity": known.identity,
         "camera": known.camera,
         "scene": known.scene,
         "time": known.time,
-        "images": {name: image_address(key, name) for name in service.pictured(key, images)},
+        "images": {name: image_address(key, name) for name in shown},
+        "images_not_shown": not_shown,
         "metadata": dict(known.metadata),
     }
 

@@ -76,6 +76,7 @@ def create_app(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would lead to http:// behind a proxy with TLS, and the token goes along
     )
     app.state.service, app.state.access, app.state.run = service, access, run
     add_handlers(app, answer_problem)

@@ -15,6 +15,7 @@ from trireid.data.formats import DecodeError, Values, decode
 from trireid.data.ranges import to_8_bits
 from trireid.files import UnreadableFileError, read_bytes, real_path, replacing, writing
 from trireid.names import MODALITIES
+from trireid.serve.schemas import Unshown
 
 SIDE = 256
 """Pixels of the longer side of a thumbnail."""
@@ -112,10 +113,16 @@ class Media:
 
     def can_show(self, key: str, modality: str, images: Mapping[str, str]) -> bool:
         """Whether `picture` has a file to make a picture of."""
-        if self.has(key, modality):
-            return True
-        path = self._below_root(images.get(modality))
-        return path is not None and path.is_file()
+        return self.has(key, modality) or (modality in images and self.why_not(images[modality]) is None)
+
+    def why_not(self, image: str) -> Unshown | None:
+        """Why the file of an image is not shown, None where it is."""
+        if self.root is None:
+            return "no_root"
+        path = self._below_root(image)
+        if path is None:
+            return "outside_root"
+        return None if path.is_file() else "no_file"
 
     def _below_root(self, image: str | None) -> Path | None:
         """The file of an image, None where it may not be read."""

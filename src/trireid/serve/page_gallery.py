@@ -89,12 +89,13 @@ async def _grouped(pages: Pages, view: str, given: Form) -> dict[str, Any]:
     some = groups[start : start + ITEMS_SHOWN]
     keys = [group.example for group in some]
     examples = await pages.service.page(Filter(keys=keys), after=None, limit=ITEMS_SHOWN) if keys else []
-    pictures = {each.key: each.pictures for each in await views_of(pages, examples)}
+    views = {each.key: each for each in await views_of(pages, examples)}
     shown = [
         {
             "name": group.name,
             "count": group.count,
-            "pictures": pictures.get(group.example, ()),
+            "pictures": views[group.example].pictures if group.example in views else (),
+            "not_shown": views[group.example].not_shown if group.example in views else {},
             "address": _group_address(view, group),
         }
         for group in some

@@ -265,6 +265,7 @@ async def _query_view(pages: Pages, search: Search) -> ItemView:
         pictures=[
             (name, f"/search/{search.number}/images/{name}" if name in search.pictures else None) for name in modalities
         ],
+        not_shown={},
         address=item_address(item.key or ""),
         identity_address="",
     )

@@ -16,6 +16,8 @@ Text = Annotated[str, Field(min_length=1, max_length=256)]
 Names = Annotated[list[str], Field(max_length=1000)]
 Time = Annotated[float, Field(allow_inf_nan=False, description="seconds since 1970-01-01 UTC")]
 Encoding = Literal["numbers", "base64"]
+Unshown = Literal["no_root", "outside_root", "no_file"]
+"""Why the image of an item is not shown: the gallery has no root, or the file is not below it, or not there."""
 
 
 class Strict(BaseModel):
@@ -187,6 +189,9 @@ class ItemAnswer(BaseModel):
     scene: str | None
     time: float | None
     images: dict[str, str] = Field(description="addresses of its images by modality, below that of the service")
+    images_not_shown: dict[str, Unshown] = Field(
+        description="why other images of it are not shown: only files below the root of the gallery are"
+    )
     metadata: dict[str, Any]
 
 

@@ -29,7 +29,7 @@ from trireid.serve.uploads import Fields, Uploads, count_pixels, decode_upload
 if TYPE_CHECKING:
     from trireid.data.formats import Values
     from trireid.gallery.filters import Filter
-    from trireid.serve.schemas import ItemFields
+    from trireid.serve.schemas import ItemFields, Unshown
 
 Result = TypeVar("Result")
 _DECODERS = 4
@@ -270,10 +270,12 @@ class Service:
             raise Problem(404, f"the item has no {modality} image that can be shown")
         return found
 
-    def pictured(self, item_key: str, images: Mapping[str, Any]) -> list[str]:
-        """The modalities of which `picture` has one."""
+    def pictured(self, item_key: str, images: Mapping[str, Any]) -> tuple[list[str], dict[str, Unshown]]:
+        """The modalities of which `picture` has one, and why it has none of others that the item has a file of."""
         paths = {name: str(path) for name, path in images.items()}
-        return [name for name in self.embedder.modalities if self.media.can_show(item_key, name, paths)]
+        shown = [name for name in self.embedder.modalities if self.media.can_show(item_key, name, paths)]
+        others = {name: self.media.why_not(path) for name, path in paths.items() if name not in shown}
+        return shown, {name: why for name, why in others.items() if why is not None}
 
     async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(threads, work)

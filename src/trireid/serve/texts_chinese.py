@@ -18,8 +18,19 @@ CHINESE = {
     "spectrum_nir": "近红外",
     "spectrum_tir": "热红外",
     "picture_of": "{what}的 {modality} 图像",
-    "picture_absent": "{what}没有可显示的 {modality} 图像",
+    "picture_absent": "{what}没有 {modality} 图像",
     "absent": "无",
+    "picture_not_shown": "{what}的 {modality} 图像未显示",
+    "not_shown": "未显示",
+    "not_shown_no_root": (
+        "部分图像未显示：服务只读取图库根目录下的图像文件，而此图库没有根目录。"
+        "根目录在创建图库时指定：trireid gallery create GALLERY RUN --root FOLDER。"
+    ),
+    "not_shown_outside_root": (
+        "部分图像未显示：服务只读取图库根目录下的图像文件，而这些文件不在该目录下。"
+        "根目录在创建图库时指定：trireid gallery create GALLERY RUN --root FOLDER。"
+    ),
+    "not_shown_no_file": "部分图像未显示：其文件已被移走或删除。",
     "camera": "相机",
     "scene": "场景",
     "time": "时间（UTC）",

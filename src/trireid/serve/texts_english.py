@@ -18,8 +18,19 @@ ENGLISH = {
     "spectrum_nir": "near-infrared",
     "spectrum_tir": "thermal",
     "picture_of": "{what}, {modality} image",
-    "picture_absent": "{what} has no {modality} image that can be shown",
+    "picture_absent": "{what} has no {modality} image",
     "absent": "none",
+    "picture_not_shown": "The {modality} image of {what} is not shown",
+    "not_shown": "not shown",
+    "not_shown_no_root": (
+        "Some images are not shown: the service reads image files only below the root of the gallery, and this gallery "
+        "has no root. The root is set when a gallery is made: trireid gallery create GALLERY RUN --root FOLDER."
+    ),
+    "not_shown_outside_root": (
+        "Some images are not shown: the service reads image files only below the root of the gallery, and these files "
+        "are elsewhere. The root is set when a gallery is made: trireid gallery create GALLERY RUN --root FOLDER."
+    ),
+    "not_shown_no_file": "Some images are not shown: their files were moved or deleted.",
     "camera": "Camera",
     "scene": "Scene",
     "time": "Time (UTC)",

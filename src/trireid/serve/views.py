@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from trireid.serve.forms import date_text
 from trireid.serve.languages import Language
-from trireid.serve.schemas import ItemAnswer, MatchAnswer
+from trireid.serve.schemas import ItemAnswer, MatchAnswer, Unshown
 from trireid.serve.wording import chance_words, match_words
 
 LONGEST_VALUE = 300
@@ -22,6 +22,7 @@ class ItemView:
 
     Attributes:
         pictures: for each modality its address, None where there is none that can be shown.
+        not_shown: modalities of which the item has an image that is not shown, and why.
         when: its time, empty where not known.
         address: of its page.
         identity_address: of all items of its identity.
@@ -33,6 +34,7 @@ class ItemView:
     scene: str | None
     when: str
     pictures: Sequence[tuple[str, str | None]]
+    not_shown: Mapping[str, Unshown]
     address: str
     identity_address: str
 
@@ -72,6 +74,7 @@ def _common(item: ItemAnswer, modalities: Sequence[str]) -> dict[str, Any]:
         "scene": item.scene,
         "when": date_text(item.time),
         "pictures": [(name, item.images.get(name)) for name in modalities],
+        "not_shown": item.images_not_shown,
         "address": item_address(item.key),
         "identity_address": "" if item.identity is None else f"/gallery?{urlencode({'identity': item.identity})}",
     }
