@@ -66,15 +66,20 @@ def synthetic_embeddings(run: Path) -> list[Embeddings]:
         return embedded(checkpoint, root, config, all_presences=True)
 
 
-def scene_embeddings(root: Path, weights: Path) -> list[Embeddings]:
-    """The scenes by a frozen backbone."""
+def frozen_checkpoint(root: Path, weights: Path) -> Checkpoint:
+    """A frozen DINOv2 ViT-S/14 without a head, as a run on a folder of images would leave it."""
     settings = ["model.backbone.name=dinov2_vit_s14", "model.head=none", "data.image_size=[112,112]"]
     config = override_config(Config(), [*settings, f"data.root={root}", "evaluate.batch_size=32"])
     pretrained = override_config(config, [f"model.backbone.pretrained={weights}"])
     model = build_model(pretrained.model, image_size=(112, 112), num_classes=0, num_cameras=0)
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("classifiers.")}
-    checkpoint = Checkpoint(Path("frozen") / weights.name, state, config, LabelMap((), ()), epoch=0)
-    (whole,) = embedded(checkpoint, root, config, all_presences=False)
+    return Checkpoint(Path("frozen") / weights.name, state, config, LabelMap((), ()), epoch=0)
+
+
+def scene_embeddings(root: Path, weights: Path) -> list[Embeddings]:
+    """The scenes by a frozen backbone."""
+    checkpoint = frozen_checkpoint(root, weights)
+    (whole,) = embedded(checkpoint, root, checkpoint.config, all_presences=False)
     width = whole.model.width // 3  # without a head, the block of a modality does not depend on the others
     parts = [whole]
     for letters in PRESENCES[1:]:

@@ -29,9 +29,9 @@ from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
 from trireid.embedding.onnx_runtime import open_session
-from trireid.export.onnx import describe
 from trireid.export.runtimes import open_runtime
 from trireid.export.tracing import trace
+from trireid.export.writing import describe
 from trireid.models.build import build_model
 from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import Checkpoint

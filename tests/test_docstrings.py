@@ -17,6 +17,7 @@ NO_EXAMPLE = {
         "Embedder",
         "evaluate_checkpoint",
         "export_onnx",
+        "export_torch",
         "OnnxEmbedder",
         "load_checkpoint",
         "load_model",

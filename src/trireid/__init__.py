@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trireid.evaluation.rerank import k_reciprocal as k_reciprocal
     from trireid.evaluation.search import search as search
     from trireid.export.onnx import export_onnx as export_onnx
+    from trireid.export.program import export_torch as export_torch
     from trireid.gallery.filters import Filter as Filter
     from trireid.gallery.gallery import Gallery as Gallery
     from trireid.models.build import build_model as build_model
@@ -73,6 +74,7 @@ _HOMES = {
     "dump_config": "config.load",
     "evaluate_model": "evaluation.evaluate",
     "export_onnx": "export.onnx",
+    "export_torch": "export.program",
     "k_reciprocal": "evaluation.rerank",
     "load_checkpoint": "train.checkpoint",
     "load_config": "config.load",

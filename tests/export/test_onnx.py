@@ -136,7 +136,7 @@ def traced(monkeypatch):
     """An export whose tracing and running take no time; its outputs are those of no model."""
     monkeypatch.setattr("trireid.export.onnx.trace", lambda *arguments, **named: FakeFile())
     monkeypatch.setattr(
-        "trireid.export.onnx.open_runtime",
+        "trireid.export.writing.open_runtime",
         lambda name, path: lambda inputs: {name: torch.zeros(8, 96).numpy() for name in ("global", "head", "joint")},
     )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trireid.cli.console import note, say, show_table
+from trireid.errors import InputError
 
 if TYPE_CHECKING:
     from trireid.export.parity import Parity
@@ -18,6 +19,7 @@ class Target(StrEnum):
     """What can be written."""
 
     onnx = "onnx"
+    torch = "torch"
 
 
 class Check(StrEnum):
@@ -28,8 +30,8 @@ class Check(StrEnum):
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
-    out: Annotated[Path, typer.Option(help="File to write, .onnx; the table of its check goes beside it.")],
-    to: Annotated[Target, typer.Option(help="Form of the file: onnx.")] = Target.onnx,
+    out: Annotated[Path, typer.Option(help="File to write, .onnx or .pt2; the table of its check goes beside it.")],
+    to: Annotated[Target, typer.Option(help="Form of the file: onnx, or torch (torch.export).")] = Target.onnx,
     modalities: Annotated[
         str | None,
         typer.Option(metavar="NAMES", help="Fix the file to these, e.g. rgb,tir or rt (any, told at run time)."),
@@ -39,22 +41,22 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Matrix products in 8-bit integers: 10 % may differ.")] = False,
     check: Annotated[list[Check] | None, typer.Option(help="Also run the file in: openvino.")] = None,
 ) -> None:
-    """Write a trained model as an ONNX file, run the file on images, and keep it only if it gives the same features."""
+    """Write a trained model as a file for other programs, run it on images, and keep it only if the features agree."""
     from trireid.cli.evaluate import parse_missing
-    from trireid.export.onnx import export_onnx
     from trireid.export.parity import ParityError
 
+    chosen = None if modalities is None else parse_missing(modalities, option="--modalities")
+    given: dict[str, Any] = {"modalities": chosen, "half": half, "progress": True}
     try:
-        done = export_onnx(
-            run,
-            out,
-            modalities=None if modalities is None else parse_missing(modalities, option="--modalities"),
-            opset=opset,
-            half=half,
-            int8=int8,
-            check=[each.value for each in check or []],
-            progress=True,
-        )
+        if to is Target.torch:
+            from trireid.export.program import export_torch
+
+            _refuse_for_torch({"--opset": opset, "--int8": int8, "--check": check})
+            done = export_torch(run, out, **given)
+        else:
+            from trireid.export.onnx import export_onnx
+
+            done = export_onnx(run, out, opset=opset, int8=int8, check=[each.value for each in check or []], **given)
     except ParityError as error:
         show_parity(error.parity)
         raise
@@ -62,9 +64,24 @@ def export(
     about = done.description
     taken = "any of rgb, nir, tir" if about.has_present else ", ".join(about.modalities)
     size = f"{done.path.stat().st_size / 1e6:.1f} MB"
-    say(f"written: {done.path} (opset {about.opset}, {about.precision}, {size}), for {taken}")
+    form = "torch.export" if about.opset is None else f"opset {about.opset}"
+    say(f"written: {done.path} ({form}, {about.precision}, {size}), for {taken}")
     say(f"checked: {done.parity_path}")
+    if about.opset is None:
+        say(f"use:     torch.export.load({str(done.path)!r}).module()")
+        return
     say(f"use:     trireid.OnnxEmbedder({str(done.path)!r}).embed([{{'rgb': 'image.jpg'}}])")
+
+
+def _refuse_for_torch(options: dict[str, object]) -> None:
+    """Refuse options that a program of torch cannot have.
+
+    Raises:
+        InputError: one of them is given.
+    """
+    for name, value in options.items():
+        if value:
+            raise InputError(f"{name} is for --to onnx: leave it out with --to torch")
 
 
 def show_parity(parity: Parity) -> None:

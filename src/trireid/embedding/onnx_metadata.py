@@ -47,7 +47,7 @@ class OnnxDescription(_Part):
         interpolation: of the resizing.
         antialias: of the resizing.
         ranges: by modality, which values of deep images become black and white; None: not known.
-        opset: of ONNX.
+        opset: of ONNX; None: the file is a program of torch.
         precision: of the weights and the computation.
     """
 
@@ -67,7 +67,7 @@ class OnnxDescription(_Part):
     interpolation: Interpolation
     antialias: Literal[True] = True
     ranges: dict[str, tuple[Real, Real] | Literal["file"] | None]
-    opset: int
+    opset: int | None
     precision: Precision
 
 

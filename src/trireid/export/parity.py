@@ -30,7 +30,7 @@ class ParityRow:
     """One presence at one batch size in one runtime.
 
     Attributes:
-        runtime: `onnxruntime` or `openvino`.
+        runtime: `onnxruntime`, `openvino` or `torch`.
         presence: `rgb`, `rgb+tir`, ...; `mixed`: every item its own.
         batch: number of items.
         errors: by feature, the largest of `|found - expected| / |expected|` over the items without a near tie.

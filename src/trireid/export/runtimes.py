@@ -1,8 +1,9 @@
-"""The programs that run an exported file: ONNX Runtime and OpenVINO, each as a function of named arrays."""
+"""The programs that run an exported file: ONNX Runtime, OpenVINO and torch, each as a function of named arrays."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from trireid.embedding.onnx_runtime import open_session, run_session
 from trireid.errors import InputError
+from trireid.export.quiet import quiet_exporters
 
 Arrays = dict[str, NDArray[Any]]
 Runner = Callable[[Mapping[str, NDArray[Any]]], Arrays]
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch"}
 _EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
 
 
@@ -33,7 +35,7 @@ def require_packages(names: Sequence[str]) -> None:
 
 
 def open_runtime(name: str, path: Path, *, threads: int | None = None) -> Runner:
-    """A function that runs a file on the CPU; `threads` None: as many as it likes.
+    """A function that runs a file on the CPU; `threads` None: as many as it likes (of torch: as it is set to).
 
     Raises:
         InputError: the runtime cannot run this file.
@@ -41,7 +43,21 @@ def open_runtime(name: str, path: Path, *, threads: int | None = None) -> Runner
     if name == "onnxruntime":
         session = open_session(path, providers=("CPUExecutionProvider",), threads=threads)
         return lambda inputs: run_session(session, inputs)
-    return _open_openvino(path, threads)
+    return _open_torch(path) if name == "torch" else _open_openvino(path, threads)
+
+
+def _open_torch(path: Path) -> Runner:
+    import torch
+
+    with quiet_exporters():
+        module = torch.export.load(io.BytesIO(path.read_bytes())).module()
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        with torch.no_grad():
+            found = module(**{name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in inputs.items()})
+        return {name: each.numpy() for name, each in found.items()}
+
+    return run
 
 
 def _open_openvino(path: Path, threads: int | None) -> Runner:

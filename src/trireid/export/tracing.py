@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,22 +33,17 @@ def trace(model: ReIDModel, description: OnnxDescription, *, places: tuple[int, 
     """
     import onnx
 
-    given = {"images": example if places is None else example[:, list(places)]}
-    if description.has_present:
-        given["present"] = torch.ones(example.shape[:2], dtype=torch.bool)
-    if description.cameras is not None:
-        given["camera"] = torch.zeros(len(example), dtype=torch.int64)
+    given = example_inputs(description, places, example)
     graph = ExportedModel(model, modalities=places, selections=True, half=description.precision == "fp16")
     with torch.no_grad():
         names = list(ExportedModel(model, modalities=places, selections=True)(**given))
-    batch = torch.export.Dim("batch", min=1, max=2**20)
     with quiet_exporters(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 graph,
                 (),
                 kwargs=given,
-                dynamic_shapes={name: {0: batch} for name in given},
+                dynamic_shapes=any_batch(given),
                 input_names=list(given),
                 output_names=names,
                 opset_version=description.opset,
@@ -72,6 +68,22 @@ def trace(model: ReIDModel, description: OnnxDescription, *, places: tuple[int, 
         )
     onnx.helper.set_model_props(proto, {METADATA_KEY: description.model_dump_json()})
     return proto
+
+
+def example_inputs(description: OnnxDescription, places: tuple[int, ...] | None, example: Tensor) -> dict[str, Tensor]:
+    """The inputs of a file by name, for images `(B, M, 3, H, W)` of complete items; see `trace`."""
+    given = {"images": example if places is None else example[:, list(places)]}
+    if description.has_present:
+        given["present"] = torch.ones(example.shape[:2], dtype=torch.bool)
+    if description.cameras is not None:
+        given["camera"] = torch.zeros(len(example), dtype=torch.int64)
+    return given
+
+
+def any_batch(names: Iterable[str]) -> dict[str, dict[int, Any]]:
+    """Tells the exporter of torch that the first axis of each input is the number of items, and any."""
+    batch = torch.export.Dim("batch", min=1, max=2**20)
+    return {name: {0: batch} for name in names}
 
 
 def _fold_constants(model: Any) -> None:
