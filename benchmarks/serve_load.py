@@ -70,16 +70,14 @@ def measure(given: argparse.Namespace, clients: list[int], folder: Path) -> dict
             body = serving.form(fields, images)
             drive(server.port, path, body, clients=4, seconds=2.0)  # warm up
             for number in clients:
-                row = {"route": route, "clients": number}
-                rows.append(row | drive(server.port, path, body, clients=number, seconds=given.seconds))
+                before = server.get("/metrics")
+                found = drive(server.port, path, body, clients=number, seconds=given.seconds)
+                batch = mean_batch(route, before, server.get("/metrics"))
+                rows.append({"route": route, "clients": number, **found, "mean_batch": batch})
         metrics = server.get("/metrics")
     finally:
         server.end()
-    batches = {
-        kind: value_of(metrics, f"trireid_{kind}_batch_entries_sum")
-        / max(1.0, value_of(metrics, f"trireid_{kind}_batch_entries_count"))
-        for kind in ("embed", "search")
-    }
+    batches = {kind: mean_batch(kind, "", metrics) for kind in ROUTES}
     return {
         "machine": machine,
         "cores": len(os.sched_getaffinity(0)),
@@ -144,6 +142,16 @@ def drive(port: int, path: str, body: bytes, *, clients: int, seconds: float) ->
     return {"per_second": len(times) / seconds, "p50_ms": 1e3 * p50, "p95_ms": 1e3 * p95, "p99_ms": 1e3 * p99}
 
 
+def mean_batch(kind: str, before: str, after: str) -> float:
+    """Requests that the service worked on together, on average, between two readings of its metrics."""
+    entries, batches = (
+        value_of(after, f"trireid_{kind}_batch_entries_{part}")
+        - value_of(before, f"trireid_{kind}_batch_entries_{part}")
+        for part in ("sum", "count")
+    )
+    return entries / max(1.0, batches)
+
+
 def value_of(metrics: str, name: str) -> float:
     """One value of Prometheus' text."""
     return next((float(line.split()[1]) for line in metrics.splitlines() if line.startswith(f"{name} ")), 0.0)
@@ -157,14 +165,15 @@ def table(result: dict[str, Any]) -> str:
         f"bare model: one item {bare['one_ms']:.1f} ms; batches of {BATCH}: {bare['batch_per_second']:.1f} items/s",
         f"mean batch: embed {result['mean_batch']['embed']:.1f}, search {result['mean_batch']['search']:.1f}",
         "",
-        "| request | clients | per second | of bare batches | of one client | p50 ms | of bare one | p95 | p99 |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| request | clients | per second | of bare batches | of one client | batch | p50 ms | of bare one | p95 | p99 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
         first = next(each for each in result["rows"] if each["route"] == row["route"])
         lines.append(
             f"| {row['route']} | {row['clients']} | {row['per_second']:.1f} "
             f"| {row['per_second'] / bare['batch_per_second']:.2f} | {row['per_second'] / first['per_second']:.2f} "
+            f"| {row['mean_batch']:.1f} "
             f"| {row['p50_ms']:.1f} | {row['p50_ms'] / bare['one_ms']:.2f} "
             f"| {row['p95_ms']:.1f} | {row['p99_ms']:.1f} |"
         )
