@@ -165,7 +165,7 @@ def table(result: dict[str, Any]) -> str:
         f"bare model: one item {bare['one_ms']:.1f} ms; batches of {BATCH}: {bare['batch_per_second']:.1f} items/s",
         f"mean batch: embed {result['mean_batch']['embed']:.1f}, search {result['mean_batch']['search']:.1f}",
         "",
-        "| request | clients | per second | of bare batches | of one client | batch | p50 ms | of bare one | p95 | p99 |",
+        "| request | clients | per second | of bare batches | of one client | batch | p50 ms | of bare | p95 | p99 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:

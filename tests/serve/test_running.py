@@ -229,3 +229,4 @@ def test_the_load_script_runs_and_batches(serving, tmp_path):
         ("search", 8),
     ]
     assert result["mean_batch"]["embed"] > 1.0
+    assert [row["mean_batch"] > 1.0 for row in result["rows"]] == [False, True, False, True]
