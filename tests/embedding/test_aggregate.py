@@ -90,7 +90,7 @@ def test_quality_decides_and_presence_is_the_union():
     assert joined.vectors[0, 0] > 100 * joined.vectors[0, 1] > 0
     assert item == Item(
         {"rgb": "/0.jpg", "tir": "/1t.jpg"}, key="4/s", scene="s", time=3, box={"tir": (0, 0, 9, 9)},
-        metadata={"track": 4, "num_items": 2},
+        metadata={"track": 4, "num_items": 2, "item_keys": ["a", "b"]},
     )  # fmt: skip
 
 
@@ -100,7 +100,10 @@ def test_labels_are_given_by_name_by_a_function_or_as_they_are():
     assert aggregate(given, lambda item: item.key[0]).keys == aggregate(given, ["a", "a", "b"]).keys == ("a", "b")
     assert len(aggregate(given.select([]))) == 0
     twice = aggregate(aggregate(given, ["a", "a", "b"]), ["x", "x"])
-    assert twice.items[0].metadata["num_items"] == 3
+    assert twice.items[0].metadata == {"num_items": 3, "item_keys": ["a1", "a2", "b1"]}
+    many = made(*draw(30, RGB_NIR_TIR, 0)[:2], [Item({}, key=f"{row:02}" + "k" * 500) for row in range(30)])
+    listed = aggregate(many, ["x"] * 30).items[0].metadata
+    assert (listed["num_items"], listed["item_keys"]) == (30, list(many.keys[:15]))
     for by, words in (
         ("identity", "'a1' has no identity"),
         ("track", "'a1' has no track"),

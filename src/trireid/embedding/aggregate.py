@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trireid.embedding.embeddings import Embeddings
-from trireid.embedding.items import MAX_BYTES, Box, Item
+from trireid.embedding.items import MAX_BYTES, MAX_METADATA, Box, Item, metadata_text
 from trireid.errors import InputError, printable
 from trireid.names import MODALITIES
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 FIELDS = ("identity", "camera", "scene")
 _NEVER = ("key", "time", "box", "quality", "metadata", "images")
 _KNOWN = "identity, camera, scene or a name in the metadata"
+_KEYS_BYTES = 8_000
+"""Of the keys that a result lists, as JSON: paths and facts of an item are to fit beside them."""
 Label = str | None
 By = str | Callable[[Item], Label] | Sequence[Label]
 
@@ -34,8 +37,9 @@ def aggregate(embeddings: Embeddings, by: By = "identity") -> Embeddings:
     weights are `Item.quality`, 1 where it is None. A result has every modality that one of its items has.
 
     The result keeps what its items agree on (identity, camera, scene, metadata), the earliest time, for each modality
-    the image of the item with the largest weight, and the number of items as `num_items` in its metadata (of items that
-    are put together again, the sum).
+    the image of the item with the largest weight, and in its metadata the number of items (`num_items`) and their keys
+    (`item_keys`, the first that fit into 8,000 bytes). Where results are put together again, these are of all items
+    that they were made of.
 
     Args:
         embeddings: of single images.
@@ -170,6 +174,20 @@ def _count(item: Item) -> int:
     return number if type(number) is int and number > 0 else 1
 
 
+def _keys(items: Sequence[Item], rest: Mapping[str, Any]) -> list[str]:
+    """The keys of what a result was made of, the first that fit beside the rest of its metadata."""
+    room = min(_KEYS_BYTES, MAX_METADATA - len(metadata_text(rest)) - len('"item_keys": [], '))
+    kept = []
+    for item in items:
+        own = item.metadata.get("item_keys")
+        for key in own if isinstance(own, list) else [] if item.key is None else [item.key]:
+            room -= len(json.dumps(key)) + len(", ")
+            if room < 0:
+                return kept
+            kept.append(key)
+    return kept
+
+
 def _value(item: Item, name: str) -> str:
     value = getattr(item, name) if name in FIELDS else item.metadata.get(name)
     if value is None or value == "":
@@ -195,6 +213,7 @@ def _joined(key: str, items: Sequence[Item], weights: NDArray[np.float64]) -> It
     first = items[0]
     same = {name: value for name, value in first.metadata.items() if all(i.metadata.get(name) == value for i in items)}
     common = {name: getattr(first, name) if len({getattr(i, name) for i in items}) == 1 else None for name in FIELDS}
+    same = {**same, "num_items": sum(map(_count, items))}
     times = [item.time for item in items if item.time is not None]
     return replace(
         first,
@@ -204,5 +223,5 @@ def _joined(key: str, items: Sequence[Item], weights: NDArray[np.float64]) -> It
         time=min(times, default=None),
         box=boxes or None,
         quality=None,
-        metadata={**same, "num_items": sum(map(_count, items))},
+        metadata={**same, "item_keys": _keys(items, same)},
     )
