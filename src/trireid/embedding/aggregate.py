@@ -177,7 +177,7 @@ def _count(item: Item) -> int:
 def _keys(items: Sequence[Item], rest: Mapping[str, Any]) -> list[str]:
     """The keys of what a result was made of, the first that fit beside the rest of its metadata."""
     room = min(_KEYS_BYTES, MAX_METADATA - len(metadata_text(rest)) - len('"item_keys": [], '))
-    kept = []
+    kept: list[str] = []
     for item in items:
         own = item.metadata.get("item_keys")
         for key in own if isinstance(own, list) else [] if item.key is None else [item.key]:
