@@ -156,6 +156,24 @@ def test_an_item_from_a_file_is_shown_only_below_the_root(served, tmp_path):
     assert "this gallery has no root" in without.get("/?item=in").text
 
 
+def test_the_examples_of_the_description_are_accepted(served):
+    client = served()
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    (added,) = schemas["AddRequest"]["examples"]
+    other = {"items": [{**added["items"][0], "key": "yard-3"}]}
+    sent = [("POST", "/v1/items", [added, other])]
+    sent += [("POST", f"/v1/{each.lower()}", schemas[f"{each}Request"]["examples"]) for each in ("Embed", "Search")]
+    sent += [("PATCH", "/v1/items", schemas["LabelRequest"]["examples"])]
+    sent += [("PATCH", "/v1/items/gate-17", schemas["OneLabel"]["examples"])]
+    sent += [
+        ("POST", "/v1/search", [{"keys": ["yard-3"], "where": each} for each in schemas["FilterFields"]["examples"]])
+    ]
+    for method, address, examples in sent:
+        for example in examples:
+            answer = client.request(method, address, json=example)
+            assert answer.status_code == 200, (address, answer.text)
+
+
 def test_the_description_is_complete_and_its_page_needs_no_other_host(served):
     client = served()
     description = client.get("/openapi.json").json()
@@ -170,6 +188,12 @@ def test_the_description_is_complete_and_its_page_needs_no_other_host(served):
                 content = operation["requestBody"]["content"]
                 assert "example" in content["application/json"], path
                 assert "multipart/form-data" in content
+            assert all("description" in each for each in operation.get("parameters", [])), f"{method} {path}"
+            failures = {code: each for code, each in operation["responses"].items() if code >= "400"}
+            assert {"401", "403", "429", "503"} <= set(failures) or not path.startswith("/v1/")
+            for answer in failures.values():
+                assert list(answer["content"]) == ["application/problem+json"]
+                assert answer["content"]["application/problem+json"]["schema"]["$ref"].endswith("/ProblemDetails")
     page = client.get("/docs")
     assert "http:" not in page.text
     assert "https:" not in page.text

@@ -8,10 +8,11 @@ import zlib
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from serve.fakes import FakeEmbedder, FakeGallery, picture
 from serve.test_api import encoded, form
-from trireid.errors import InputError
+from trireid.errors import InputError, RunError
 from trireid.serve import gate
 from trireid.serve.app import create_app
 from trireid.serve.batching import Batcher
@@ -100,6 +101,49 @@ def test_bodies_pixels_and_nesting_are_limited(served, monkeypatch):
     deep = b'{"items": [{"key": "a", "metadata": {"x": ' + b"[" * 5000 + b"]" * 5000 + b"}}]}"
     refused(client.post("/v1/items", content=deep, headers={"content-type": "application/json"}), 422)
     assert client.post("/v1/embed", files={"rgb": ("a", picture())}).status_code == 200
+
+
+def test_an_engine_that_fails_is_no_fault_of_the_client(served):
+    client = served()
+    client.post("/v1/items", data={"request": '{"items": [{"key": "a"}]}'}, files={"rgb": ("a", picture())})
+
+    def fail(*arguments, **options):
+        raise RunError("the gallery does not answer: connection refused")
+
+    for name in ("query", "list", "count", "add"):
+        setattr(client.gallery, name, fail)
+    files = {"rgb": ("a", picture())}
+    for answer in (
+        client.post("/v1/search", files=files),
+        client.post("/v1/items", data={"request": '{"items": [{"key": "b"}]}'}, files=files),
+        client.get("/v1/items"),
+        client.get("/gallery", headers={"accept": "application/json"}),
+    ):
+        assert refused(answer, 503, "connection refused").headers["retry-after"] == "1"
+    refused(client.get("/health/ready"), 503, "does not answer")
+    metrics = client.get("/metrics").text
+    assert "trireid_gallery_items NaN" in metrics
+    assert "Nothing was changed" not in client.get("/gallery", headers={"accept": "text/html"}).text
+
+
+def test_metrics_are_named_by_their_units_and_hold_no_text_of_users(served):
+    client = served()
+    for number in range(20):
+        client.request(f"M{number}", f"/unknown-{number}")
+        client.get(f"/v1/items/key-{number}", headers={"host": f"other-{number}"})
+        client.get(f"/v1/items/key-{number}/images/rgb")
+        client.get(f"/search/{number}", params={"language": f"l{number}"})
+    routes, methods = set(), set()
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        assert family.documentation, family.name
+        assert family.name.startswith(("trireid_", "process_"))
+        assert family.type in ("counter", "gauge", "histogram"), family.name
+        for sample in family.samples:
+            assert set(sample.labels) <= {"method", "route", "status", "le"}
+            routes.add(sample.labels.get("route", "none"))
+            methods.add(sample.labels.get("method", "other"))
+    assert routes <= {"none", "/v1/items/{key}", "/v1/items/{key}/images/{modality}", "/search/{number}", "/metrics"}
+    assert methods <= {"GET", "other"}
 
 
 def test_small_bodies_of_many_values_and_large_ones_without_images_are_refused(served):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from trireid.embedding.embeddings import Embeddings
@@ -38,18 +38,23 @@ from trireid.serve.service import Service
 from trireid.serve.uploads import Uploads, read_uploads
 
 Fields = TypeVar("Fields", bound=WithItems)
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ProblemDetails, "description": text, "content": {"application/problem+json": {}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ProblemDetails, "description": text}
     for code, text in {
         400: "the request cannot be read, or the gallery or the model does not take it",
         401: "the service needs its token",
+        403: "a page of another site sent the request",
         404: "there is no such item",
-        413: "too many bytes, pixels or items",
+        408: "the body did not arrive in time",
+        413: "too many bytes, pixels, items or values",
+        415: "the body is neither JSON nor a form",
         422: "a field is missing, unknown or of another type",
         429: "too many requests at once: see Retry-After",
+        500: "the service made an error, which is in its log",
+        503: "the gallery does not answer: see Retry-After",
     }.items()
 }
-router = APIRouter(prefix="/v1", responses=_PROBLEMS)
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 
 def the_service(request: Request) -> Service:
@@ -61,7 +66,7 @@ def the_service(request: Request) -> Service:
 Running = Annotated[Service, Depends(the_service)]
 
 
-def key_in_path(key: str) -> str:
+def key_in_path(key: Annotated[str, Path(description="of an item, percent-encoded")]) -> str:
     """The key of an address, which the app is given still encoded: `/` within a key is `%2F`.
 
     Raises:
@@ -79,12 +84,12 @@ Key = Annotated[str, Depends(key_in_path)]
 def where_of(
     camera: Annotated[list[str] | None, Query(description="one of these")] = None,
     not_camera: Annotated[list[str] | None, Query(description="none of these")] = None,
-    scene: Annotated[list[str] | None, Query()] = None,
-    identity: Annotated[list[str] | None, Query()] = None,
-    key: Annotated[list[str] | None, Query()] = None,
+    scene: Annotated[list[str] | None, Query(description="one of these")] = None,
+    identity: Annotated[list[str] | None, Query(description="one of these")] = None,
+    key: Annotated[list[str] | None, Query(description="one of these")] = None,
     presence: Annotated[list[str] | None, Query(description="exactly these modalities, such as rgb,nir")] = None,
-    after: Annotated[float | None, Query(allow_inf_nan=False)] = None,
-    before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+    after: Annotated[float | None, Query(allow_inf_nan=False, description="from this time on, in seconds")] = None,
+    before: Annotated[float | None, Query(allow_inf_nan=False, description="before this time, in seconds")] = None,
 ) -> FilterFields:
     """A filter from the query of an address."""
     return FilterFields(
@@ -231,7 +236,9 @@ async def remove_item(service: Running, key: Key) -> CountAnswer:
     response_class=Response,
     responses={200: {"content": {MEDIA_TYPE: {}}, "description": "a small picture"}},
 )
-async def image(service: Running, key: Key, modality: ModalityName) -> Response:
+async def image(
+    service: Running, key: Key, modality: Annotated[ModalityName, Path(description="rgb, nir or tir")]
+) -> Response:
     """A small picture of an item in one modality."""
     return Response(await service.picture(key, modality), media_type=MEDIA_TYPE)
 

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trireid.errors import RunError
 from trireid.serve import api, schemas
 from trireid.serve.frame import answer_problem
 from trireid.serve.gate import Gate
@@ -99,19 +100,28 @@ def _add_operations(app: FastAPI) -> None:
         """The process answers."""
         return schemas.HealthAnswer(status="live")
 
-    @app.get("/health/ready", tags=["operation"])
+    @app.get("/health/ready", tags=["operation"], responses={503: api.PROBLEMS[503]})
     async def ready() -> schemas.HealthAnswer:
         """The gallery answers too; 503 where it does not."""
         try:
             await service.count()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, RunError) as error:
             raise Problem(503, "the gallery does not answer; the log of the service says why") from error
         return schemas.HealthAnswer(status="ready")
 
-    @app.get("/metrics", tags=["operation"], response_class=Response)
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: api.PROBLEMS[401]},
+    )
     async def metrics() -> Response:
         """What the service counts and measures, for Prometheus."""
-        service.observer.items.set(await service.count())
+        try:
+            items = float(await service.count())
+        except RunError:  # all else is needed most where the gallery does not answer
+            items = float("nan")
+        service.observer.items.set(items)
         return Response(service.observer.text(), media_type=service.observer.content_type)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -132,6 +142,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
             own = kind.model_json_schema(ref_template="#/components/schemas/{model}")
             parts.update(own.pop("$defs", {}))
             parts[kind.__name__] = own
+        problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+        for operation in (each for operations in schema["paths"].values() for each in operations.values()):
+            for code in operation["responses"]:
+                if code >= "400":  # FastAPI states the schema of an error as application/json
+                    operation["responses"][code]["content"] = problem
         if app.state.access.needs_token:
             schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             schema["security"] = [{"token": []}]

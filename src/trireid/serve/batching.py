@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from trireid.errors import TrireidError
+from trireid.errors import RunError, TrireidError
 
 Entry = TypeVar("Entry")
 Result = TypeVar("Result")
@@ -113,7 +113,8 @@ class Batcher(Generic[Entry, Result]):
         outcome = (
             await asyncio.gather(run(self._executor, self._work, entries, batch[0].group), return_exceptions=True)
         )[0]
-        if isinstance(outcome, TrireidError) and len(batch) > 1:
+        own = isinstance(outcome, TrireidError) and not isinstance(outcome, RunError)  # that is the engine's
+        if own and len(batch) > 1:
             for each in batch:
                 await self._answer([each])
             return

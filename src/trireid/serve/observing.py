@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -15,6 +15,7 @@ class Observer:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, processor time and open files, where the system tells them
         self._requests = Counter(
             "trireid_requests", "Requests answered", ["method", "route", "status"], registry=registry
         )
@@ -44,7 +45,6 @@ class Observer:
         }
         self.in_flight = Gauge("trireid_requests_in_flight", "Requests that are worked on", registry=registry)
         self.buffered = Gauge("trireid_buffered_bytes", "Bytes of bodies that are held", registry=registry)
-        self.connections = Gauge("trireid_connections", "Open connections", registry=registry)
         self.items = Gauge("trireid_gallery_items", "Items of the gallery", registry=registry)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
-from trireid.errors import TrireidError, printable
+from trireid.errors import RunError, TrireidError, printable
 
 _log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -109,6 +109,9 @@ def as_problem(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case RunError():  # the gallery, or a folder of the service: no fault of who sent the request
+            _log.error("%s", printable(str(error)))
+            return Problem(503, str(error), headers={"Retry-After": "1"})
         case RequestValidationError():
             return invalid(error.errors())
         case TrireidError():

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from trireid.gallery.query import Reduce, Target
 from trireid.names import Exclusion, ModalityName
 
-_BASE64 = "iVBORw0KGgo..."
+_BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAQCAAAAAAO4WGhAAAAEUlEQVR42mNsYIAAJoZBwQAAURAAoGlIcOMAAAAASUVORK5CYII="
+"""A small grey PNG: examples are accepted as they are."""
 
 Key = Annotated[str, Field(min_length=1, max_length=512, description="unique text by which the gallery knows an item")]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
@@ -91,8 +92,7 @@ class SearchRequest(WithItems):
                     "items": [{"images": {"rgb": _BASE64}, "camera": "gate"}],
                     "by": "identity",
                     "top": 5,
-                    "exclude": "camera",
-                    "fmr": 0.001,
+                    "exclude": "cross_camera",
                 },
                 {"keys": ["gate-17"], "top": 10},
             ]

@@ -45,6 +45,7 @@ ENGLISH = {
     # Errors
     "problem_title": "This did not work",
     "problem_status": "Nothing was changed. (Status {status})",
+    "problem_unsure": ("If this was a change, look whether it was made before you repeat it. (Status {status})"),
     "problem_413": "The limits of the service can be changed by who starts it.",
     "problem_429": "Others use the service at this moment; try again.",
     "go_back": "Go back",
