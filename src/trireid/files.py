@@ -30,6 +30,8 @@ _NAME_BYTES = 120
 """Of a name that is made from a text: file systems take 255, and prefixes and endings are added."""
 DEFAULT_LIMIT = 256 * 2**20
 """Bytes of a file of a user that are read at most, where its reader has no limit of its own."""
+ELSEWHERE = "choose another folder"
+"""What can be done where a folder cannot be written, if the caller has no setting or option for it."""
 MAX_NAME = 255
 """Bytes of one part of a path, on the file systems in use."""
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -171,17 +173,21 @@ def real_path(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, advice: str = ELSEWHERE) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place once the block is left without an error.
 
     After an error nothing of the new file is left, and an older `path` is as it was.
+
+    Args:
+        path: of the file.
+        advice: see `writing`.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
     temporary = _beside(path)
     try:
-        with writing(path.parent):
+        with writing(path.parent, advice=advice):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch()
             mode = temporary.stat().st_mode
@@ -205,8 +211,12 @@ def remove_leftovers(path: Path) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path, *, advice: str = ELSEWHERE) -> Iterator[None]:
     """Turn an error of writing in the block into a `RunError` that names the folder.
+
+    Args:
+        folder: that is written.
+        advice: what can be done other than to free some space, in the words of the caller: its option or setting.
 
     Raises:
         RunError: What the operating system said, and what to do.
@@ -215,10 +225,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:  # the second is how safetensors reports a full disk
         reason = getattr(error, "strerror", None) or error
-        raise RunError(
-            f"cannot write to the folder {folder} ({reason}): free some space or choose "
-            "another folder (of a run: output=..., of decoded pixels: data.cache_folder=...)"
-        ) from error
+        raise RunError(f"cannot write to the folder {folder} ({reason}): free some space or {advice}") from error
 
 
 @contextmanager
@@ -283,21 +290,21 @@ def check_writable(path: Path) -> None:
         temporary.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file in UTF-8, or nothing of it.
+def write_text(path: Path, text: str, *, advice: str = ELSEWHERE) -> None:
+    """Write a whole text file in UTF-8, or nothing of it; `advice`: see `writing`.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    with replacing(path) as temporary:
+    with replacing(path, advice=advice) as temporary:
         # A path in it may hold bytes that are not UTF-8.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a whole JSON file, readable by people, or nothing of it.
+def write_json(path: Path, content: Any, *, advice: str = ELSEWHERE) -> None:
+    """Write a whole JSON file, readable by people, or nothing of it; `advice`: see `writing`.
 
     Raises:
         RunError: The folder cannot be written or the disk is full.
     """
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n", advice=advice)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.numpy import save_file
 from tiny_models import KINDS, SETTINGS
 from typer.testing import CliRunner
 
@@ -158,7 +159,7 @@ def test_a_full_disk_is_one_line(tmp_path, tree, traced, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(RunError, match=r"No space left on device.*free some space"):
+    with pytest.raises(RunError, match=r"No space left on device\): free some space or choose another folder$"):
         export_onnx(path, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
@@ -188,6 +189,19 @@ def test_the_command_prints_its_check_and_the_vectors_are_those_of_the_embedder(
     np.testing.assert_allclose(found.vectors, expected.vectors, rtol=1e-4, atol=1e-5 * np.abs(expected.vectors).max())
     assert (found.model, found.items) == (expected.model, expected.items)
     np.testing.assert_array_equal(found.present, expected.present)
+
+
+def test_a_checkpoint_of_another_version_and_an_unknown_target_are_refused(tmp_path):
+    path, out = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    save_file({"weight": np.zeros(1, np.float32)}, path, metadata={"trireid_format": "99"})
+    done = CliRunner().invoke(app, ["export", str(path), "--out", str(out)])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {path} has checkpoint format 99, this version reads ")
+    assert done.stderr.count("\n") == 1
+    done = CliRunner().invoke(app, ["export", str(path), "--out", str(out), "--to", "tensorrt"])
+    assert done.exit_code == 2
+    assert "'tensorrt' is not one of 'onnx', 'torch'" in " ".join(done.stderr.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_command_refuses_in_one_line(tmp_path):

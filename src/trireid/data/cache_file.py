@@ -25,6 +25,7 @@ from trireid.files import replacing
 _log = logging.getLogger(__name__)
 
 SUFFIX = ".uint8"
+_ADVICE = "choose another folder with data.cache_folder=..."
 _CHECKSUM = np.dtype("<u4")
 
 
@@ -45,7 +46,7 @@ def open_cache_file(path: Path, shape: Sequence[int], fill: Callable[[Tensor], N
     size = math.prod(shape)
     if _is_whole(path, shape):
         return _map_file(path, shape, shared=False), True
-    with _filling(path.parent), replacing(path) as temporary:
+    with _filling(path.parent), replacing(path, advice=_ADVICE) as temporary:
         _reserve(temporary, size + shape[0] * _CHECKSUM.itemsize)
         pixels = _map_file(temporary, shape, shared=True)
         fill(pixels)

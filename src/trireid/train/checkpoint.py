@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trireid.config.schema import LARGEST, Config
 from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, InputError, RunError, printable
-from trireid.files import is_file, is_folder, replacing
+from trireid.files import ELSEWHERE, is_file, is_folder, replacing
 from trireid.models.build import build_model
 from trireid.models.positions import GRID_KEY, grid_text
 from trireid.models.untrusted import checked_table, one_line
@@ -103,6 +103,7 @@ def checkpoint_writer(
     epoch: int,
     note: str = "",
     figures: Figures | None = None,
+    advice: str = ELSEWHERE,
 ) -> Callable[[], None]:
     """Copy the weights and their description now, so that the model may change before they are written.
 
@@ -110,6 +111,7 @@ def checkpoint_writer(
         path: of the file.
         model: not wrapped (by DistributedDataParallel or a compiler), so that the names are its own.
         config, label_map, epoch, note, figures: as the attributes of `Checkpoint`.
+        advice: see `writing`.
 
     Returns:
         A function that writes the file, whole or not at all. It raises RunError where the folder cannot be written or
@@ -130,7 +132,7 @@ def checkpoint_writer(
     }
 
     def write() -> None:
-        with replacing(path) as temporary:
+        with replacing(path, advice=advice) as temporary:
             save_file(state, temporary, metadata=metadata)
 
     return write

@@ -34,6 +34,7 @@ from trireid.train.inputs import EvaluationSplit, TrainingInputs
 from trireid.train.run_files import (
     BEST_FILE,
     LAST_FILE,
+    OTHER_OUTPUT,
     RUN_METRICS,
     STATE_FILE,
     BestMetrics,
@@ -294,5 +295,6 @@ class RunKeeper:
             epoch=epoch,
             note=note,
             figures=figures,
+            advice=OTHER_OUTPUT,
         )
         self._writer.start(write)

@@ -27,6 +27,8 @@ TENSORBOARD_FOLDER = "tensorboard"
 STATE_FILE = "state/state.pt"
 PAGE_FILE = "report.html"
 PICTURES_FOLDER = "pictures"
+OTHER_OUTPUT = "choose another folder with output=..."
+"""What can be done where the folder of a run cannot be written, see `files.writing`."""
 IMPORT_REPORT_SUFFIX = ".report.json"
 """In place of the ending of an imported checkpoint's name."""
 

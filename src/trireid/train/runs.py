@@ -28,6 +28,7 @@ from trireid.train.run_files import (
     EPOCHS_FILE,
     LAST_FILE,
     METRICS_FILE,
+    OTHER_OUTPUT,
     RUN_METRICS,
     STATE_FILE,
     TENSORBOARD_FOLDER,
@@ -85,7 +86,7 @@ def claim_run_folder(folder: Path, config: Config, *, resume: bool) -> None:
         raise RunError(f"{folder} holds no run to resume: leave out --resume, or give its folder with output=...")
     if resume:
         _check_same_run(folder, config)
-    with writing(folder):
+    with writing(folder, advice=OTHER_OUTPUT):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as probe:
             probe.write(b"x" * 4096)
@@ -122,7 +123,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
     if free < num_bytes:
         raise RunError(
             f"the disk of {folder} has {free / 1e6:.1f} MB free, this run needs up to {num_bytes / 1e6:.1f} MB for "
-            "its checkpoints: free some space or choose another folder with output=..."
+            f"its checkpoints: free some space or {OTHER_OUTPUT}"
         )
 
 
@@ -133,13 +134,13 @@ def write_start(folder: Path, config: Config, environment: Mapping[str, Any]) ->
         RunError: The folder cannot be written.
     """
     if not (folder / CONFIG_FILE).exists():
-        write_text(folder / CONFIG_FILE, dump_config(config))
+        write_text(folder / CONFIG_FILE, dump_config(config), advice=OTHER_OUTPUT)
     path = folder / ENVIRONMENT_FILE
     if path.exists():
         with _damage_reported(path, "delete it and resume the run"):
             first = checked(ENVIRONMENT, read_object(path))
         environment = {**first, "resumed": [*first.get("resumed", []), dict(environment)]}
-    write_json(path, dict(environment))
+    write_json(path, dict(environment), advice=OTHER_OUTPUT)
 
 
 def write_metrics(folder: Path, metrics: RunMetrics) -> None:
@@ -148,7 +149,7 @@ def write_metrics(folder: Path, metrics: RunMetrics) -> None:
     Raises:
         RunError: The folder cannot be written.
     """
-    write_json(folder / METRICS_FILE, metrics)
+    write_json(folder / METRICS_FILE, metrics, advice=OTHER_OUTPUT)
 
 
 def is_finished(folder: Path) -> bool:
@@ -203,13 +204,14 @@ class EpochLog:
 
     def __init__(self, folder: Path, *, last_epoch: int = 0, trackers: Sequence[str] = ("tensorboard",)) -> None:
         kept = [entry for entry in read_epochs(folder) if entry["epoch"] <= last_epoch]
-        write_text(folder / EPOCHS_FILE, "".join(json.dumps(entry) + "\n" for entry in kept))
+        lines = "".join(json.dumps(entry) + "\n" for entry in kept)
+        write_text(folder / EPOCHS_FILE, lines, advice=OTHER_OUTPUT)
         self._folder = folder
         self._board: SummaryWriter | None = None
         if "tensorboard" in trackers:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
-            with writing(folder):
+            with writing(folder, advice=OTHER_OUTPUT):
                 self._board = SummaryWriter(str(folder / TENSORBOARD_FOLDER), purge_step=last_epoch + 1)
         self._remote = RemoteTrackers([name for name in trackers if name != "tensorboard"], folder)
 
@@ -219,13 +221,16 @@ class EpochLog:
         Raises:
             RunError: The folder cannot be written.
         """
-        with writing(self._folder), (self._folder / EPOCHS_FILE).open("a", encoding="utf-8") as file:
+        with (
+            writing(self._folder, advice=OTHER_OUTPUT),
+            (self._folder / EPOCHS_FILE).open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(entry, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         values = {name: value for name, value in flatten_numbers(entry) if name != "epoch"}
         if self._board is not None:
-            with writing(self._folder):
+            with writing(self._folder, advice=OTHER_OUTPUT):
                 for name, value in values.items():
                     self._board.add_scalar(name, value, entry["epoch"])
                 self._board.flush()
@@ -238,7 +243,7 @@ class EpochLog:
             RunError: The folder cannot be written.
         """
         if self._board is not None:
-            with writing(self._folder):
+            with writing(self._folder, advice=OTHER_OUTPUT):
                 for tag, image in images.items():
                     self._board.add_image(tag, image, epoch, dataformats="HWC")
         self._remote.show(images, epoch=epoch)
@@ -251,7 +256,7 @@ class EpochLog:
         """
         self._remote.close()
         if self._board is not None:
-            with writing(self._folder):
+            with writing(self._folder, advice=OTHER_OUTPUT):
                 self._board.close()
 
 

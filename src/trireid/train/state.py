@@ -16,7 +16,7 @@ from trireid.errors import RunError
 from trireid.files import check_regular, replacing
 from trireid.models.untrusted import DAMAGE
 from trireid.models.weights import load_tensors
-from trireid.train.run_files import Figures
+from trireid.train.run_files import OTHER_OUTPUT, Figures
 from trireid.typed_json import checked
 
 FORMAT_VERSION = 1
@@ -57,11 +57,11 @@ def save_state(path: Path, state: TrainingState) -> None:
         RunError: The folder cannot be written or the disk is full.
     """
     content = {"format": FORMAT_VERSION} | {name: getattr(state, name) for name in TrainingState.__annotations__}
-    with replacing(path) as temporary:
+    with replacing(path, advice=OTHER_OUTPUT) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # how torch's file writer reports a full disk
-            raise RunError(f"cannot write {path}: {error}; free some space or choose another output") from error
+            raise RunError(f"cannot write {path}: {error}; free some space or {OTHER_OUTPUT}") from error
 
 
 def find_state(path: Path) -> TrainingState | None:
