@@ -232,7 +232,7 @@ def test_a_gallery_is_built_again_from_its_images_or_not_begun(gallery, tmp_path
         (
             "0",
             {"images": {"tir": str(image)}},
-            "embedded from rgb, nir, tir, but without the path of an image of rgb and nir",
+            "embedded from rgb, nir, tir, and its rgb and nir image was given as pixels",
         ),
         ("0", {"images": images}, None),
         (

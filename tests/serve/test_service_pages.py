@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from serve.fakes import FakeGallery, picture
 from trireid.serve import journal as journals
 from trireid.serve import languages
 from trireid.serve.journal import Journal
+from trireid.serve.pages import _verdict
 from trireid.serve.problems import Problem
 from trireid.serve.texts_chinese import CHINESE
 from trireid.serve.texts_english import ENGLISH
@@ -212,6 +214,19 @@ def test_words_of_a_distance():
     assert "no spectrum in common" in match_words(t, rate=None, accepted=False, **{**common, "comparable": False})
     assert "about 5.0 are this near" in chance_words(t, 0.001, 5000)
     assert chance_words(t, 0.001, 10) == ""
+
+
+def test_a_query_is_called_unknown_only_where_all_matches_were_refused():
+    t = languages.Language("en")
+    for kinds, title in (
+        (("far", "far"), "Unknown"),
+        (("far", ""), "Nearest in the gallery"),
+        (("", "near"), "Probably 7"),
+    ):
+        matches = [SimpleNamespace(kind=kind, identity="7") for kind in kinds]
+        search = SimpleNamespace(arguments={"fmr": 0.01, "threshold": None}, note="")
+        verdict, note = _verdict(t, search, matches)
+        assert (verdict, "neither known nor unknown" in note) == (title, title.startswith("Nearest"))
 
 
 MOST = 5

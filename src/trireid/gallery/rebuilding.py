@@ -91,8 +91,8 @@ def _check_item(item: Item, presence: tuple[str, ...], modalities: tuple[str, ..
     lost = [each for each in presence if each in modalities and each not in item.images]
     if item.images and lost:
         raise InputError(
-            f"item {name} was embedded from {', '.join(presence)}, but without the path of an image of "
-            f"{' and '.join(lost)}, which was given as pixels: add the item again by the other model, from its images"
+            f"item {name} was embedded from {', '.join(presence)}, and its {' and '.join(lost)} image was given as "
+            "pixels, of which no file is known: add the item again by the other model, from its images"
         )
     if not set(item.images) & set(modalities):
         raise InputError(

@@ -133,7 +133,7 @@ async def search(form: Sent, pages: Kept) -> Response:
     except InputError as error:
         if arguments["fmr"] is None:
             raise
-        # The rate is chosen for a person by default; spectra that are not calibrated are ranked without it.
+        # The rate is chosen for a person by default; where it is too low for the calibration it is not used.
         found.arguments["fmr"], found.note = None, str(error)
         await pages.service.search(_query(found), **found.arguments)
     pages.searches.keep(found)
@@ -280,6 +280,8 @@ def _verdict(t: Language, search: Search, matches: Sequence[Any]) -> tuple[str, 
         return t("verdict_ranked"), t("not_decided", line=search.note) if search.note else t("verdict_ranked_note")
     words = rate_words(t, rate) if distance is None else t("threshold_distance", value=f"{distance:.3g}")
     first = next((match for match in matches if match.kind == "near"), None)
+    if first is None and not all(match.kind for match in matches):
+        return t("verdict_ranked"), t("verdict_open_note", threshold=words)
     if first is None:
         return t("verdict_unknown"), t("verdict_unknown_note", threshold=words)
     name = t("verdict_known_unnamed") if first.identity is None else t("verdict_known", identity=first.identity)

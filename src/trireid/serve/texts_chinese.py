@@ -118,6 +118,7 @@ CHINESE = {
     "verdict_empty": "没有匹配",
     "verdict_known_note": "最近的匹配达到阈值：{threshold}。",
     "verdict_unknown_note": "图库中没有足够接近的目标：{threshold}。最接近的列在下面。",
+    "verdict_open_note": "查询与匹配的光谱组合没有针对该阈值（{threshold}）校准，没有使用阈值，因此不判断已知或未知。",
     "verdict_ranked_note": "没有设阈值，因此不判断已知或未知。",
     "verdict_empty_note": "没有满足条件的条目，或所有匹配都已否定。",
     "threshold_distance": "距离不超过 {value}",

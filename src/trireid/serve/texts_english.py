@@ -122,6 +122,10 @@ ENGLISH = {
     "verdict_known_note": "The nearest match passes the threshold: {threshold}.",
     "verdict_unknown_note": "Nothing in the gallery is near enough: {threshold}. The nearest are below.",
     "verdict_ranked_note": "No threshold was set, so nothing is called known or unknown.",
+    "verdict_open_note": (
+        "No threshold was used where it is not calibrated for the spectra of query and match ({threshold}), so the "
+        "query is called neither known nor unknown."
+    ),
     "verdict_empty_note": "No item fulfils the conditions, or all matches were rejected.",
     "threshold_distance": "distance {value} at most",
     "query": "Query",
