@@ -10,6 +10,7 @@ import pytest
 from serve.fakes import FakeGallery, picture
 from trireid.serve import journal as journals
 from trireid.serve import languages
+from trireid.serve.answers import notes_on_rate
 from trireid.serve.journal import Journal
 from trireid.serve.pages import _verdict
 from trireid.serve.problems import Problem
@@ -227,6 +228,9 @@ def test_a_query_is_called_unknown_only_where_all_matches_were_refused():
         search = SimpleNamespace(arguments={"fmr": 0.01, "threshold": None}, note="")
         verdict, note = _verdict(t, search, matches)
         assert (verdict, "neither known nor unknown" in note) == (title, title.startswith("Nearest"))
+    found = [SimpleNamespace(matches=[SimpleNamespace(accepted=each) for each in (True, None, None)])]
+    assert notes_on_rate(found, None) == []
+    assert notes_on_rate(found, 0.01)[0].startswith("fmr=0.01 is not calibrated for 2 of the matches")
 
 
 MOST = 5

@@ -113,6 +113,14 @@ def notes_on(queries: Sequence[Item], exclude: Exclusion) -> list[str]:
     ]
 
 
+def notes_on_rate(results: Sequence[Any], fmr: float | None) -> list[str]:
+    """Where a false match rate could not be used."""
+    open_ones = [match for result in results for match in result.matches if match.accepted is None]
+    if fmr is None or not open_ones:
+        return []
+    return [f"fmr={fmr:g} is not calibrated for {len(open_ones)} of the matches: they are neither accepted nor refused"]
+
+
 def search_answer(service: Service, results: Sequence[Any], notes: Sequence[str] = ()) -> SearchAnswer:
     """The results of some queries."""
     return SearchAnswer(
@@ -165,6 +173,7 @@ def _match(service: Service, match: Any) -> MatchAnswer:
         accepted=match.accepted,
         compared=list(match.compared),
         false_match_rate=_number(match.false_match_rate),
+        rate_is_bound=match.rate_is_bound,
     )
 
 

@@ -160,7 +160,7 @@ async def search(request: Request, service: Running) -> SearchAnswer:
         threshold=fields.threshold,
         fmr=fields.fmr,
     )
-    notes = answers.notes_on(items, fields.exclude)
+    notes = answers.notes_on(items, fields.exclude) + answers.notes_on_rate(results, fields.fmr)
     return await service.read(partial(answers.search_answer, service, results, notes))
 
 

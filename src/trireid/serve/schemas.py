@@ -200,18 +200,21 @@ class MatchAnswer(ItemAnswer):
 
     distance: float = Field(description="in [0, 2]; the smaller the nearer")
     similarity: float | None = Field(description="cosine over what both have; null: they have nothing in common")
-    accepted: bool | None = Field(description="whether it is within the threshold; null: without one")
+    accepted: bool | None = Field(
+        description="whether it is within the threshold; null: without one, or not calibrated"
+    )
     compared: list[str] = Field(description="the modalities that both have")
     false_match_rate: float | None = Field(
         description="share of pairs of different objects that are this near; null where not calibrated"
     )
+    rate_is_bound: bool = Field(description="whether the rate is at most false_match_rate, how much lower is not known")
 
 
 class QueryAnswer(BaseModel):
     """The nearest items or identities of one query."""
 
     query: str | None = Field(description="key of the query, or its number in the request")
-    known: bool | None = Field(description="false: nothing is near enough; null: without a threshold")
+    known: bool | None = Field(description="false: nothing is near enough; null: without a threshold, or undecided")
     threshold: float | None
     matches: list[MatchAnswer]
 
