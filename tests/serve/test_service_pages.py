@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ from serve.fakes import FakeGallery, picture
 from trireid.serve import journal as journals
 from trireid.serve import languages
 from trireid.serve.answers import notes_on_rate
+from trireid.serve.connection import HEAD_BYTES
 from trireid.serve.journal import Journal
 from trireid.serve.pages import _verdict
 from trireid.serve.problems import Problem
@@ -287,3 +290,23 @@ def test_a_change_that_fails_is_not_listed(served):
     person.client.post("/v1/items", **body)
     assert person.send("/item/label", key="a", identity="7").status_code == 500
     assert "Nothing was changed yet" in person.get("/changes")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("node") is None, reason="node runs the script")
+def test_many_long_keys_are_removed_by_requests_that_the_service_takes():
+    source = (SERVE / "static" / "page.js").read_text(encoding="utf-8")
+    function = re.search(r"async function removeItems.*?\n}\n", source, re.DOTALL).group(0)
+    script = f"""{function}
+    const lengths = [];
+    globalThis.fetch = async address => {{
+      lengths.push(address.length);
+      return {{ ok: true, json: async () => ({{ changed: new URL("http://a" + address).searchParams.size }}) }};
+    }};
+    removeItems(Array.from({{ length: 45 }}, (_, number) => "\u6f22".repeat(160) + "&=" + number))
+      .then(removed => console.log(JSON.stringify([removed, Math.max(...lengths), lengths.length])));"""
+    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True, timeout=30)
+    removed, longest, requests = json.loads(done.stdout)
+    assert removed == 45
+    assert longest < HEAD_BYTES / 2
+    assert requests < 20

@@ -45,7 +45,7 @@ CHINESE = {
     # Errors
     "problem_title": "操作未成功",
     "problem_status": "没有任何更改。（状态码 {status}）",
-    "problem_unsure": "如果这是一次更改，请先确认是否已生效，再重试。（状态 {status}）",
+    "problem_unsure": "如果这是一次更改，请先确认是否已生效，再重试。（状态码 {status}）",
     "problem_413": "启动服务的人可以调整这些上限。",
     "problem_429": "此刻有其他人在使用服务，请稍后再试。",
     "go_back": "返回",

@@ -46,12 +46,12 @@ ENGLISH = {
     "problem_title": "This did not work",
     "problem_status": "Nothing was changed. (Status {status})",
     "problem_unsure": ("If this was a change, look whether it was made before you repeat it. (Status {status})"),
-    "problem_413": "The limits of the service can be changed by who starts it.",
-    "problem_429": "Others use the service at this moment; try again.",
+    "problem_413": "Whoever starts the service can change its limits.",
+    "problem_429": "Others are using the service right now; try again in a moment.",
     "go_back": "Go back",
     # Login
     "login_title": "Log in",
-    "login_note": "This service needs the token that it was started with. The browser is remembered for 12 hours.",
+    "login_note": "This service needs the token that it was started with. The browser stays logged in for 12 hours.",
     "login_wrong": "This is not the token.",
     "login_token": "Token",
     "login_button": "Log in",
@@ -59,13 +59,13 @@ ENGLISH = {
     "search_title": "Search",
     "query_images": "Images of one object",
     "drop_here": "Drop one, two or three images here, or choose files.",
-    "drop_note": "One image per spectrum; a name with rgb, nir or tir in it is assigned by itself.",
+    "drop_note": "One image per spectrum. A file with rgb, nir or tir in its name is assigned automatically.",
     "is_modality": "{modality}",
     "move_to": "move to {modality}",
     "move_label": "Spectrum of the image in {modality}",
     "clear": "Remove",
     "clear_label": "Remove the {modality} image",
-    "too_many_files": "Three images are the most, one per spectrum; the others were left out.",
+    "too_many_files": "At most three images, one per spectrum; the others were left out.",
     "not_an_image": "This is not an image file: ",
     "no_preview": "no preview of this format",
     "preview_of": "The chosen {modality} image",
@@ -87,14 +87,14 @@ ENGLISH = {
     "top": "Matches shown",
     "exclude": "Leave out",
     "exclude_none": "nothing",
-    "exclude_camera": "its identity in its own camera",
-    "exclude_scene": "its identity in its own scene",
-    "exclude_cross_camera": "everything of its own camera",
+    "exclude_camera": "the same identity from the same camera",
+    "exclude_scene": "the same identity from the same scene",
+    "exclude_cross_camera": "everything from the same camera",
     "threshold_title": "Known or unknown",
     "fmr": "False matches allowed",
     "no_threshold": "no threshold",
     "rate_option": "1 in {number}",
-    "threshold": "Or largest distance (0 to 2)",
+    "threshold": "Or: largest distance (0 to 2)",
     "no_rate": "The calibration has too few identities for any threshold.",
     "not_decided": "No threshold was used: {line}",
     "not_calibrated": (
@@ -109,13 +109,13 @@ ENGLISH = {
     "filter_title": "Filters",
     "only_cameras": "Only these cameras",
     "only_identity": "Only this identity",
-    "only_presence": "Only items with exactly",
+    "only_presence": "Only items with exactly these spectra",
     "only_after": "From (UTC)",
     "only_before": "Before (UTC)",
     # Result
     "result_title": "Result",
     "verdict_known": "Probably {identity}",
-    "verdict_known_unnamed": "Probably an item without identity",
+    "verdict_known_unnamed": "Probably an item without an identity",
     "verdict_unknown": "Unknown",
     "verdict_ranked": "Nearest in the gallery",
     "verdict_empty": "No matches",
@@ -129,7 +129,7 @@ ENGLISH = {
     "verdict_empty_note": "No item fulfils the conditions, or all matches were rejected.",
     "threshold_distance": "distance {value} at most",
     "query": "Query",
-    "query_is_item": "It is the item",
+    "query_is_item": "This query is the item",
     "new_search": "New search",
     "condition_top": "{count} matches",
     "condition_reduce": "mean distance of each identity",
@@ -137,8 +137,8 @@ ENGLISH = {
     "condition_filter": "filtered: {text}",
     "kept_title": "Kept patches of the query",
     "kept_note": (
-        "Patches that the model kept are as they are; dropped ones are dim and tinted, the stronger the more "
-        "weight they have in the fused token."
+        "Kept patches are shown unchanged. Dropped patches are dimmed, and tinted more strongly the more weight they "
+        "have in the fused token."
     ),
     "kept_alt": "Kept patches of the query, {modality}",
     "no_explaining": "Kept patches and reasons are not available: this service computes with an exported model.",
@@ -153,7 +153,7 @@ ENGLISH = {
     "rate_none": "no false match at this distance in the calibration",
     "rate_most": "most other objects are this near",
     "same_object": "Same object: {rate}",
-    "near_enough": "Near enough too: {rate}",
+    "near_enough": "Also near enough: {rate}",
     "verdict_several": "{count} identities pass it, so this threshold alone does not tell them apart.",
     "not_near_enough": "Not near enough: {rate}",
     "other_rate": "{rate}",
@@ -173,7 +173,7 @@ ENGLISH = {
     "new_identity_label": "None of these? Name of the new identity",
     "new_identity_button": "Add as new identity",
     "hidden_title": "Rejected for this query",
-    "hidden_note": "They stay in the gallery as they are. They are shown again in other searches.",
+    "hidden_note": "They stay in the gallery unchanged, and other searches show them.",
     "show_again": "Show again",
     "what_decisions_do": "What these decisions do",
     "accept_means": (
@@ -193,9 +193,11 @@ ENGLISH = {
     "why_note": "What was compared: {modalities}.",
     "row_image": "Image",
     "row_kept": "Kept patches",
-    "row_heat": "Speaks for it",
+    "row_heat": "Supports the match",
     "side_match": "Match {key}",
-    "from_thumbnail": "Its files are not here, so this is computed from its thumbnails: patches can differ a little.",
+    "from_thumbnail": (
+        "Its image files are not available, so this is computed from its thumbnails: patches can differ a little."
+    ),
     "kept_count": "{kept} of {whole}",
     "map_alt": "{row} of {what}, {modality}",
     "why_reading_title": "How to read this",
@@ -204,12 +206,12 @@ ENGLISH = {
         "each image scaled by itself)."
     ),
     "why_no_heat": (
-        "No places are shown that speak for the match: query and match have the same feature, or Grad-CAM is missing."
+        "No map of what supports the match: query and match have the same feature, or the package grad-cam is missing."
     ),
     "why_reading_kept": "Kept patches are those that reach the end of the model; dropped ones are dim and tinted.",
     "why_keeps_all": "This model keeps every patch.",
     "why_reading_limits": (
-        "The maps show what the model looks at. They are no proof that it is the same object: look at the images."
+        "The maps show what the model looks at. They do not prove that it is the same object: look at the images."
     ),
     # Gallery
     "gallery_title": "Gallery",
@@ -220,7 +222,7 @@ ENGLISH = {
     "view_identities": "Identities",
     "view_cameras": "Cameras",
     "view_days": "Days",
-    "view_unlabelled": "Without identity",
+    "view_unlabelled": "Without an identity",
     "filter_button": "Filter",
     "filter_clear": "Show all",
     "items_found": "{count} items",
@@ -242,20 +244,20 @@ ENGLISH = {
     # Changes
     "changes_title": "Changes",
     "changes_note": (
-        "What was changed on these pages, the last {count}. Each can be undone as long as the item was not "
-        "changed again. Changes through the API are not listed."
+        "The last {count} changes made on these pages. Each can be undone as long as the item was not changed again. "
+        "Changes through the API are not listed."
     ),
     "no_changes": "Nothing was changed yet.",
     "done_accept": "Accepted: {key} is {identity}",
     "done_identity": "New identity {identity} with {key}",
     "done_label": "Labelled {key} as {identity}",
-    "done_unlabel": "Took the identity of {key} away",
+    "done_unlabel": "Removed the identity of {key}",
     "done_remove": "Removed {key}",
     "done_add": "Added {key}",
     "undone_accept": "Undone: accepted {key} as {identity}",
     "undone_identity": "Undone: new identity {identity} with {key}",
     "undone_label": "Undone: labelled {key} as {identity}",
-    "undone_unlabel": "Undone: took the identity of {key} away",
+    "undone_unlabel": "Undone: removed the identity of {key}",
     "undone_remove": "Undone: removed {key}",
     "undone_add": "Undone: added {key}",
     # Add
@@ -281,7 +283,7 @@ ENGLISH = {
     "many_table": "Or a folder and a CSV table that names files in it, with some of these columns:",
     "many_choose_folder": "Folder",
     "many_choose_table": "Table (optional)",
-    "many_camera": "Camera of all (optional)",
+    "many_camera": "Camera of all items (optional)",
     "many_start": "Add all",
     "many_stop": "Stop",
     "many_progress": "Items added",
@@ -299,7 +301,7 @@ ENGLISH = {
     "many_too_large": "its images have more bytes than the service takes at once",
     "many_unused": "{count} images are in no sub-folder of a spectrum, or not named in the table, and are left out.",
     "many_network": "the service did not answer",
-    "many_duplicate": "the key is there twice in what you chose",
+    "many_duplicate": "this key occurs twice in your choice",
     "many_time": "its time is neither a number of seconds nor a date",
     # Report
     "no_report": "There is no report of this run yet. To make it:",

@@ -183,8 +183,13 @@ async function sendItem(item, words) {
 
 async function removeItems(keys) {
   let removed = 0;
-  for (let start = 0; start < keys.length; start += 20) {
-    const query = new URLSearchParams(keys.slice(start, start + 20).map(key => ["key", key]));
+  const queries = [];  // of many keys, but not longer than the head of a request may be
+  for (const key of keys) {
+    const query = `${new URLSearchParams({ key })}`;
+    const last = queries.length - 1;
+    if (last >= 0 && queries[last].length + query.length < 6000) queries[last] += `&${query}`; else queries.push(query);
+  }
+  for (const query of queries) {
     const response = await fetch(`/v1/items?${query}`, { method: "DELETE" }).catch(() => null);
     if (!response || !response.ok) break;
     removed += (await response.json()).changed;
