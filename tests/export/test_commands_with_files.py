@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +106,31 @@ def test_what_a_file_cannot_do_is_one_line(folder, tmp_path, monkeypatch, words,
     assert done.exit_code == 2
     assert message.replace(" F ", f" {places['F']} ") in done.stderr.splitlines()[-1]
     assert not list(tmp_path.glob("[og].*"))
+
+
+@pytest.mark.slow
+def test_a_query_of_images_has_facts_and_images_that_cannot_be_read_are_left_out(folder, tmp_path):
+    gallery, table, broken = tmp_path / "gallery", tmp_path / "seen.csv", tmp_path / "broken.png"
+    broken.write_bytes((folder / "rgb2.png").read_bytes()[:60])
+    rows = [(folder / "rgb0.png", "a", "gate"), (folder / "rgb1.png", "b", "yard"), (broken, "c", "gate")]
+    table.write_text("rgb,key,camera,id\n" + "".join(f"{path},{key},{camera},7\n" for path, key, camera in rows))
+    run = ["--run", folder / "means.onnx", "--feature", "global"]
+    add = ["gallery", "add", gallery, table, "--create", "--root", folder, *run]
+    refused = invoke(*add)
+    assert (refused.exit_code, "broken.png" in refused.stderr, gallery.exists()) == (2, True, False)
+    done = invoke(*add, "--skip-bad", "--json")
+    assert json.loads(done.stdout)["left_out"] == 1
+    query = ["gallery", "query", gallery, *run, "--rgb", folder / "rgb3.png", "--exclude", "camera", "--json"]
+    for facts, keys in (
+        ([], ["a", "b"]),
+        (["--query-camera", "gate"], ["a", "b"]),
+        (["--query-camera", "gate", "--query-identity", "7"], ["b"]),
+    ):
+        done = invoke(*query, *facts)
+        found = json.loads(done.stdout)[0]["matches"]
+        assert sorted(match["key"] for match in found) == keys
+        assert ("hides nothing" in done.stderr) == (len(keys) == 2)
+    assert [Path(match["images"]["rgb"]) for match in found] == [folder / "rgb1.png"]
 
 
 def test_several_processes_with_a_file_are_refused(folder, monkeypatch):
