@@ -184,7 +184,7 @@ def test_too_many_at_once_are_told_to_come_again(served):
     assert "trireid_requests_in_flight 0.0" in client.get("/metrics").text
 
 
-@pytest.mark.parametrize("message", ["nothing", "disconnect"])
+@pytest.mark.parametrize("message", ["nothing", "disconnect", "end"])
 def test_a_client_that_stalls_or_leaves_takes_no_place(tmp_path, message):
     """Sent below the client library: a body that never ends."""
     app = create_app(FakeEmbedder(), FakeGallery(), media=tmp_path, limits=Limits(body_seconds=0.05, in_flight=1))
@@ -193,6 +193,8 @@ def test_a_client_that_stalls_or_leaves_takes_no_place(tmp_path, message):
     async def receive():
         if message == "disconnect":
             return {"type": "http.disconnect"}
+        if message == "end":
+            asyncio.current_task().cancel()
         await asyncio.sleep(0.02)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
@@ -203,7 +205,8 @@ def test_a_client_that_stalls_or_leaves_takes_no_place(tmp_path, message):
     scope = {"type": "http", "method": "POST", "path": "/v1/embed", "raw_path": b"/v1/embed", "query_string": b""}
     scope |= {"headers": headers, "http_version": "1.1", "scheme": "http", "root_path": "", "server": None}
     asyncio.run(app(scope, receive, send))
-    assert [event["status"] for event in sent if "status" in event] == ([] if message == "disconnect" else [408])
+    status = {"disconnect": [], "nothing": [408], "end": [503]}[message]
+    assert [event["status"] for event in sent if "status" in event] == status
 
 
 def test_other_hosts_and_other_sites_are_refused(served):

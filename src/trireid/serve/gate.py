@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trireid.serve.limits import Limits, Slots
+from trireid.serve.limits import RETRY_SECONDS, Limits, Slots
 from trireid.serve.observing import Observer
 from trireid.serve.problems import Problem
 from trireid.serve.security import HEADERS, Access, is_open
@@ -71,6 +71,10 @@ class Gate:
             await self.refuse(Request(scope), problem)(scope, receive, answer)
         except _GoneError:
             answer.status = _GONE
+        except asyncio.CancelledError:
+            # The service ends and cancels what is not answered in time: the client is told, and the log has no error.
+            if not answer.status:
+                await self.refuse(Request(scope), _ending())(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", _UNROUTED)
             status = answer.status or 500  # an error that the app's outermost layer answers
@@ -186,6 +190,11 @@ async def _discard(receive: Receive) -> None:
                 pass
     except TimeoutError:
         return
+
+
+def _ending() -> Problem:
+    headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+    return Problem(503, "the service is ending and did not finish this in time; send it again", headers=headers)
 
 
 def _too_large(most: int) -> Problem:
