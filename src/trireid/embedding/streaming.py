@@ -44,7 +44,9 @@ def bad_item(number: int, item: Item, error: Exception) -> BadItem:
 
 def refused(bad: BadItem) -> InputError:
     """The error for an item that cannot be read, where such items are not left out."""
-    return InputError(f"{bad}; or leave the item out (skip_bad=True, --skip-bad of `trireid embed`)")
+    return InputError(
+        f"{bad}; or leave the item out (skip_bad=True, --skip-bad of `trireid embed` and `trireid gallery add`)"
+    )
 
 
 def name_of(number: int, item: Item) -> str:
