@@ -31,6 +31,7 @@ def test_the_demo_reaches_its_floors_and_leaves_a_page(tmp_path):
     add, query = (shlex.split(line)[1:] for line in said.splitlines() if line.startswith("  trireid gallery "))
     assert "added 288 items" in call("-m", "trireid", *add, cwd=tmp_path)
     assert "query 000001_cam1_0_00 UNKNOWN" in call("-m", "trireid", *query, cwd=tmp_path)
+    assert Path(tmp_path, add[add.index("--root") + 1], "test").is_dir()
     own = ["-m", "trireid", "gallery", "query", add[2], "--key", "000030_cam1_0_00", "--fmr", "0.01", "--json"]
     (found,) = json.loads(call(*own, cwd=tmp_path))
     assert found["known"] is True

@@ -117,7 +117,9 @@ def search_commands(out: Path, config: Config, fmr: float) -> list[str]:
         if source is not None
     ]
     return [
-        f"trireid gallery add {quote(str(gallery))} --create {with_run} --split test",
+        # With the root, `trireid serve` can show the images.
+        f"trireid gallery add {quote(str(gallery))} --create {with_run} --split test "
+        f"--root {quote(str(config.data.root))}",
         f"trireid gallery query {quote(str(gallery))} {with_run} --fmr {fmr} --top 3 {' '.join(images)}",
     ]
 

@@ -123,7 +123,7 @@ ENGLISH = {
     "verdict_unknown_note": "Nothing in the gallery is near enough: {threshold}. The nearest are below.",
     "verdict_ranked_note": "No threshold was set, so nothing is called known or unknown.",
     "verdict_open_note": (
-        "No threshold was used where it is not calibrated for the spectra of query and match ({threshold}), so the "
+        "The threshold ({threshold}) is not calibrated for the spectra that these matches were compared in, so the "
         "query is called neither known nor unknown."
     ),
     "verdict_empty_note": "No item fulfils the conditions, or all matches were rejected.",
