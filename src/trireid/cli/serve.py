@@ -131,7 +131,7 @@ def _run(
         run=model if model.is_dir() else model.parent,
     )
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    with quiet_decoders(), _seldom():
+    with quiet_decoders(), _seldom(), _products_in_one_thread():
         serve(app, listening, limits=allowed, started=lambda: say(f"serving {opened.count()} items at {address}"))
     end_now()
 
@@ -221,6 +221,19 @@ class _Seldom(logging.Filter):
             return False
         self._last[place] = now
         return True
+
+
+@contextmanager
+def _products_in_one_thread() -> Iterator[None]:
+    """Let each product of numpy use one thread: Milvus Lite searches with them, in several threads at once.
+
+    On a machine with 16 cores the threads of OpenBLAS then stood in each other's way: 32 clients got twice the searches
+    without them (`benchmarks/serve_load.py`). The model has threads of its own.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        yield
 
 
 @contextmanager
