@@ -153,7 +153,7 @@ def test_strange_cameras_get_the_mean_and_are_reported(records, embedder, caplog
     assert "(elsewhere)" in caplog.text
     caplog.set_level("INFO", logger="trireid")
     embedder.embed([Item(item.images, camera=item.camera)])
-    assert f"the cameras {item.camera} are taken as those of the same name" in caplog.text
+    assert f"those of the same name that the model was trained with ({item.camera})" in caplog.text
 
 
 def test_the_identity_of_a_model_follows_what_its_features_depend_on(run, embedder):

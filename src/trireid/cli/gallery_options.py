@@ -191,21 +191,14 @@ def filter_of(
 
 def _seconds(text: str | None, option: str) -> float | None:
     """A time as seconds since 1970; without a time zone it is UTC."""
-    from datetime import UTC, datetime
+    from trireid.embedding.items import seconds_of
 
     if text is None:
         return None
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(
-            f"{option} must be seconds since 1970 or a time such as 2026-05-01T12:00, given {text!r}"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return seconds_of(text)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 def report(result: Mapping[str, Any], line: str, *, as_json: bool) -> None:

@@ -170,8 +170,8 @@ def report(counts: EmbeddingCounts, most: int = 20) -> None:
         )
     if counts.known:
         _log.info(
-            "the cameras %s are taken as those of the same name that the model was trained with; where they are "
-            "others, rename them",
+            "cameras are taken as those of the same name that the model was trained with (%s): if they are others, "
+            "rename them",
             _listed(counts.known),
         )
 
