@@ -118,7 +118,7 @@ def test_parts_are_selected_and_put_together():
             concatenate([given, other.select([])])
     with pytest.raises(InputError, match="at least one"):
         concatenate([])
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(InputError, match="parts 0 and 1 both have the item '1'"):
         concatenate([given, given])
 
 

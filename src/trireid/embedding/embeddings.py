@@ -189,6 +189,15 @@ def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
     model = parts[0].model
     for part in parts[1:]:
         check_same_model(part.model, model)
+    owners: dict[str, int] = {}
+    for number, part in enumerate(parts):
+        twice = next((key for key in part.keys if key in owners), None)
+        if twice is not None:
+            raise InputError(
+                f"parts {owners[twice]} and {number} both have the item '{printable(twice, limit=80)}': keys must differ; "
+                "`trireid embed --prefix-keys` puts the name of each folder before them"
+            )
+        owners |= dict.fromkeys(part.keys, number)
     return Embeddings(
         np.concatenate([part.vectors for part in parts]),
         np.concatenate([part.present for part in parts]),
