@@ -194,8 +194,8 @@ def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
         twice = next((key for key in part.keys if key in owners), None)
         if twice is not None:
             raise InputError(
-                f"parts {owners[twice]} and {number} both have the item '{printable(twice, limit=80)}': keys must differ; "
-                "`trireid embed --prefix-keys` puts the name of each folder before them"
+                f"parts {owners[twice]} and {number} both have the item '{printable(twice, limit=80)}': keys "
+                "must differ; `trireid embed --prefix-keys` puts the name of each folder before them"
             )
         owners |= dict.fromkeys(part.keys, number)
     return Embeddings(
