@@ -267,7 +267,8 @@ def test_mistakes_are_shown_to_the_person(service, visit, tmp_path):
     page.set_input_files("#file-rgb", service.files(FIRST)["rgb"])
     page.get_by_role("button", name="Search", exact=True).click()
     page.wait_for_url("**/search/*")
-    assert "is not calibrated for the spectra" in page.locator("main > p").first.inner_text()  # rgb alone was not calibrated
+    # rgb alone was not calibrated
+    assert "is not calibrated for the spectra" in page.locator("main > p").first.inner_text()
 
 
 def test_a_folder_is_added_with_its_faults_listed(service, visit, tmp_path):
