@@ -174,6 +174,7 @@ def test_a_mistake_is_shown_with_the_line_of_the_api(person):
         (person.send("/search", item="none"), 404, "no item with the key"),
         (person.send("/search", item="first", top="0"), 422, "1 to 100 matches"),
         (person.send("/search", item="first", identity="x" * 3000), 413, "shorten it"),
+        (person.send("/search", files=[("rgb", ("a.png", picture(seed))) for seed in (0, 1)]), 422, "two rgb images"),
         (person.send("/search", files={"rgb": ("a.png", picture())}, query_camera="x" * 300), 422, "camera"),
         (person.client.get("/item?key=none", headers=HTML), 404, "no item with the key"),
         (person.client.get("/nowhere", headers=HTML), 404, "nothing at this address"),
@@ -261,7 +262,7 @@ def test_a_journal_survives_a_torn_line_and_keeps_the_last_changes(tmp_path, sho
         file.write('{"undone": "2')
     Journal(journal.path).write("label", "last", None, [])
     assert [action.key for action in Journal(journal.path).last()[:2]] == ["last", "later"]
-    with pytest.raises(Problem, match="not among the last"):
+    with pytest.raises(Problem, match="not among them"):
         again.find("1")
 
 

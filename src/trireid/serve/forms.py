@@ -127,6 +127,8 @@ async def read_form(request: Request) -> Form:
             if part.file_name is None:
                 texts.setdefault(part.name, []).append(part.content.decode("utf-8", "replace"))
             elif part.content and part.name in MODALITIES:  # without a chosen file, browsers send an empty one
+                if part.name in images:
+                    raise Problem(422, f"the form has two {part.name} images; choose one of each spectrum")
                 images[part.name] = Upload(part.content, part.file_name, part.name)
     else:
         try:

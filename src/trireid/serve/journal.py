@@ -161,7 +161,9 @@ class Journal:
         """
         self._refresh()
         if number not in self._actions:
-            raise Problem(404, f"this change is not among the last {MOST}, which are kept; mend it by hand")
+            raise Problem(
+                404, f"only the last {MOST} changes are kept, and this one is not among them; correct the item by hand"
+            )
         return self._actions[number]
 
     def get(self, number: str) -> Action | None:

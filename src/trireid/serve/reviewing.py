@@ -175,7 +175,7 @@ class Reviewer:
         item, name = await self._find(step["key"]), printable(step["key"], limit=80)
         relabelled = item is not None and item.identity != step.get("after")
         if (step["op"] == "label" and item is None) or (step["op"] in ("label", "add") and relabelled):
-            raise Problem(409, f"the item '{name}' was changed or removed since; mend it by hand")
+            raise Problem(409, f"the item '{name}' was changed or removed since; correct it by hand")
         if step["op"] == "remove" and item is not None:
             raise Problem(409, f"the gallery has an item '{name}' again; it is not replaced")
 
