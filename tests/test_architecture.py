@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,13 +53,19 @@ def module_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def tree_of(path):
+    """The syntax of a file, which several tests walk through."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def part_of(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imports_of(path):
     """Dotted names of all modules that a file imports, also inside functions and for type checking."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -101,7 +108,7 @@ def test_the_core_needs_tensors_only(path):
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_no_printing_and_no_catching_of_everything(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             assert part_of(path) == "cli", f"{module_of(path)}:{node.lineno} prints"
         if isinstance(node, ast.ExceptHandler):
@@ -113,7 +120,7 @@ def test_no_printing_and_no_catching_of_everything(path):
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_no_call_hides_a_partial_load_or_loses_a_batch_of_one(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if not isinstance(node, ast.Call):
             continue
         for keyword in node.keywords:
@@ -128,7 +135,7 @@ def test_no_call_hides_a_partial_load_or_loses_a_batch_of_one(path):
 def test_files_and_functions_are_of_bounded_length(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_FILE, f"{module_of(path)} is too long"
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             limit = MAX_FORWARD if node.name == "forward" else MAX_FUNCTION
             documented = docstring_length(node) if node.name == "forward" else 0
@@ -156,7 +163,7 @@ def test_what_is_written_to_a_terminal_is_made_printable(path):
 def test_the_values_of_a_named_option_are_written_once():
     places = {}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
                 names = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
                 values = frozenset(name.value for name in names if isinstance(name, ast.Constant))

@@ -160,6 +160,7 @@ def test_memory_is_measured_with_one_candidate_on_the_device(config, monkeypatch
     assert [row["peak_memory"] for row in rows] == [7] * 5
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_second_step_of_what_was_made_for_it(monkeypatch):
     told = []
     for name in ("empty_cache", "reset_peak_memory_stats", "synchronize"):
@@ -185,6 +186,7 @@ def test_a_candidate_too_large_for_the_device_is_named(config, monkeypatch, wher
         measure({"big": config}, modes=("inference", "training"), repeats=1, warmup=0, batch_size=12)
 
 
+@pytest.mark.slow
 def test_the_timed_batches_of_a_compiled_model_compile_nothing(config, monkeypatch):
     compiled, rounds = [], []
 

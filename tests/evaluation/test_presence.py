@@ -139,6 +139,7 @@ def test_unnormalised_features_compare_as_they_are():
     assert not torch.allclose(ranking_distance(features, None, presence=presence), ranking_distance(features, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_memory_mapped_gallery_gives_the_list_of_the_full_matrix(tmp_path, name):
     blocks = BLOCKS[name]

@@ -16,6 +16,7 @@ def run(*words, code=0):
     return done.stdout if code == 0 else done.stderr
 
 
+@pytest.mark.slow
 def test_a_gallery_is_filled_searched_changed_and_copied_by_commands(tmp_path):
     things, seen = tmp_path / "things", tmp_path / "seen"
     vectors = np.random.default_rng(0).standard_normal((3, 12))

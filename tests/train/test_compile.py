@@ -43,6 +43,7 @@ def test_a_recorded_run_has_the_losses_of_a_plain_one(tmp_path: Path, head: str)
     assert losses["true"] == pytest.approx(losses["false"], rel=2e-2)
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_not_possible_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = tiny_config(write_tree(tmp_path / "data"), tmp_path / "run", "train.device=cpu", "train.cuda_graph=true")
     train(config, progress=False)

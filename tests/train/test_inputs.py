@@ -19,6 +19,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tree(tmp_path_factory.mktemp("tree"), identities=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("coefficient", "strange", "said"), [(1, True, True), (1, False, False), (0, True, False)])
 def test_cameras_that_a_model_does_not_know_are_said(
     tree: Path, tmp_path: Path, coefficient: int, strange: bool, said: bool
