@@ -3,7 +3,7 @@
     python benchmarks/export_speed.py --out benchmarks/results/export_speed.json
     python benchmarks/export_speed.py --device cuda --half --batch-size 64 --out export_speed_cuda.json
 
-The second needs a GPU and an ONNX Runtime with CUDA.
+Each takes several minutes. The second needs a GPU and an ONNX Runtime with CUDA.
 Every round times all candidates one after the other, so that what else the machine does meets all of them. A time is
 that of the fastest round, which other work on the machine disturbed least; the median is given beside it. On a busy
 machine `--clock cpu --threads 1` counts the seconds that the process computes. Weights are random: they do not change

@@ -1,6 +1,6 @@
 """A gallery in a folder whose process is killed at random moments: is anything lost, torn, doubled or left locked?
 
-    python benchmarks/gallery_kills.py [--kills 100] [--creations 20] [--seed 0] [--folder FOLDER]
+    python benchmarks/gallery_kills.py [--kills 100] [--creations 20] [--seed 0] [--folder FOLDER]    # several minutes
 
 A child process opens the gallery and adds, replaces, labels, unlabels and removes items in a loop. It writes a line to
 a log before each operation and one after it, when the gallery has reported it as done, and gets SIGKILL at a random

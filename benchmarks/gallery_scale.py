@@ -3,6 +3,8 @@
     python benchmarks/gallery_scale.py [--sizes 10000 100000 1000000] [--out benchmarks/results/gallery_scale.json]
     python benchmarks/gallery_scale.py --indexes 100000 --out benchmarks/results/gallery_indexes.json
 
+Each takes several minutes, a million items more than ten.
+
 Items have three blocks of 171 numbers (513 in all) around 20 items an identity; the gallery stores whole items
 (`partial=False`). Each size runs in a process of its own and stops where it takes more than `--memory` GiB or
 `--seconds` to fill. Queries are noisy items. `--indexes` compares the indexes that Milvus Lite has with exact search,
