@@ -113,8 +113,11 @@ def test_queries_share_calls_and_see_what_was_written_between_them(gallery_locat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("blocks", [BLOCKS, SUBSET_BLOCKS], ids=["three blocks", "seven blocks"])
+@pytest.mark.parametrize(
+    ("blocks", "seed"),
+    [*((BLOCKS, seed) for seed in range(5)), *((SUBSET_BLOCKS, seed) for seed in range(2))],
+    ids=[*(f"three blocks-{seed}" for seed in range(5)), *(f"seven blocks-{seed}" for seed in range(2))],
+)
 def test_1000_random_queries_find_what_brute_force_finds(gallery_location, blocks, seed):
     random = np.random.default_rng(seed)
     with Gallery.create(model=model_of(blocks), partial=seed % 2 == 0, **gallery_location) as gallery:

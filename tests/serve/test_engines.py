@@ -100,7 +100,8 @@ def test_two_services_on_one_server_give_one_truth(milvus, tmp_path, monkeypatch
             client.join(timeout=60)
         noted = {key: note for client in clients for key, note in client.notes.items()}
         assert [client.fault for client in clients if client.fault] == []
-        assert len(noted) > 5
+        assert noted
+        assert sum(len(client.seconds) for client in clients) > 20
         time.sleep(2)
         assert [serve_soak.listed(server) for server in pair] == [noted, noted]
         body = serving.form({"top": 20}, {"rgb": serving.encoded(3, (64, 32))})
