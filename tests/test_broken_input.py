@@ -116,6 +116,7 @@ def test_check_data_names_the_damaged_image(tree, damage):
     assert "1 fault: 1 unreadable_image" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_image_of_the_test_split_is_named_too(tree):
     image = tree / "test/TI/000101_cam2_0_00.jpg"
     truncate(image)

@@ -111,6 +111,7 @@ def test_perfectly_separated_and_all_equal():
     assert rates.false_non_match.rate.tolist() == [0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_saved_and_read_again_without_torch(tmp_path):
     path = tmp_path / "calibration.json"
     calibration = trireid.calibrate(labelled(30, 3), target_fmr=0.15, replicates=100)

@@ -119,6 +119,7 @@ def read(path):
     return Page(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_title_says_what_was_trained_on_what(run_dir):
     (run_dir / "config.yaml").write_text("data: {root: sets/my_cars, format: csv}\nmodel: {head: hdm_atmoe}\n")
     text = write_report(run_dir).read_text(encoding="utf-8")
