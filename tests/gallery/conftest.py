@@ -6,19 +6,7 @@ import itertools
 
 import pytest
 
-import milvus_server
-
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def server():
-    """One server for all tests of the tier."""
-    reason = milvus_server.why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with milvus_server.running() as running:
-        yield running
 
 
 @pytest.fixture(params=["folder", pytest.param("server", marks=pytest.mark.server)])

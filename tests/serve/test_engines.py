@@ -10,21 +10,11 @@ from urllib.parse import quote
 
 import pytest
 
-import milvus_server
 from serve.fakes import MODEL, picture
 from serve.test_api import HOSTILE, form
 
 ROOT = Path(__file__).resolve().parents[2]
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def milvus():
-    reason = milvus_server.why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with milvus_server.running() as running:
-        yield running
 
 
 @pytest.fixture(
@@ -34,7 +24,7 @@ def gallery(request, tmp_path):
     """An empty gallery of the fake model, in a folder or on a server."""
     from trireid.gallery.gallery import Gallery
 
-    place = str(tmp_path / "gallery") if request.param == "folder" else request.getfixturevalue("milvus").address
+    place = str(tmp_path / "gallery") if request.param == "folder" else request.getfixturevalue("server").address
     return Gallery.create(place, MODEL, name=f"served_{next(_numbers)}")
 
 
@@ -77,7 +67,7 @@ def test_an_engine_answers_as_the_fake_does(served, gallery):
 
 
 @pytest.mark.server
-def test_two_services_on_one_server_give_one_truth(milvus, tmp_path, monkeypatch):
+def test_two_services_on_one_server_give_one_truth(server, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import serve_soak
     import serving
@@ -87,9 +77,9 @@ def test_two_services_on_one_server_give_one_truth(milvus, tmp_path, monkeypatch
 
     name = f"shared_{next(_numbers)}"
     run = serving.write_model(tmp_path / "model.safetensors", "tiny")
-    Gallery.create(milvus.address, Embedder(run, device="cpu").model, name=name).close()
+    Gallery.create(server.address, Embedder(run, device="cpu").model, name=name).close()
     options = ["--name", name, "--media", str(tmp_path / "media"), "--device", "cpu"]
-    pair = [serving.Server(run, milvus.address, *options, log=tmp_path / f"log{number}") for number in range(2)]
+    pair = [serving.Server(run, server.address, *options, log=tmp_path / f"log{number}") for number in range(2)]
     try:
         end = time.monotonic() + 8
         clients = [serve_soak.Client(number, {"server": pair[number % 2]}, end) for number in range(4)]
@@ -103,11 +93,11 @@ def test_two_services_on_one_server_give_one_truth(milvus, tmp_path, monkeypatch
         assert noted
         assert sum(len(client.seconds) for client in clients) > 20
         time.sleep(2)
-        assert [serve_soak.listed(server) for server in pair] == [noted, noted]
+        assert [serve_soak.listed(service) for service in pair] == [noted, noted]
         body = serving.form({"top": 20}, {"rgb": serving.encoded(3, (64, 32))})
         answers = []
-        for server in pair:
-            connection = server.connect()
+        for service in pair:
+            connection = service.connect()
             connection.request("POST", "/v1/search", body, {"Content-Type": serving.FORM})
             answers.append(json.loads(connection.getresponse().read())["results"])
         assert answers[0] == answers[1]
@@ -115,5 +105,5 @@ def test_two_services_on_one_server_give_one_truth(milvus, tmp_path, monkeypatch
             f"\n{sum(len(client.seconds) for client in clients)} requests to two services, {len(noted)} items in both"
         )
     finally:
-        for server in pair:
-            server.end()
+        for service in pair:
+            service.end()
