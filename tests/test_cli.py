@@ -309,7 +309,7 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [500_000, 1_500_000, 3_300_000])
+@pytest.mark.parametrize("kilobytes", [500_000, 1_500_000, 3_100_000, 3_300_000])
 def test_too_little_address_space_is_a_line(kilobytes, settings, tmp_path):
     command = (
         f"ulimit -v {kilobytes} && exec {sys.executable} -m trireid train --config {settings} output={tmp_path / 'run'}"

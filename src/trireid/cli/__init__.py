@@ -22,10 +22,12 @@ def evaluate_from_upstream() -> None:
 
 def _run(module: str, name: str) -> None:
     """Import and call; Ctrl-C and a lack of memory end in one line during the imports as well."""
+    from trireid.cli.address_space import watch_address_space
     from trireid.cli.guard import OneInterrupt, guarded, rest_idle_threads
 
     with OneInterrupt(), guarded():
         from importlib import import_module
 
         rest_idle_threads()
+        watch_address_space()
         getattr(import_module(module), name)()
