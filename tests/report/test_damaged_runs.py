@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -11,9 +12,12 @@ from typer.testing import CliRunner
 
 from tiny_run import untrained_run, write_tree
 from trireid.cli.app import app
+from trireid.embedding.identity import fingerprint
 from trireid.errors import RunError
+from trireid.evaluation.calibration import Calibration
 from trireid.report.page import write_report
 from trireid.report.run_folder import read_run
+from trireid.train.checkpoint import load_checkpoint
 from trireid.train.runs import read_epochs, read_metrics
 from trireid.train.state import TrainingState, load_state, save_state
 
@@ -172,3 +176,17 @@ def test_a_state_of_other_types_is_one_line(tmp_path, part, value):
     save_state(tmp_path / "state.pt", TrainingState(**state | {part: value}))
     with pytest.raises(RunError, match=r"state.pt is damaged .*(epoch|model|optimizer|seconds|a: input)"):
         load_state(tmp_path / "state.pt")
+
+
+def test_a_calibration_of_other_weights_is_left_out(tmp_path):
+    root = write_tree(tmp_path / "data", identities=2, per_camera=1)
+    run = untrained_run(root, tmp_path / "run")
+    own = Calibration(fingerprint(load_checkpoint(run)), "joint", rates=())
+    own.save(run / "calibration.json")
+    assert read_run(run).calibration == own
+    replace(own, fingerprint="0" * 64).save(run / "calibration.json")
+    read = read_run(run)
+    assert read.calibration is None
+    (note,) = [each for each in read.notes if "calibration.json" in each]
+    assert "other weights" in note
+    assert "trireid calibrate" in note

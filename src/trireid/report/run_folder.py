@@ -13,7 +13,8 @@ from trireid.config.load import dump_config, override_config, validate
 from trireid.config.read import parse_yaml
 from trireid.config.schema import Config
 from trireid.data.records import Record
-from trireid.errors import ConfigError, RunError
+from trireid.embedding.identity import fingerprint
+from trireid.errors import CheckpointError, ConfigError, RunError
 from trireid.evaluation.calibration import Calibration
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.ranking import Ranking, Side
@@ -21,6 +22,7 @@ from trireid.files import FEATURES_FILE, RECORDS_FILE, read_text, real_path
 from trireid.train.checkpoint import config_here, load_checkpoint
 from trireid.train.inputs import scan_index
 from trireid.train.run_files import (
+    BEST_FILE,
     CALIBRATION_FILE,
     CONFIG_FILE,
     ENVIRONMENT,
@@ -162,17 +164,36 @@ def _read_folder(path: Path) -> RunFolder:
     saved = _read_features(path, notes)
     if config is None and metrics is None and saved is None and not history and not (path / LAST_FILE).exists():
         raise RunError(f"{path} holds no run ({'; '.join(notes)}); give the folder that `trireid train` wrote")
-    calibration = _read_calibration(path / CALIBRATION_FILE, notes)
+    calibration = _read_calibration(path, notes)
     return RunFolder(path, config, environment, metrics, history, saved, tuple(notes), calibration=calibration)
 
 
-def _read_calibration(path: Path, notes: list[str]) -> Calibration | None:
-    """The calibration of a run, or None, with a note where it is damaged; most runs have none."""
+def _read_calibration(folder: Path, notes: list[str]) -> Calibration | None:
+    """The calibration of a run; None, with a note, where it is damaged or of other weights; most runs have none."""
+    path = folder / CALIBRATION_FILE
     try:
-        return Calibration.load(path) if path.exists() else None
+        calibration = Calibration.load(path) if path.exists() else None
     except RunError as error:
         notes.append(str(error))
         return None
+    if calibration is not None and not _is_of_weights(calibration, folder):
+        notes.append(
+            f"{CALIBRATION_FILE} is left out: it was made by other weights, or other value ranges, than those of this "
+            "run; make it again with `trireid calibrate`"
+        )
+        return None
+    return calibration
+
+
+def _is_of_weights(calibration: Calibration, folder: Path) -> bool:
+    """Whether the last or the best weights made a calibration; also where a folder has no weights to compare with."""
+    try:
+        fingerprints = [
+            fingerprint(load_checkpoint(folder / name)) for name in (LAST_FILE, BEST_FILE) if (folder / name).exists()
+        ]
+    except CheckpointError:
+        return True  # those who load the weights are told
+    return not fingerprints or calibration.fingerprint in fingerprints
 
 
 def _read_file(path: Path) -> RunFolder:
