@@ -56,6 +56,7 @@ NEEDS = (
     (r"benchmarks/\w+\.sh", r"NAMES|name lists|GPU|CPU|H100"),
     (r"benchmarks/ranking\.py", r"CPU"),  # tests/evaluation/test_ranking_benchmark.py
     (r"landsat", r"landsat_places"),  # tests/test_landsat.py
+    (r"tno", r"TNO"),  # tests/test_tno_scenes.py
     (r"^trireid serve ", r"until Ctrl-C"),  # tests/serve/test_running.py
     (r"benchmarks/serve_\w+\.py", r"minute"),  # tests/serve/test_running.py
     (r"benchmarks/gallery_(kills|scale)\.py", r"minutes"),  # tests/gallery/test_gallery_survives.py

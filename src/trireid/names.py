@@ -18,7 +18,7 @@ MissingAs = Literal["absent", "zeros"]
 """A withheld modality is left out by the model, or is seen by it as an image of zeros."""
 
 # Data
-DataFormat = Literal["rgbnt201", "rgbnt100", "msvr310", "wmveid863", "csv"]
+DataFormat = Literal["rgbnt201", "rgbnt100", "msvr310", "wmveid863", "tno_scenes", "csv"]
 Exclusion = Literal["camera", "scene", "cross_camera", "none"]
 """Which gallery items a query must not see (`types.Protocol`)."""
 ExclusionSetting = Literal["auto", Exclusion]

@@ -181,7 +181,7 @@ def synth(
 
 @app.command("check-data")
 def check_data(
-    format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863 or csv.")],
+    format: Annotated[str, typer.Option(help="rgbnt201, rgbnt100, msvr310, wmveid863, tno_scenes or csv.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set, or the CSV file.")],
     exclude: Annotated[
         str, typer.Option(help="Which gallery items a query must not see: auto, camera, scene, cross_camera or none.")
@@ -296,7 +296,7 @@ def import_(
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="Data set of the checkpoint: rgbnt201 (default), rgbnt100, msvr310, wmveid863 or csv."),
+        typer.Option(help="Data set of the checkpoint: rgbnt201 (default), rgbnt100, msvr310, wmveid863 or others."),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Name of the backbone, if the keys of timm weights do not tell it.")

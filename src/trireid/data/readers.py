@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from trireid.data import csv_manifest, msvr310, rgbnt100, rgbnt201, wmveid863
+from trireid.data import csv_manifest, msvr310, rgbnt100, rgbnt201, tno_scenes, wmveid863
 from trireid.data.consistency import drop_unmatched, empty_splits, separate_identities, swapped_splits
 from trireid.data.duplicates import copied_triplets, shared_images
 from trireid.data.images import Progress, Verified, verify_images
@@ -16,7 +16,7 @@ from trireid.errors import DataError
 from trireid.types import EXCLUSION_FIELD, Exclusion, Protocol
 
 FORMATS: dict[str, DatasetFormat] = {
-    module.FORMAT.name: module.FORMAT for module in (rgbnt201, rgbnt100, msvr310, wmveid863, csv_manifest)
+    module.FORMAT.name: module.FORMAT for module in (rgbnt201, rgbnt100, msvr310, wmveid863, tno_scenes, csv_manifest)
 }
 EXCLUSIONS: tuple[Exclusion, ...] = tuple(EXCLUSION_FIELD)
 NUM_NAMED_FAULTS = 3
@@ -34,7 +34,7 @@ def scan(
     """Read a data set from disk; any fault is an error, or with `skip_bad` leaves its triplet out.
 
     Args:
-        format: `rgbnt201`, `rgbnt100`, `msvr310`, `wmveid863` or `csv`.
+        format: `rgbnt201`, `rgbnt100`, `msvr310`, `wmveid863`, `tno_scenes` or `csv`.
         root: folder of the data set, or the CSV file.
         exclude: gallery items that a query must not see: `auto` is the published rule of the format (CSV: `camera` if
             any test triplet has one, otherwise `none`); or `camera`, `scene`, `cross_camera`, `none`.
