@@ -23,7 +23,7 @@ HEADS = ["none", "sdtps", "hdm", "hdm_atmoe"]
 
 def build(head="sdtps", **options):
     torch.manual_seed(0)
-    config = ModelConfig(backbone=TINY, head=head, **options)
+    config = ModelConfig(**{"backbone": TINY, "head": head, **options})
     return build_model(config, image_size=SIZE, num_classes=5, num_cameras=2)
 
 
@@ -144,6 +144,17 @@ def test_three_modalities_go_through_the_backbone_as_one_batch():
     present[1:, 1:] = False
     model(images(4), present)
     assert seen == [(12, 9, 32), (6, 9, 32)]  # absent modalities are not computed
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_standardised_images_make_gain_and_offset_of_each_modality_irrelevant(standardise):
+    model = build(backbone=TINY.model_copy(update={"standardise": standardise})).eval()
+    present = torch.tensor([[True, True, False]])
+    gain, offset = torch.tensor([0.5, 2.0, 1.0]).view(3, 1, 1, 1), torch.tensor([0.3, -1.0, 0.0]).view(3, 1, 1, 1)
+    one, other = (model(given, present).embedding for given in (images(1), images(1) * gain + offset))
+    assert torch.allclose(one, other, atol=1e-4) == standardise
+    even = model(torch.full((1, 3, 3, *SIZE), 0.7)).embedding
+    assert bool(even.isfinite().all())
 
 
 def test_unknown_cameras_get_the_mean_of_the_known():

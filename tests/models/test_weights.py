@@ -32,6 +32,21 @@ def test_local_file_is_loaded_and_the_position_table_resized(tmp_path):
     assert "every key" in note
 
 
+def test_a_smaller_depth_keeps_the_first_blocks_of_the_file_and_says_so(tmp_path):
+    source = create_vit("tiny", image_size=(16, 16), width=16, depth=3, num_heads=2)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    made = {"name": "tiny", "pretrained": str(tmp_path / "w.safetensors"), "image_size": (16, 16)}
+    target = tiny()
+    with pytest.raises(CheckpointError, match="not in the model"):
+        load_backbone_weights(target, **made)
+    note = load_backbone_weights(target, **made, first_blocks=True)
+    assert torch.equal(target.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
+    assert "its last 2 blocks left out" in note
+    deeper = create_vit("tiny", image_size=(16, 16), width=16, depth=4, num_heads=2)
+    with pytest.raises(CheckpointError, match="missing"):
+        load_backbone_weights(deeper, **made, first_blocks=True)
+
+
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_the_position_table_is_resized_as_asked(tmp_path, interpolation):
     source, target = tiny((32, 32)), tiny((32, 16))

@@ -160,3 +160,24 @@ def test_a_camera_group_at_the_base_rate_moves_by_its_own_rate() -> None:
         },
         rel=1e-3,
     )
+
+
+def test_layer_decay_gives_every_layer_of_the_vit_its_share_of_the_next_ones_rate() -> None:
+    names = ["cls_token", "patch_embed.proj.weight", "blocks.0.mlp.weight", "blocks.1.mlp.weight", "norm.bias"]
+    groups = {
+        "backbone": [(f"backbone.vit.{name}", parameter()) for name in names],
+        "other": [("pife.weight", parameter())],
+    }
+    built = {group["name"]: group for group in parameter_groups(groups, layer_decay=0.5, **RATES)}
+    rates = {name: group["lr"] for name, group in built.items()}
+    expected = {
+        "backbone/0": 0.001 / 8,
+        "backbone/1": 0.001 / 4,
+        "backbone/2": 0.001 / 2,
+        "backbone/3_bias": 0.002,
+        "other": 0.02,
+    }
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert [id(each) for each in built["backbone/0"]["params"]] == [id(each) for _, each in groups["backbone"][:2]]
+    own = parameter_groups(groups, layer_decay=0.5, backbone_bias_lr_factor=1.0, **RATES)
+    assert next(group["lr"] for group in own if group["name"] == "backbone/3_bias") == 0.001

@@ -172,8 +172,9 @@ class BackboneConfig(Section):
 
     `pretrained`: `timm` downloads the weights of that name, `none` starts from random weights, anything else is a file
     or a run folder. `pretrained_image_size` is the image size that its position table was made for. The five sizes
-    from `patch_size` on are for `tiny` and other models without start weights; None: as the name says. `projection` is
-    the width of the last linear map of CLIP's ViT. `position_interpolation` resizes the position table.
+    from `patch_size` on are for `tiny` and other models without start weights; None: as the name says. With start
+    weights, `depth` keeps their first blocks. `projection` is the width of the last linear map of CLIP's ViT.
+    `position_interpolation` resizes the position table.
     """
 
     name: Text = "clip_vit_b16"
@@ -185,6 +186,7 @@ class BackboneConfig(Section):
     num_heads: Positive | None = None
     projection: Positive | None = None
     drop_path: Probability = 0.0
+    standardise: bool = False  # bring every image to mean 0 and variance 1, so that gain and offset do not matter
     position_interpolation: names.Interpolation = "bicubic"  # bicubic with antialiasing, as timm; bilinear, as upstream
 
     @model_validator(mode="after")
@@ -251,6 +253,7 @@ class TrainConfig(Section):
     optimizer: names.OptimizerName = "adam"
     lr: Rate = 3.5e-4
     backbone_lr: Rate = 5e-6
+    layer_decay: Ratio = 1.0  # rate of each layer of the ViT, relative to the next one's; the last has backbone_lr
     momentum: Probability = 0.9  # sgd only
     weight_decay: Rate = 1e-4
     bias_lr_factor: Rate = 2.0  # learning rate of biases, relative to that of weights

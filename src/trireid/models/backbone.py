@@ -17,7 +17,7 @@ from trireid.errors import InputError
 from trireid.models import guidance, slimming
 from trireid.models.camera import CameraEmbedding
 from trireid.models.compiling import is_exporting
-from trireid.models.modality import mask_absent
+from trireid.models.modality import mask_absent, standardised
 from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.models.untrusted import one_line
@@ -66,6 +66,7 @@ class Backbone(nn.Module):
         sie_tokens: what it is added to: `cls`, the CLS token alone (upstream's CLIP tower), or `all` tokens (TransReID,
             and upstream's ImageNet tower).
         stages: cuts inside the ViT, see `trireid.models.slimming`.
+        standardise: bring every image to mean 0 and variance 1 first, see `modality.standardised`.
 
     Raises:
         InputError: for a ViT that lacks what is used of it (see `vit_parts.check_vit`), or cuts that do not fit it.
@@ -79,8 +80,10 @@ class Backbone(nn.Module):
         sie_coefficient: float = 1.0,
         sie_tokens: SieTokens = "cls",
         stages: tuple[SlimmingStage, ...] = (),
+        standardise: bool = False,
     ) -> None:
         super().__init__()
+        self.standardise = standardise
         check_vit(vit, reads_attention=any(stage.reads_attention for stage in stages))
         self.vit = vit
         if isinstance(vit.head, nn.Linear) and vit.head.bias is not None:
@@ -138,6 +141,8 @@ class Backbone(nn.Module):
         if rows is not None:
             flat = flat[rows]
             shift = shift[rows] if shift is not None else None
+        if self.standardise:
+            flat = standardised(flat)
         self._mark_rows(flat, shift)
         embedded = self.embed(flat, shift)
         if not self.training and torch.is_autocast_enabled(embedded.device.type):

@@ -65,6 +65,7 @@ def build_model(
         sie_coefficient=config.sie_coefficient,
         sie_tokens=config.sie_tokens,
         stages=stages,
+        standardise=settings.standardise,
     )
     head = _build_head(config, backbone)
     widths = {"global": NUM_MODALITIES * backbone.dim, "head": head.feature_dim if head is not None else 0}
@@ -107,6 +108,7 @@ def _load_start(vit: VisionTransformer, config: ModelConfig) -> str:
         pretrained=settings.pretrained,
         interpolation=settings.position_interpolation,
         image_size=settings.pretrained_image_size,
+        first_blocks=settings.depth is not None,
     )
 
 

@@ -8,6 +8,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+LEAST_DEVIATION = 0.03
+"""Of a normalised image: about two of the 256 levels of an 8-bit image."""
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Each image `(R, 3, H, W)` less its mean and divided by its standard deviation, of all channels together.
+
+    Gain and offset of a camera or an exposure then do not matter. What has less contrast than `LEAST_DEVIATION` is not
+    brought to full contrast, since that would be noise alone.
+
+    Example:
+        >>> image = torch.rand(1, 3, 8, 8)
+        >>> torch.allclose(standardised(image), standardised(0.5 * image + 2.0), atol=1e-4)
+        True
+    """
+    exact = images if images.dtype == torch.float64 else images.float()
+    centred = exact - exact.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return (centred / deviation.clamp_min(LEAST_DEVIATION)).to(images.dtype)
+
 
 class QuickGELU(nn.Module):
     """`x * sigmoid(1.702 x)`, the activation of CLIP and of DeMo's reductions. Source: CLIP public code."""

@@ -90,6 +90,26 @@ def count_blocks(names: Iterable[str], stem: str) -> int:
     return max((int(found[1]) + 1 for name in names if (found := pattern.match(name))), default=0)
 
 
+def without_late_blocks(tensors: Mapping[str, Tensor], depth: int | None) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a ViT in timm's names without the blocks from number `depth` on, and how many blocks those are.
+
+    Args:
+        tensors: by name.
+        depth: number of blocks to keep; None keeps all.
+
+    Example:
+        >>> tensors = dict.fromkeys(("blocks.0.x", "blocks.1.x", "norm.x"), torch.ones(1))
+        >>> kept, left_out = without_late_blocks(tensors, 1)
+        >>> sorted(kept), left_out
+        (['blocks.0.x', 'norm.x'], 1)
+    """
+    if depth is None:
+        return dict(tensors), 0
+    block = {name: int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d{1,2})\.", name)) is not None}
+    late = {number for number in block.values() if number >= depth}
+    return {name: value for name, value in tensors.items() if block.get(name) not in late}, len(late)
+
+
 def clip_prefix(names: Iterable[str]) -> str | None:
     """What stands before the names of a CLIP visual tower: `visual.`, nothing, or None where it is no CLIP."""
     known = set(names)

@@ -26,13 +26,11 @@ from trireid.files import LAST_FILE, is_file, read_head
 from trireid.models.backbone import timm_model_name
 from trireid.models.positions import Grid, published_grid, recorded_grid, resize_table, table_grid
 from trireid.models.torchscript import is_torchscript, read_torchscript
-from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream
+from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream, without_late_blocks
 from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
 from trireid.names import Interpolation
 
 _PROGRAM_BYTES = 2**20
-
-
 CLIP_FILE = " (for CLIP OpenAI's ViT-B-16.pt)"
 _CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
 _OWN_PREFIX = "backbone.vit."  # of the ViT in our own checkpoints
@@ -46,6 +44,7 @@ def load_backbone_weights(
     pretrained: str,
     interpolation: Interpolation = "bicubic",
     image_size: Grid | None = None,
+    first_blocks: bool = False,
 ) -> str:
     """Load start weights in place.
 
@@ -59,6 +58,7 @@ def load_backbone_weights(
             without, as upstream does.
         image_size: (height, width) in pixels of the images that the position table of the file was made for; needed
             where neither the file nor its published source says it.
+        first_blocks: the model may have fewer blocks than the file, whose last blocks are then left out.
 
     Returns:
         One line that says what was loaded, for the log.
@@ -90,6 +90,7 @@ def load_backbone_weights(
         interpolation=interpolation,
         image_size=image_size,
         is_square=pretrained == "timm" or clip_prefix(state) is not None,
+        first_blocks=first_blocks,
     )
 
 
@@ -103,12 +104,13 @@ def fill_backbone(
     interpolation: Interpolation = "bicubic",
     image_size: Grid | None = None,
     is_square: bool = False,
+    first_blocks: bool = False,
 ) -> str:
     """Load start weights that were read already.
 
     Args:
-        vit, name, interpolation, image_size: as in `load_backbone_weights`; a ViT on the `meta` device takes over the
-            tensors.
+        vit, name, interpolation, image_size, first_blocks: as in `load_backbone_weights`; a ViT on the `meta` device
+            takes over the tensors.
         state, num_others: what `visual_tower` gives.
         source: the file, for messages and the grid that its metadata name.
         is_square: it is of a source whose position tables are all square.
@@ -120,7 +122,8 @@ def fill_backbone(
         CheckpointError: keys that do not fit, a position table that lies in no known grid, or values that are not
             finite real numbers.
     """
-    given = _convert(vit, state, source=source, interpolation=interpolation)
+    converted = _convert(vit, state, source=source, interpolation=interpolation)
+    given, left_out = without_late_blocks(converted, len(vit.blocks) if first_blocks else None)
     ignored = [key for key in given if key.startswith(_CLASSIFIER_PREFIXES) and key not in vit.state_dict()]
     wanted = {key: value for key, value in given.items() if key not in ignored}
     notes = _fit_positions(
@@ -128,6 +131,7 @@ def fill_backbone(
         patch_size=patch_size_of(state, vit),
     )  # fmt: skip
     _load(vit, wanted, source=source)
+    notes += [f"its last {left_out} blocks left out"] if left_out else []
     notes += [f"{len(ignored)} classifier tensors not used"] if ignored else []
     tower = "CLIP's visual tower" if is_square else "the ViT"
     notes += [f"{num_others} tensors outside {tower} not used here"] if num_others else []

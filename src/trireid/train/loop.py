@@ -313,6 +313,7 @@ def _make_optimizer(groups: ParameterGroups, settings: TrainConfig) -> Optimizer
         classifier_lr_factor=settings.classifier_lr_factor,
         backbone_bias_lr_factor=settings.backbone_bias_lr_factor,
         camera_lr=settings.backbone_lr if settings.camera_lr_from == "backbone" else settings.lr,
+        layer_decay=settings.layer_decay,
     )
     return build_optimizer(
         named, name=settings.optimizer, weight_decay=settings.weight_decay, momentum=settings.momentum

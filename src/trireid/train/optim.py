@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trireid.errors import InputError
+from trireid.models.towers import count_blocks
 from trireid.names import OptimizerName, RateReference
 
 ParameterGroups = Mapping[str, Sequence[tuple[str, nn.Parameter]]]
@@ -33,6 +34,8 @@ class ParameterGroup(TypedDict):
     base_lr: float
 
 
+_VIT = "backbone.vit."
+_BLOCKS = f"{_VIT}blocks."
 GROUP_KEYS = ("backbone", "camera", "classifier", "other")
 NOISE_SEED, NOISE_LIMIT = 42, 0.67  # hard-coded upstream
 
@@ -155,11 +158,12 @@ def parameter_groups(
     classifier_lr_factor: float,
     backbone_bias_lr_factor: float | None = None,
     camera_lr: float | None = None,
+    layer_decay: float = 1.0,
 ) -> list[ParameterGroup]:
-    """Groups for a torch optimiser: one a key of the model, its biases apart.
+    """Groups for a torch optimiser: one a key of the model, with its biases apart.
 
-    Each has `name` (`"backbone"`, `"backbone_bias"`, ...), `base_lr` (what the schedule scales) and `lr`.
-    Frozen parameters are left out, and so are groups that would be empty.
+    With `layer_decay` the ViT has one a layer. Each has `name` (`"backbone"`, `"backbone_bias"`, ...), `base_lr` (what
+    the schedule scales) and `lr`. Frozen parameters are left out, and so are groups that would be empty.
 
     Args:
         groups: `(name, parameter)` pairs by key, from `model.parameter_groups()`.
@@ -170,6 +174,8 @@ def parameter_groups(
         backbone_bias_lr_factor: the factor of the biases of `backbone`; None: `bias_lr_factor`. Upstream sets the whole
             tower to one rate after it has doubled the biases: 1.
         camera_lr: of `camera`; None: `lr`.
+        layer_decay: what follows the last block of the ViT has the rate of `backbone`, each layer before it this share
+            of the next one's; the patch and position embedding are the first layer. 1: one rate.
 
     Raises:
         InputError: A key that has no rate, a parameter in two groups, or nothing to train.
@@ -184,6 +190,10 @@ def parameter_groups(
     unknown = sorted(set(groups) - set(rates))
     if unknown:
         raise InputError(f"parameter groups {unknown} have no learning rate: allowed are {list(GROUP_KEYS)}")
+    if layer_decay < 1.0:
+        groups, own = _by_layer(groups, rate=backbone_lr, layer_decay=layer_decay)
+        rates |= own
+        own_factor |= dict.fromkeys(own, own_factor["backbone"]) if own_factor else {}
     result: list[ParameterGroup] = []
     for key in groups:
         trained = [(name, parameter) for name, parameter in groups[key] if parameter.requires_grad]
@@ -196,6 +206,25 @@ def parameter_groups(
                 result.append({"name": name, "params": parameters, "lr": rate, "base_lr": rate})
     _check_partition(result)
     return result
+
+
+def _by_layer(groups: ParameterGroups, *, rate: float, layer_decay: float) -> tuple[ParameterGroups, dict[str, float]]:
+    """`backbone` as one group a layer, `backbone/0` to `backbone/L + 1` of L blocks, and the rate of each."""
+    layers: dict[int, list[tuple[str, nn.Parameter]]] = {}
+    depth = count_blocks((name for name, _ in groups.get("backbone", ())), _BLOCKS)
+    for name, parameter in groups.get("backbone", ()):
+        layers.setdefault(_layer(name, depth), []).append((name, parameter))
+    by_layer = {f"backbone/{layer}": layers[layer] for layer in sorted(layers)}
+    rates = {f"backbone/{layer}": rate * layer_decay ** (depth + 1 - layer) for layer in layers}
+    return {**by_layer, **{key: value for key, value in groups.items() if key != "backbone"}}, rates
+
+
+def _layer(name: str, depth: int) -> int:
+    """The layer of a parameter of the ViT: 0 before the first block, then one a block, and one after the last."""
+    if name.startswith(_BLOCKS):
+        return int(name.removeprefix(_BLOCKS).split(".")[0]) + 1
+    is_early = name.removeprefix(_VIT).startswith(("patch_embed.", "pos_embed", "cls_token", "norm_pre."))
+    return 0 if is_early else depth + 1
 
 
 def build_optimizer(
