@@ -45,8 +45,15 @@ Noise = Literal["none", "relaxation", "shared"]
 Mask = Literal["log", "masked_softmax"]
 Normalisation = Literal["min_max", "quantile"]
 GuideName = Literal["reduced", "cls", "mean_patch"]
-SlotPoolingName = Literal["mean", "max", "attention", "project", "hdm"]
-Scoring = Literal["guided", "random"]
+SlotPoolingName = Literal["mean", "max", "attention", "project", "concat", "hdm", "hdm_atmoe"]
+Scoring = Literal["guided", "random", "cut"]
+"""Scores of the head: its own, random ones, or those of the last cut inside the ViT."""
+ScoreName = Literal["predicted", "own", "rgb", "nir", "tir"]
+"""Terms of a score: the predictor, a modality's own guide, and each modality's guide for the two others."""
+Choice = Literal["hard", "soft"]
+"""A patch is kept or dropped, or has a weight between 0 and 1."""
+SpectrumWeightName = Literal["none", "spread", "agreement", "learned"]
+"""What a whole modality of an item is weighted by."""
 
 # Slimming inside the ViT
 Guidance = Literal["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"]

@@ -207,3 +207,21 @@ def test_a_cuda_device_gives_the_same_images() -> None:
     arguments = batch(16)
     there = transform(*(each.cuda() for each in arguments)).cpu()
     assert torch.allclose(there, transform(*arguments), atol=1e-5)
+
+
+def test_blinding_leaves_one_modality_its_sight_and_the_others_almost_nothing() -> None:
+    settings = {"flip": 0.0, "padding": 0, "erasing": 0.0}
+    pixels, seed, present = batch(200)
+    present[:20, 1] = False
+    clear = plain(**settings)(pixels, seed, present)
+    veiled = plain(**settings, blinding=1.0)(pixels, seed, present)
+    changed = (veiled != clear).flatten(2).any(dim=2)  # (B, M)
+    seeing = present.sum(dim=1) - changed.sum(dim=1)
+    assert not changed[~present].any()
+    assert bool((changed.any(dim=1) & (seeing >= 1)).all())
+    assert len({tuple(row) for row in changed[20:].tolist()}) == 6
+    contrast = veiled.flatten(2).std(dim=2) / clear.flatten(2).std(dim=2)
+    assert float(contrast[changed].max()) < 0.5
+    few = plain(**settings, blinding=0.25)(pixels, seed, present)
+    assert 0.15 < float((few != clear).flatten(1).any(dim=1).float().mean()) < 0.35
+    assert torch.equal(plain(**settings, blinding=1.0)(pixels[5:6], seed[5:6], present[5:6]), veiled[5:6])

@@ -45,6 +45,7 @@ UPSTREAM_CODE: Settings = MappingProxyType(
         "data.augmentation.vertical_flip": 0.0,
         "data.augmentation.padding_mode": "zeros",
         "data.augmentation.jitter": 0.0,
+        "data.augmentation.blinding": 0.0,
         "data.augmentation.dihedral_identities": False,
         "model.backbone.position_interpolation": "bilinear",
         "model.hdm_head_width": 64,

@@ -79,6 +79,7 @@ class AugmentationConfig(Section):
     erasing: Probability = 0.5
     jitter: Rate = 0.0  # gain and offset per modality are drawn from [-jitter, jitter], in units of the pixel range
     shared_geometry: bool = True
+    blinding: Probability = 0.0  # some modalities of a training item show almost nothing, and the model is not told
     dihedral_identities: bool = False
     interpolation: names.Interpolation = "bicubic"
 
@@ -217,6 +218,12 @@ class SDTPSConfig(Section):
     learned_guides: bool | None = None
     reader: names.SlotPoolingName | None = None
     scoring: names.Scoring | None = None
+    scores: tuple[names.ScoreName, ...] = ("predicted", "own", "rgb", "nir", "tir")  # terms of a guided score
+    choice: names.Choice | None = None  # soft: keep all patches, weighted
+    keep_all_in_test: bool = False  # choose in training only
+    guide_gradient: bool = False  # cosines pass gradient to patches and guides
+    spectrum_weight: names.SpectrumWeightName | None = None  # weight of a whole modality of an item
+    cells: tuple[Positive, Positive] | None = None  # slots are cells of the image, rows x columns; None: learned
 
 
 class SlimmingConfig(Section):

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from trireid.data.blinding import blind
 from trireid.data.randomness import seeded_generator, uniform_draws
 from trireid.data.transforms import Channels, normalise
 from trireid.names import PaddingMode
@@ -29,12 +30,12 @@ NUM_DRAWS = _GEOMETRY + _JITTER + _ERASING  # per modality
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Flips, padding with random crop, jitter, normalisation and random erasing, in this order.
+    """Flips, padding with random crop, jitter, blinding, normalisation and random erasing, in this order.
 
     Source: the augmentation of DeMo (AAAI 2025) and its ancestors, https://github.com/924973292/DeMo.
     Deviation: DeMo draws flip and crop per modality, so the patches of the three do not show the same place; here
-        they are shared unless `shared_geometry` is False. Vertical flip, reflection and jitter are
-        additions.
+        they are shared unless `shared_geometry` is False. Vertical flip, reflection, jitter
+        and blinding are additions.
 
     Attributes:
         mean, std: of each channel, in units of the pixel range [0, 1].
@@ -44,6 +45,7 @@ class TrainTransform:
         erasing: probability that a rectangle is erased, drawn independently per modality.
         jitter: gain and offset are drawn per modality from [-jitter, jitter], in units of the pixel range.
         shared_geometry: draw flips and crop once per triplet; False draws them once per modality.
+        blinding: probability that some modalities of an item show almost nothing, see `trireid.data.blinding`.
     """
 
     mean: Channels = (0.5, 0.5, 0.5)
@@ -55,6 +57,7 @@ class TrainTransform:
     erasing: float = 0.5
     jitter: float = 0.0
     shared_geometry: bool = True
+    blinding: float = 0.0
 
     def __call__(self, pixels: Tensor, seed: Tensor, present: Tensor) -> Tensor:
         """Augment a batch.
@@ -76,6 +79,9 @@ class TrainTransform:
         if self.jitter > 0:
             gain, offset = ((2 * jitter - 1) * self.jitter)[..., None, None, None].unbind(2)  # (B, M, 1, 1, 1)
             images = (images * (1 + gain) + offset).clamp(0, 1)
+        if self.blinding > 0:
+            table = noise_table(3 * images.shape[-2] * images.shape[-1], images.device)
+            images = blind(images, seed, present, self.blinding, noise=table)
         images = normalise(images, self.mean, self.std)
         if self.erasing > 0:
             images = erase(images, erasing, self.erasing)

@@ -117,6 +117,10 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
         return None
     if config.head == "sdtps":
         settings = config.sdtps
+        if settings.scoring == "cut" and not any(stage.guidance != "none" for stage in config.slimming):
+            raise ConfigError(
+                "model.sdtps.scoring=cut takes the scores of a cut: give model.slimming, or scoring=guided"
+            )
         choices = {
             "relaxation": settings.relaxation,
             "noise": settings.noise,
@@ -125,6 +129,8 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
             "learned_guides": settings.learned_guides,
             "reader": settings.reader,
             "scoring": settings.scoring,
+            "choice": settings.choice,
+            "spectrum_weight": settings.spectrum_weight,
         }
         chosen = {name: choice for name, choice in choices.items() if choice is not None}
         return SDTPS(
@@ -136,6 +142,11 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
             beta=settings.beta,
             tau=settings.gumbel_tau,
             use_gumbel=settings.use_gumbel,
+            scores=settings.scores,
+            keep_all_in_test=settings.keep_all_in_test,
+            guide_gradient=settings.guide_gradient,
+            cells=settings.cells,
+            place_grid=backbone.grid,
             **{**PRESETS[settings.preset], **chosen},
         )
     if backbone.dim % config.atmoe_heads:

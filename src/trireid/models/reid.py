@@ -16,7 +16,7 @@ from trireid.models.hdm import HDM
 from trireid.models.modality import mask_absent
 from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS
-from trireid.models.slimming import in_original_grid
+from trireid.models.slimming import in_original_grid, kept_scores
 from trireid.names import GuideName
 from trireid.types import MODALITIES, MODALITY_BLOCKS, ReIDOutput, Selection
 
@@ -103,10 +103,18 @@ class ReIDModel(nn.Module):
         selection: dict[str, Selection] = dict(tokens.selection)
         if isinstance(self.head, SDTPS):
             guides = self._guides(tokens, global_features)
-            slimmed = self.head(tokens.patches, guides, global_features=global_features, present=present)
+            inside = list(tokens.selection.values())[-1] if tokens.selection else None
+            slimmed = self.head(
+                tokens.patches,
+                guides,
+                global_features=global_features,
+                present=present,
+                places=None if inside is None else inside.indices,
+                cut_scores=None if inside is None else kept_scores(inside),
+            )
             features["head"], selection["sdtps"] = slimmed.feature, slimmed.selection
-            if tokens.selection:
-                selection["sdtps"] = in_original_grid(slimmed.selection, list(tokens.selection.values())[-1])
+            if inside is not None:
+                selection["sdtps"] = in_original_grid(slimmed.selection, inside)
         elif self.head is not None:
             features["head"] = self.head(everything, global_features, present=present)
         logits = {}

@@ -78,7 +78,12 @@ def _quantile_of_sorted(ordered: Tensor, share: float) -> Tensor:
 
 
 def guide_weights(
-    present: Tensor, *, own: float = 2.0, other: float = 1.0, num_modalities: int | None = None
+    present: Tensor,
+    *,
+    own: float = 2.0,
+    other: float = 1.0,
+    num_modalities: int | None = None,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """Weight of every guide for every modality, with absent guides left out and the rest scaled up to the same sum.
 
@@ -87,6 +92,7 @@ def guide_weights(
         own: weight of a modality's own guide.
         other: weight of each other modality's guide.
         num_modalities: of the whole model, where `present` lists fewer; None: M.
+        allowed: `(M, G)` bool, which guides a modality uses at all; those it does not are as absent. None: all.
 
     Returns:
         `(B, M, G)` float32; each row sums to own + other * (M - 1), or to 0 where no guide is present.
@@ -94,6 +100,8 @@ def guide_weights(
     count = present.shape[1]
     base = torch.where(torch.eye(count, dtype=torch.bool, device=present.device), own, other)  # (M, G)
     total = own + other * ((num_modalities or count) - 1)
+    if allowed is not None:
+        base = base * allowed
     weights = base * present[:, None, :].float()  # (B, M, G)
     return weights * (total / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12))
 

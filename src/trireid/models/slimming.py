@@ -199,6 +199,11 @@ def selection_in_grid(
     return Selection(indices=kept, scores=full, mask=everywhere, grid=grid)
 
 
+def kept_scores(inside: Selection) -> Tensor:
+    """Scores `(B, M, K)` of the patches that a cut kept, in their order, so that a head can go on with them."""
+    return inside.scores.gather(-1, inside.indices)
+
+
 def in_original_grid(chosen: Selection, inside: Selection) -> Selection:
     """A selection made among kept patches, expressed in the grid of the selection that kept them.
 

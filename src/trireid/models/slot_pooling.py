@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
+from trireid.models.atmoe import ATMoE
 from trireid.models.hdm import HDM
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
 from trireid.names import SlotPoolingName
@@ -20,12 +21,12 @@ from trireid.types import NUM_MODALITIES, Blocks
 
 
 class SlotReader(nn.Module):
-    """`(B, M, S, D) -> (B, F)`; F is M * D, for `hdm` it is E * D.
+    """`(B, M, S, D) -> (B, F)`; F is M * D, for `hdm` and `hdm_atmoe` E * D, for `concat` M * S * D.
 
     Args:
         name: `mean` or `max` over slots, `attention` (one learned query per modality over the normalised slots),
-            `project` (slots concatenated and projected by one linear map per modality) or `hdm` (slots given to HDM in
-            place of patches).
+            `concat` (slots side by side), `project` (the same, projected by one linear map per modality), `hdm` (slots
+            given to HDM in place of patches) or `hdm_atmoe` (the same, its subset features weighted by ATMoE).
         dim: D.
         num_slots: S.
         num_modalities: M.
@@ -44,17 +45,27 @@ class SlotReader(nn.Module):
         if name == "attention":
             self.norm = ModalityLayerNorm(num_modalities, dim)
             self.query = nn.Parameter(torch.randn(num_modalities, dim) * 0.02)
-        if name == "hdm":
+        if name == "concat":
+            self.feature_dim = num_modalities * num_slots * dim
+        if name in ("hdm", "hdm_atmoe"):
             self.hdm = HDM(dim, num_heads=math.gcd(dim, 8), num_modalities=num_modalities)
             self.feature_dim, self.blocks = self.hdm.feature_dim, self.hdm.subsets
+        if name == "hdm_atmoe":
+            self.atmoe = ATMoE(dim, num_heads=math.gcd(dim, 4), num_experts=len(self.blocks))
         if name == "project":
             self.projection = ModalityLinear(num_modalities, num_slots * dim, dim)
 
     def forward(self, slots: Tensor, global_features: Tensor, *, present: Tensor | None = None) -> Tensor:
-        """Pool slots `(B, M, S, D)` into `(B, F)`; globals `(B, M, D)` serve `hdm`; absent modalities give zeros."""
-        if self.name == "hdm":
+        """Pool slots `(B, M, S, D)` into `(B, F)`; globals `(B, M, D)` serve HDM; absent modalities give zeros."""
+        if self.name in ("hdm", "hdm_atmoe"):
             subsets: Tensor = self.hdm(global_features, slots, present=present)  # (B, E, D)
-            return subsets.flatten(1)
+            if self.name == "hdm":
+                return subsets.flatten(1)
+            subset_present = None if present is None else self.hdm.subset_present(present)
+            mixed: Tensor = self.atmoe(subsets, subset_present=subset_present)  # (B, E * D)
+            return mixed
+        if self.name == "concat":
+            return mask_absent(slots, present).flatten(1)  # (B, M * S * D)
         if self.name == "mean":
             read = slots.mean(dim=2)  # (B, M, D)
         elif self.name == "max":

@@ -16,7 +16,7 @@ from trireid.errors import TrireidError
 from trireid.evaluation.features import evaluation_mode
 from trireid.models.guidance import guide_shares
 from trireid.models.reid import ReIDModel
-from trireid.models.sdtps import SDTPS
+from trireid.models.sdtps import ALL_SCORES, SDTPS
 from trireid.models.selection_statistics import selection_statistics
 from trireid.train.inputs import EvaluationSplit
 from trireid.types import ReIDOutput
@@ -82,7 +82,7 @@ def _numbers(model: ReIDModel, output: ReIDOutput) -> SelectionNumbers:
         name = f"block{stage.after_block}"
         if name in found:
             found[name] |= guide_shares(stage.guidance, present)
-    if isinstance(model.head, SDTPS) and model.head.scoring == "guided":
+    if isinstance(model.head, SDTPS) and model.head.scoring == "guided" and model.head.scores == ALL_SCORES:
         found["sdtps"] |= guide_shares("sdtps", present, beta=model.head.beta)
     return {
         name: {key: value for key, value in values.items() if math.isfinite(value)} for name, values in found.items()

@@ -148,6 +148,7 @@ def fixed(values: Values, given: frozenset[str], path: Path) -> Resolved:
         "data.augmentation.shared_geometry": True,
         "data.augmentation.vertical_flip": 0.0,
         "data.augmentation.jitter": 0.0,
+        "data.augmentation.blinding": 0.0,
         "data.val_ids": 0,
         **{name: UPSTREAM_CODE[name] for name in ALWAYS},
         "train.warmup_factor": UPSTREAM_CODE["train.warmup_factor"],
