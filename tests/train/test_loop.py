@@ -394,7 +394,10 @@ def test_a_run_that_is_broken_off_has_its_best_on_the_disk(
 def test_a_failed_write_is_said_where_the_run_ends_by_another_error(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(keeper, "checkpoint_writer", failing_writer)
+    def failing_later(path: Path, *_: Any, **__: Any) -> Callable[[], None]:
+        return lambda: (time.sleep(0.3), failing_writer(path)())[0]
+
+    monkeypatch.setattr(keeper, "checkpoint_writer", failing_later)
     broken_after_the_first_epoch(monkeypatch)
     config = tiny_config(tree, tmp_path / "run", "train.evaluate_every=1", "train.checkpoint_every=9")
     with pytest.raises(KeyboardInterrupt):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,18 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trireid.config.schema import LARGEST, Config
 from trireid.data.labels import LabelMap
-from trireid.errors import CheckpointError, InputError, RunError, printable
+from trireid.errors import CheckpointError, InputError, printable
 from trireid.files import ELSEWHERE, is_file, is_folder, replacing
 from trireid.models.build import build_model
 from trireid.models.positions import GRID_KEY, grid_text
 from trireid.models.untrusted import checked_table, one_line
 from trireid.models.weights import check_values
+from trireid.train.host_copy import HostCopy
 from trireid.train.run_files import LAST_FILE, Figures
+from trireid.train.weight_file import write_weights
 
 if TYPE_CHECKING:
     from trireid.models.reid import ReIDModel
@@ -104,6 +104,7 @@ def checkpoint_writer(
     note: str = "",
     figures: Figures | None = None,
     advice: str = ELSEWHERE,
+    weights: dict[str, Tensor] | None = None,
 ) -> Callable[[], None]:
     """Copy the weights and their description now, so that the model may change before they are written.
 
@@ -112,13 +113,13 @@ def checkpoint_writer(
         model: not wrapped (by DistributedDataParallel or a compiler), so that the names are its own.
         config, label_map, epoch, note, figures: as the attributes of `Checkpoint`.
         advice: see `writing`.
+        weights: a copy of its weights that was made before; None: make one.
 
     Returns:
         A function that writes the file, whole or not at all. It raises RunError where the folder cannot be written or
         the disk is full.
     """
-    # One copy per tensor, also because the file format refuses tensors that share memory.
-    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    state: dict[str, Tensor] = HostCopy()(dict(model.state_dict())) if weights is None else weights
     height, width = config.data.image_size
     patch_height, patch_width = state["backbone.vit.patch_embed.proj.weight"].shape[-2:]
     metadata = {
@@ -133,7 +134,7 @@ def checkpoint_writer(
 
     def write() -> None:
         with replacing(path, advice=advice) as temporary:
-            save_file(state, temporary, metadata=metadata)
+            write_weights(temporary, state, metadata)
 
     return write
 
@@ -150,42 +151,6 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint now; arguments and errors as those of `checkpoint_writer`."""
     checkpoint_writer(path, model, config=config, label_map=label_map, epoch=epoch, note=note, figures=figures)()
-
-
-class BackgroundWriter:
-    """Runs one writer of a checkpoint at a time in a thread; a context manager, at whose end everything is written."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
-
-    def __enter__(self) -> BackgroundWriter:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Wait for the last writer; where the block ends by another error, that of the writer is logged."""
-        try:
-            self.wait()
-        except RunError as failed:
-            if error is None:
-                raise
-            _log.error("%s", failed)
-        finally:
-            self._thread.shutdown()
-
-    def start(self, write: Callable[[], None]) -> None:
-        """Run what `checkpoint_writer` made; errors show at the next `wait`."""
-        self._pending = self._thread.submit(write)
-
-    def wait(self) -> None:
-        """Wait until the last checkpoint is on the disk.
-
-        Raises:
-            RunError: It could not be written.
-        """
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

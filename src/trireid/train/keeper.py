@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.feature_files import save_features
-from trireid.train.checkpoint import (
-    BackgroundWriter,
-    build_for,
-    checkpoint_writer,
-    load_checkpoint,
-)
+from trireid.train.background import BackgroundWriter
+from trireid.train.checkpoint import build_for, checkpoint_writer, load_checkpoint
 from trireid.train.evaluating import (
     describe_data,
     describe_figures,
@@ -30,6 +28,7 @@ from trireid.train.evaluating import (
     selection_feature,
     selection_score,
 )
+from trireid.train.host_copy import HostCopy
 from trireid.train.inputs import EvaluationSplit, TrainingInputs
 from trireid.train.run_files import (
     BEST_FILE,
@@ -60,8 +59,11 @@ def check_finite(model: nn.Module, epoch: int) -> None:
     Raises:
         RunError: A weight is NaN or infinite.
     """
-    for name, value in model.state_dict().items():
-        if not bool(value.isfinite().all()):
+    state = model.state_dict()
+    # Read in one piece: each reading waits for the device.
+    finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+    for name, is_finite in zip(state, finite, strict=True):
+        if not is_finite:
             raise RunError(
                 f"{name} is not finite after epoch {epoch}: lower train.lr and train.backbone_lr, set "
                 "train.clip_grad_norm=1, or train with train.precision=fp32; earlier checkpoints are kept"
@@ -71,8 +73,10 @@ def check_finite(model: nn.Module, epoch: int) -> None:
 class RunKeeper:
     """Evaluates, chooses and saves one run; a context manager, at whose end everything is written.
 
-    All processes call the same methods: they share the evaluations, and only the main process ranks and writes. A
-    checkpoint is written while training continues; its error is raised when the next one is written, or at the end.
+    All processes call the same methods: they share the evaluations, and only the main process ranks and writes.
+    Checkpoints and states are copied to the host and written while training continues, see `BackgroundWriter`. Whenever
+    the process is killed, these hold: `best` is whole and at least as new as the state; the state of an epoch is on the
+    disk before the line of the next epoch. The error of a writing is raised at the end of an epoch.
 
     Args:
         config: resolved configuration, with the measured ranges of values.
@@ -148,9 +152,12 @@ class RunKeeper:
             entry["evaluation_seconds"] = perf_counter() - begun
             if settings.maps_every and (final or epoch % settings.maps_every == 0):
                 self.watch(epoch, entry)
+        self._writer.wait(replaceable=False)  # a kill costs no more logged epochs than lie between two states
         self.log(entry, seconds=perf_counter() - start)
         if final or epoch % settings.checkpoint_every == 0:
             self.save(epoch)
+        if final:
+            self._writer.wait()
 
     def evaluate(self, epoch: int) -> dict[str, Figures]:
         """Evaluate on the split that chooses `best`, and save the weights if they are the best so far.
@@ -167,8 +174,10 @@ class RunKeeper:
         score = selection_score(result.metrics)
         _log.info("epoch %d, %s: %s", epoch, split.name, describe_figures(result.metrics))
         if self.best_score is None or score > self.best_score:
+            check_finite(self.model, epoch)
             self.best_score = score
-            self._save_checkpoint(BEST_FILE, epoch, note=f"best on {split.name}", figures=result.metrics)
+            write = self._checkpoint(BEST_FILE, epoch, note=f"best on {split.name}", figures=result.metrics)
+            self._writer.start(write, replaceable=True)
         return {split.name: result.metrics}
 
     def watch(self, epoch: int, entry: EpochEntry) -> None:
@@ -189,22 +198,24 @@ class RunKeeper:
             self.epochs.append({**entry, "seconds": seconds})
 
     def save(self, epoch: int) -> None:
-        """Save the last checkpoint and the state to resume from."""
-        self._save_checkpoint(LAST_FILE, epoch, note="last", figures=None)
-        self._writer.wait()
+        """Copy the last checkpoint and the state to resume from, and write them while training continues."""
+        check_finite(self.model, epoch)
         if self.epochs is None:
             return
+        copied, scaler = HostCopy(), self.scaler
         state = TrainingState(
             epoch=epoch,
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict() if self.scaler is not None else {},
+            model=copied(dict(self.model.state_dict())),
+            optimizer=copied(self.optimizer.state_dict()),
+            scaler=copied(scaler.state_dict()) if scaler is not None else {},
             label_map=self.inputs.label_map.to_dict(),
             seconds=self.seconds,
             untrained=self.untrained,
             value_range=self.config.data.range.model_dump(),
         )
-        save_state(self.folder / STATE_FILE, state)
+        # A run that is resumed after its last epoch does not write `last` again: the state comes after it.
+        self._writer.start(self._checkpoint(LAST_FILE, epoch, note="last", weights=state.model))
+        self._writer.start(partial(save_state, self.folder / STATE_FILE, state))
 
     def finish(self) -> RunMetrics:
         """Evaluate `last` and `best` on the test split and write the features and final metrics.
@@ -281,13 +292,17 @@ class RunKeeper:
                 _log.log(level, "%s", line)
         return result
 
-    def _save_checkpoint(self, name: str, epoch: int, *, note: str, figures: Figures | None) -> None:
-        """Copy the weights now and write them while training continues."""
-        check_finite(self.model, epoch)
-        if self.epochs is None:
-            return
-        self._writer.wait()
-        write = checkpoint_writer(
+    def _checkpoint(
+        self,
+        name: str,
+        epoch: int,
+        *,
+        note: str,
+        figures: Figures | None = None,
+        weights: dict[str, Tensor] | None = None,
+    ) -> Callable[[], None]:
+        """What writes a checkpoint of the weights of this moment."""
+        return checkpoint_writer(
             self.folder / name,
             self.model,
             config=self.config,
@@ -296,5 +311,5 @@ class RunKeeper:
             note=note,
             figures=figures,
             advice=OTHER_OUTPUT,
+            weights=weights,
         )
-        self._writer.start(write)
