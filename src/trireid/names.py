@@ -67,4 +67,6 @@ CameraRate = Literal["base", "backbone"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionSetting = Literal["auto", Precision]
 DeviceName = Literal["auto", "cpu", "cuda"]
+Automatic = Literal["auto", True, False]
+"""A setting that `auto` leaves to the program, which chooses by the machine and the work that is left."""
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from compiling import DEVICES
 from tiny_run import tiny_config, write_tree
+from trireid.models.backbone import Backbone
+from trireid.train import compilation, loop
 from trireid.train.loop import train
 from trireid.train.runs import read_epochs
+from trireid.types import Batch
 
 CUTS = "model.slimming=[{after_block: 1, keep_ratio: 0.5}]"
 
@@ -48,3 +54,80 @@ def test_a_recording_that_is_not_possible_is_said(tmp_path: Path, caplog: pytest
     config = tiny_config(write_tree(tmp_path / "data"), tmp_path / "run", "train.device=cpu", "train.cuda_graph=true")
     train(config, progress=False)
     assert "train.cuda_graph has no effect here" in caplog.text
+
+
+def test_a_run_that_cannot_be_compiled_goes_on_plain_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, losses = write_tree(tmp_path / "data"), []
+    monkeypatch.setattr(Backbone, "compile_blocks", _fail_in_backward)
+    for compiled in ("false", "true"):
+        config = tiny_config(root, tmp_path / compiled, "train.epochs=1", f"train.compile={compiled}")
+        train(config, progress=False)
+        losses.append([entry["loss"] for entry in read_epochs(config.output)])
+    assert losses[0] == losses[1]
+    assert "the blocks cannot be compiled here (RuntimeError: no compiler): the run goes on without" in caplog.text
+    assert "speed: plain steps, because train.compile is false" not in caplog.text
+
+
+def _fail_in_backward(self: Backbone) -> None:
+    """Blocks that run forwards, as compiled ones do, and fail when their backward pass is to be compiled."""
+
+    def refuse(_gradient: torch.Tensor) -> None:
+        raise RuntimeError("no compiler\nlong text")
+
+    self.is_compiled = True
+    self.embed = lambda *args: _refusing(type(self).embed(self, *args), refuse)  # type: ignore[method-assign]
+
+
+def _refusing(tokens: torch.Tensor, hook: object) -> torch.Tensor:
+    if tokens.requires_grad:
+        tokens.register_hook(hook)
+    return tokens
+
+
+@pytest.mark.slow
+def test_blocks_share_one_compiled_form_and_no_step_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, before, compiler, tried = [], [], torch.compile, compilation._try_blocks
+
+    def keep(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_module(self: torch.nn.Module, **options: Any) -> None:
+        self._compiled_call_impl = compiler(self._call_impl, backend=keep, **options)
+
+    def try_blocks(*given: Any) -> None:
+        tried(*given)
+        before.append(len(graphs))
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(compiler, backend=keep))
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_module)
+    monkeypatch.setattr(compilation, "_try_blocks", try_blocks)
+    settings = ("model.head=none", "model.backbone.depth=5", "model.backbone.drop_path=0.2", "train.compile=true")
+    train(tiny_config(write_tree(tmp_path / "data"), tmp_path / "run", *settings), progress=False)
+    assert before == [4]  # what makes the tokens, and a block; each in training and in evaluation
+    assert len(graphs) == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_step_that_cannot_be_recorded_goes_on_plain_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, losses, plain = write_tree(tmp_path / "data"), {}, loop.make_gradients
+
+    def waiting(batch: Batch, **given: Any) -> dict[str, torch.Tensor]:
+        terms = plain(batch, **given)
+        terms["total"].item()  # waits for the device, which no recording can
+        return terms
+
+    for recorded, gradients in (("false", plain), ("true", waiting)):
+        monkeypatch.setattr(loop, "make_gradients", gradients)
+        settings = ("train.device=cuda", "train.precision=fp32", "train.epochs=4", "model.backbone.drop_path=0.1")
+        config = tiny_config(root, tmp_path / recorded, *settings, f"train.cuda_graph={recorded}")
+        train(config, progress=False)
+        losses[recorded] = [entry["loss"]["total"] for entry in read_epochs(config.output)]
+    assert caplog.text.count("a training step cannot be recorded here") == 1
+    assert losses["true"] == pytest.approx(losses["false"], rel=2e-2)

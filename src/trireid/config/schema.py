@@ -282,8 +282,8 @@ class TrainConfig(Section):
     modality_dropout: Probability = 0.0  # that a training item loses some (never all) of its modalities
     precision: names.PrecisionSetting = "auto"
     device: names.DeviceName = "auto"
-    compile: bool = False  # torch.compile the ViT blocks in training; needs a C++ compiler, or Triton on CUDA
-    cuda_graph: bool = False  # record a training step once and replay it, see train/recording.py
+    compile: names.Automatic = "auto"  # torch.compile the blocks of the ViT; auto: on a GPU, where it saves time
+    cuda_graph: names.Automatic = "auto"  # record a step as a CUDA graph and replay it; auto: where it saves time
     evaluate_every: Positive = 1  # evaluate every so many epochs
     checkpoint_every: Positive = 10  # save a state to resume from every so many epochs
     log_every: Positive = 10  # log every so many steps

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models import guidance, slimming
 from trireid.models.camera import CameraEmbedding
-from trireid.models.compiling import is_exporting
+from trireid.models.compiling import is_exporting, share_drop_path
 from trireid.models.modality import mask_absent, standardised
 from trireid.models.predictor import PatchPredictor
 from trireid.models.slimming import RowTokens, SlimmingStage
@@ -173,6 +173,7 @@ class Backbone(nn.Module):
                 batch. Worthwhile for a model that is only used for inference.
         """
         if not self.is_compiled:
+            share_drop_path(self.vit.blocks)
             self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
             for block in self.vit.blocks:
                 block.compile(dynamic=False)
@@ -182,6 +183,15 @@ class Backbone(nn.Module):
         if cuts:
             self._learned_scores = torch.compile(guidance.learned_scores, dynamic=False)
             self._cut = torch.compile(slimming.cut, dynamic=False)
+
+    def uncompile(self) -> None:
+        """Run everything plain again, after `compile_blocks`."""
+        if self.is_compiled:
+            del self.embed  # the method is seen again
+            for module in (*self.vit.blocks, *self.predictors.values()):
+                module._compiled_call_impl = None
+        self.is_compiled = False
+        self._learned_scores, self._cut = guidance.learned_scores, slimming.cut
 
     def _mark_rows(self, *values: Tensor | None) -> None:
         for value in values if self.is_compiled else ():  # they come in every number: last batches, absent modalities

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+FAILURES: tuple[type[Exception], ...] = (
+    RuntimeError,  # torch's own, of its tracer, its compiler and its recordings
+    OSError,  # a folder that cannot be written, a compiler that does not start
+    ImportError,
+    subprocess.SubprocessError,
+    AssertionError,
+    AttributeError,
+    EOFError,  # this and the next: a damaged file in the compiler's cache
+    SyntaxError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What compilation and recording may end with. Each has a plain way that gives the same results, so all are caught."""
 
 
 @contextmanager
-def room_to_compile(num_models: int = 1) -> Iterator[None]:
+def room_to_compile(num_models: int = 1, *, forgiving: bool = False) -> Iterator[None]:
     """Let the blocks of this many models be compiled in one process, each for up to 16 token counts and modes.
 
     torch compiles one piece of code 8 times, whatever the models it is of, and runs it plain from then on without a
     word: a model with three cuts, or a later model of a long comparison, would not be what it says.
+
+    Args:
+        num_models: that are compiled.
+        forgiving: what cannot be compiled runs plain, with a warning of torch, instead of an error.
     """
     import torch._dynamo.config as dynamo  # takes more than a second, which only compilation is worth
 
-    with dynamo.patch(recompile_limit=16 * max(1, num_models)):
+    with dynamo.patch(recompile_limit=16 * max(1, num_models), suppress_errors=forgiving or dynamo.suppress_errors):
         yield
 
 
@@ -28,3 +56,80 @@ def is_exporting() -> bool:
     """
     asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 knows the second alone
     return bool(asked())
+
+
+def compiler_obstacle(device: str) -> str | None:
+    """Why nothing can be compiled for this type of device, as far as one can see without trying; None: it can be."""
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if not os.environ.get("CC") and not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        return "there is no C compiler (cc, gcc or clang)"
+    return None
+
+
+def use_compiler_cache() -> Path | None:
+    """Keep what is compiled in the user's cache folder, so that the next run finds it; the folder may be emptied.
+
+    It is `trireid/compiler` in `$XDG_CACHE_HOME` or `~/.cache`. `TORCHINDUCTOR_CACHE_DIR` names another one. A folder
+    that others may write to is not used, because its files are run as programs.
+
+    Returns:
+        The folder; None: torch's own default, since this one cannot be used.
+    """
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    default = str(Path(tempfile.gettempdir()) / "torchinductor_")  # torch sets the variable to a folder of this kind
+    if given and not given.startswith(default):
+        return Path(given)
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireid" / "compiler"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        shared = hasattr(os, "getuid") and (
+            found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        )
+        if shared or not os.access(folder, os.W_OK):
+            return None
+    except (OSError, RuntimeError):  # no home, no room, no permission
+        return None
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    return folder
+
+
+class SharedDropPath(nn.Module):
+    """Stochastic depth whose rate is a tensor, so that blocks of unlike rates share one compiled form.
+
+    Args:
+        rate: probability that the residual of a row is left out in training; the others are scaled up.
+        device: of the rows.
+    """
+
+    chances: Tensor
+
+    def __init__(self, rate: float, device: torch.device) -> None:
+        super().__init__()
+        keep = 1.0 - rate
+        self.register_buffer(
+            "chances", torch.tensor([keep, 1 / keep if keep else 0.0], device=device), persistent=False
+        )
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The residual `(R, N, D)`, zeros in the rows that are left out."""
+        if not self.training:
+            return rows
+        kept = torch.rand(rows.shape[0], 1, 1, device=rows.device) < self.chances[0]  # (R, 1, 1)
+        return rows * (kept * self.chances[1]).to(rows.dtype)
+
+
+def share_drop_path(blocks: Iterable[nn.Module]) -> None:
+    """Replace the stochastic depth of blocks, whose unlike rates would be compiled one by one; 0 in all: none."""
+    places = [
+        (block, name, layer)
+        for block in blocks
+        for name, layer in block.named_children()
+        if name in ("drop_path1", "drop_path2")
+    ]
+    if any(isinstance(layer, DropPath) for _, _, layer in places):
+        for block, name, layer in places:
+            device = next(block.parameters()).device
+            block.add_module(name, SharedDropPath(float(getattr(layer, "drop_prob", 0.0) or 0.0), device))
+            block.get_submodule(name).train(block.training)

@@ -5,6 +5,8 @@ A fast GPU finishes a kernel of a slimmed model before Python has launched the n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,20 @@ from trireid.types import ReIDOutput
 
 WARM_UP = 3
 """Plain calls before a recording: libraries choose their kernels, compiled blocks compile."""
+
+
+@contextmanager
+def random_numbers_kept(device: torch.device) -> Iterator[None]:
+    """Give a device a sound generator again if what runs inside fails: a broken recording leaves it unusable."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
+    before, done = generator.clone_state(), False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            generator.graphsafe_set_state(before)
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ class RecordedModel:
             for _ in range(WARM_UP):
                 self._forward(shown, cameras)
         torch.cuda.current_stream().wait_stream(self._stream)
-        with torch.cuda.graph(graph, stream=self._stream):
+        with random_numbers_kept(images.device), torch.cuda.graph(graph, stream=self._stream):
             output = self._forward(shown, cameras)
         return _Recording(graph, shown, cameras, output)
 

@@ -39,7 +39,7 @@ _FIGURES: TypeAdapter[Figures] = TypeAdapter(dict[str, dict[str, float]])
 _NAMES = TypeAdapter(dict[str, list[str]])
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=LARGEST)])
 
-_OF_THE_MACHINE = {"data": ("cache", "cache_folder", "workers"), "train": ("trackers",)}
+_OF_THE_MACHINE = {"data": ("cache", "cache_folder", "workers"), "train": ("trackers", "compile", "cuda_graph")}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ from trireid.errors import RunError
 from trireid.models.build import build_model, check_model, check_published_weights
 from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
+from trireid.models.speed_choice import Speed
 from trireid.names import Precision
+from trireid.train.compilation import choose_speed, compiled_if_possible
 from trireid.train.device import (
     autocast_dtype,
     deterministic_algorithms,
@@ -152,7 +154,7 @@ def _train_in_folder(config: Config, accelerator: Accelerator, options: _Options
         if main:
             _log_settings(config, resume=options.resume, brief=options.brief)
         deterministic = deterministic_algorithms(accelerator.device)
-        with deterministic, room_to_compile() if config.train.compile else nullcontext():
+        with deterministic:
             return _train(config, accelerator, options)
 
 
@@ -219,10 +221,13 @@ def _train(config: Config, accelerator: Accelerator, options: _Options) -> RunMe
     if options.untrained and state is None:
         keeper.measure_untrained()
     loader = accelerator.prepare_data_loader(inputs.loader)
-    run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings)
-
     first = 1 if state is None else state.epoch + 1
-    with keeper:
+    speed = choose_speed(config, accelerator, precision=precision, inputs=inputs, epochs=settings.epochs + 1 - first)
+    model.backbone.cuts_in_training = first > settings.dense_epochs
+    speed = compiled_if_possible(model, speed, config=config, accelerator=accelerator)
+    run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings, speed=speed)
+
+    with room_to_compile(forgiving=True) if speed.compiled else nullcontext(), keeper:
         for epoch in range(first, settings.epochs + 1):
             start = perf_counter()
             seed_epoch(settings.seed, epoch, process=accelerator.process_index)
@@ -276,12 +281,11 @@ def _prepare(
     *,
     accelerator: Accelerator,
     settings: TrainConfig,
+    speed: Speed,
 ) -> Callable[..., EpochEntry]:
-    """`train_epoch` of a model, prepared for its processes, compiled and recorded according to the settings."""
+    """`train_epoch` of a model, prepared for its processes, and recorded where that was chosen."""
     if accelerator.num_processes > 1:
         synchronise_statistics(model)
-    if settings.compile:
-        model.backbone.compile_blocks()
     trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
     complete = inputs.complete and settings.modality_dropout == 0
     gradients = partial(
@@ -298,7 +302,7 @@ def _prepare(
         trained,
         loader,
         stepper,
-        gradients=record_steps(gradients, model, requested=settings.cuda_graph, possible=possible),
+        gradients=record_steps(gradients, model, requested=speed.recorded, possible=possible),
         accelerator=accelerator,
         settings=settings,
     )

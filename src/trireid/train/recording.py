@@ -12,6 +12,9 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
+from trireid.errors import printable
+from trireid.models.compiling import FAILURES
+from trireid.models.recorded import random_numbers_kept
 from trireid.models.reid import ReIDModel
 from trireid.types import Batch
 
@@ -20,6 +23,9 @@ Gradients = Callable[[Batch], dict[str, Tensor]]
 WARM_UP = 4
 """Normal steps before a recording: libraries choose kernels, compiled blocks compile, buffers are allocated."""
 
+SPARE_MEMORY = 0.1
+"""Share of the device's memory that a recording, which keeps its own, must leave free: evaluations need some."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +33,8 @@ class RecordedGradients:
     """Forward, loss and backward of a batch: run normally a few times, then recorded, then replayed.
 
     A recording holds for one shape of the batch and one path through the model. A batch of another shape is run
-    normally; when the model starts to drop patches (`Backbone.cuts_in_training`), a new recording is made.
+    normally; when the model starts to drop patches (`Backbone.cuts_in_training`), a new recording is made. Where a
+    recording fails, a warning says so, and this and all later batches are run normally.
 
     Args:
         gradients: takes a batch on a CUDA device and puts gradients on the parameters of `model`; it may not wait for
@@ -38,6 +45,7 @@ class RecordedGradients:
     def __init__(self, gradients: Gradients, model: ReIDModel) -> None:
         self._gradients, self._model = gradients, model
         self._stream = torch.cuda.Stream()
+        self._failed = False
         self._forget()
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -47,11 +55,10 @@ class RecordedGradients:
         if self._graph is None and self._num_plain < WARM_UP:
             self._num_plain += 1
             return self._on_side_stream(batch)
-        if self._graph is None:
-            self._record(batch)
-        if batch.images.shape != self._batch.images.shape:
+        if self._graph is None and not self._failed:
+            self._try_to_record(batch)
+        if self._graph is None or batch.images.shape != self._batch.images.shape:
             return self._on_side_stream(batch)
-        assert self._graph is not None
         for field in fields(Batch):
             getattr(self._batch, field.name).copy_(getattr(batch, field.name), non_blocking=True)
         self._graph.replay()
@@ -75,6 +82,23 @@ class RecordedGradients:
         torch.cuda.current_stream().wait_stream(self._stream)
         return {name: value.detach() for name, value in terms.items()}
 
+    def _try_to_record(self, batch: Batch) -> None:
+        """Record; nothing is computed meanwhile, so that the batch of a failed recording can still be run."""
+        try:
+            with random_numbers_kept(batch.images.device):
+                self._record(batch)
+        except FAILURES as error:
+            self._forget()
+            self._failed = True
+            for parameter in self._model.parameters():
+                parameter.grad = None
+            _log.warning(
+                "a training step cannot be recorded here (%s: %s): the run goes on without, with the same results; "
+                "train.cuda_graph=false switches the attempt off",
+                type(error).__name__,
+                printable(str(error).strip().split("\n")[0], limit=200),
+            )
+
     def _record(self, batch: Batch) -> None:
         self._batch = replace(batch, **{field.name: getattr(batch, field.name).clone() for field in fields(Batch)})
         for parameter in self._model.parameters():
@@ -84,6 +108,9 @@ class RecordedGradients:
             terms = self._gradients(self._batch)
             self._names = list(terms)
             self._values = torch.stack([value.detach().float() for value in terms.values()])
+        free, total = torch.cuda.mem_get_info(batch.images.device)
+        if free < SPARE_MEMORY * total:
+            raise RuntimeError(f"it leaves only {free / 2**30:.1f} GiB of memory free for all else, evaluations too")
         self._written = [(each, each.grad) for each in self._model.parameters() if each.grad is not None]
         self._graph = graph
 

@@ -57,6 +57,8 @@ FREE_TO_CHANGE = (
     "train.checkpoint_every",
     "train.maps_every",
     "train.trackers",
+    "train.compile",
+    "train.cuda_graph",
 )
 """Settings that may differ when a run is resumed, because they do not change what is learnt."""
 
