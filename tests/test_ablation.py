@@ -1,9 +1,11 @@
 """Grids: how cells are named, planned, resumed, and what the table says."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -12,7 +14,8 @@ from typer.testing import CliRunner
 
 from tiny_run import tiny_config, write_tree
 from trireid import ablation
-from trireid.ablation import Cell, Job, running
+from trireid.ablation import Cell, Job, forking, running
+from trireid.ablation.forking import PRELOADED, ForkedRun
 from trireid.cli.app import app
 from trireid.config.load import dump_config, load_config
 from trireid.errors import ConfigError, RunError
@@ -248,19 +251,41 @@ def test_runs_at_a_time_are_spread_over_the_devices(tmp_path, monkeypatch):
     class Ended:
         returncode = 0
 
-        def __init__(self, command, *, stdout, stderr, env):
-            started.append(env["CUDA_VISIBLE_DEVICES"])
+        def __init__(self, arguments, *, log, environment):
+            started.append(environment["CUDA_VISIBLE_DEVICES"])
 
         def poll(self):
             return 0
 
     started = []
-    monkeypatch.setattr(running.subprocess, "Popen", Ended)
+    monkeypatch.setattr(running, "ForkedRun", Ended)
     (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
     jobs = [Job(Cell("a", ()), seed, tmp_path / f"seed{seed}") for seed in range(4)]
     options = {"config_path": tmp_path / "c.yaml", "overrides": []}
     assert ablation.run_jobs(jobs, parallel=4, devices=["0", "5"], **options) == []
     assert started == ["0", "5", "0", "5"]
+
+
+@pytest.mark.slow
+def test_a_fork_of_the_loaded_server_runs_a_command_in_its_own_environment(tmp_path):
+    """Its log, environment, exit code and threads are its own; the server has not touched CUDA."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    runs = [
+        ForkedRun(arguments, log=tmp_path / f"{name}.log", environment=environment)
+        for name, arguments in {
+            "version": ["--version", "--verbose"],
+            "wrong": ["train", "--config", "none.yaml"],
+        }.items()
+    ]
+    assert [run.wait() for run in runs] == [0, 2]
+    assert "trireid" in (tmp_path / "version.log").read_text()
+    assert (tmp_path / "wrong.log").read_text().startswith("error: ")
+    assert forking._NVML_CHECK not in os.environ
+    script = f"import torch\nfor name in {PRELOADED!r}: __import__(name)\nprint(torch.cuda.is_initialized())"
+    assert "False" in subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    stopped = ForkedRun(["demo", "--out", str(tmp_path / "demo")], log=tmp_path / "demo.log", environment=environment)
+    threading.Timer(0.3, stopped.terminate).start()
+    assert stopped.wait() == -signal.SIGTERM
 
 
 def test_visible_devices_are_those_of_the_environment(monkeypatch):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trireid.ablation.forking import ForkedRun, can_fork
 from trireid.ablation.grid import Job, job_settings
 from trireid.files import locked, writing
 from trireid.train.run_files import CONFIG_FILE
@@ -42,8 +43,9 @@ def run_jobs(
         the jobs that failed, each with the last line of its log; the others are finished.
     """
     waiting = [job for job in jobs if not job.is_finished]
+    forks = can_fork() and len(waiting) > 1  # the server takes longer to start than one run
     places = list(range(parallel))  # free places; a run that ends frees its place for the next
-    running: dict[subprocess.Popen[bytes], _Running] = {}
+    running: dict[Process, _Running] = {}
     failed: list[tuple[Job, str]] = []
     done = len(jobs) - len(waiting)
     with _ended_with_this_one(running):
@@ -52,7 +54,7 @@ def run_jobs(
                 job, place = waiting.pop(0), places.pop(0)
                 device = devices[place % len(devices)] if devices else None
                 logged = _log_file(job).stat().st_size if _log_file(job).exists() else 0
-                process = _start(job, config_path, overrides, parallel=parallel, device=device)
+                process = _start(job, config_path, overrides, parallel=parallel, device=device, forks=forks)
                 running[process] = _Running(job, place, logged)
             time.sleep(0.2)
             for process in [each for each in running if each.poll() is not None]:
@@ -64,6 +66,9 @@ def run_jobs(
             if progress is not None:
                 progress(done, len(jobs))
     return failed
+
+
+Process = ForkedRun | subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def only_ablation(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ended_with_this_one(running: Mapping[subprocess.Popen[bytes], object]) -> Iterator[None]:
+def _ended_with_this_one(running: Mapping[Process, object]) -> Iterator[None]:
     """End all runs when this process stops, also by SIGTERM (from `kill` or a scheduler).
 
     A run left behind would write into the folder in which the next call resumes it.
@@ -118,11 +123,10 @@ def visible_devices() -> list[str]:
 
 
 def _start(
-    job: Job, config_path: Path, overrides: Sequence[str], *, parallel: int, device: str | None
-) -> subprocess.Popen[bytes]:
-    started = (job.folder / CONFIG_FILE).is_file()
-    settings = job_settings(job, overrides)
-    command = [sys.executable, "-m", "trireid", "train", "--config", str(config_path), *settings]
+    job: Job, config_path: Path, overrides: Sequence[str], *, parallel: int, device: str | None, forks: bool
+) -> Process:
+    resumed = ["--resume"] if (job.folder / CONFIG_FILE).is_file() else []
+    arguments = ["train", "--config", str(config_path), *job_settings(job, overrides), *resumed]
     environment = dict(os.environ)
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
@@ -131,10 +135,11 @@ def _start(
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
     log = _log_file(job)
     log.parent.mkdir(parents=True, exist_ok=True)
+    if forks:
+        return ForkedRun(arguments, log=log, environment=environment)
     with log.open("ab") as stream:
-        return subprocess.Popen(
-            [*command, "--resume"] if started else command, stdout=stream, stderr=stream, env=environment
-        )
+        command = [sys.executable, "-m", "trireid", *arguments]
+        return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
 
 
 def _log_file(job: Job) -> Path:
