@@ -47,8 +47,9 @@ def block_means(features: Tensor, filled: Tensor, group: Tensor, num_groups: int
 
 def subtract_means(features: Tensor, filled: Tensor, mean: Tensor) -> Tensor:
     """Features `(n, D)` less a mean `(n, D)` or `(D,)` in the blocks `(n, K)` that are filled; 0 in the others."""
-    parts = (features - mean.to(features)).unflatten(1, (filled.shape[1], -1))
-    return (parts * filled[..., None]).flatten(1)
+    parts: Tensor = (features - mean.to(features)).unflatten(1, (filled.shape[1], -1))  # (n, K, D / K)
+    centred: Tensor = (parts * filled[..., None]).flatten(1)
+    return centred
 
 
 def centred_by_camera(ranking: Ranking) -> Ranking:
