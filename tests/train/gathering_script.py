@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, distributed, nn
 
 from trireid.errors import InputError, RunError
 from trireid.evaluation.features import FeatureSet
+from trireid.losses import reid_loss
 from trireid.models.bnneck import BNNeckClassifier
 from trireid.train.gathering import gather_features, gather_output, gather_rows, synchronise_statistics
+from trireid.train.gradient_mean import GradientMean
 from trireid.types import ReIDOutput
 
 CPU = torch.device("cpu")
@@ -30,48 +34,99 @@ def check_rows() -> None:
     torch.testing.assert_close(part.grad, own(whole) * 3)  # 1 + 2
 
 
-def check_output() -> None:
-    """Only what the losses read; an auxiliary loss becomes the mean, and keeps its own gradient."""
-    generator = torch.Generator().manual_seed(0)
-    feature, logits = torch.randn(4, 6, generator=generator), torch.randn(4, 3, generator=generator)
+class Classifiers(nn.Module):
+    """The part of a model that `gather_output` uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifiers = nn.ModuleDict({"rgb": BNNeckClassifier(6, 3)})
+
+    def classify(self, features: dict[str, Tensor], present: Tensor | None) -> dict[str, Tensor]:
+        shown = None if present is None else present[:, 0]
+        return {name: neck(features[name], present=shown) for name, neck in self.classifiers.items()}
+
+
+def check_output(shown: list[bool], *, complete: bool) -> None:
+    """Only what the losses read; an auxiliary loss becomes the mean, and keeps its own gradient.
+
+    Loss, gradients of features, mean gradients of the classifiers and their statistics are those of the whole batch.
+    """
+    torch.manual_seed(0)
+    feature, label = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 0, 1, 2])
+    present = torch.tensor([[one, True, True] for one in shown])
+    models = [Classifiers().double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    whole = feature.clone().requires_grad_()
+    features = {"rgb": whole}
+    logits = models[0].classify(features, None if complete else present)
+    loss = reid_loss(ReIDOutput(features, present, logits), label)["total"]
+    loss.backward()
+
+    part = own(feature).clone().requires_grad_()
     auxiliary = torch.tensor(1.0 + distributed.get_rank(), requires_grad=True)
-    output = ReIDOutput(
-        features={"global": own(feature), "rgb": own(feature)},
-        present=own(torch.tensor([[True] * 3, [False, True, True]] * 2)),
-        logits={"global": own(logits)},
-        auxiliary={"cut": auxiliary},
-    )
-    gathered = gather_output(output)
-    assert set(gathered.features) == {"global"}
-    torch.testing.assert_close(gathered.features["global"], feature)
-    torch.testing.assert_close(gathered.logits["global"], logits)
-    assert gathered.present.tolist() == [[True] * 3, [False, True, True]] * 2
+    output = ReIDOutput({"rgb": part, "nir": part}, own(present), auxiliary={"cut": auxiliary})
+    gathered, labels = gather_output(output, own(label), model=models[1], complete=complete)
+    assert set(gathered.features) == {"rgb"}
+    assert gathered.present.tolist() == present.tolist()
+    assert labels.tolist() == label.tolist()
     assert gathered.auxiliary["cut"].item() == 1.5
-    gathered.auxiliary["cut"].backward()
+    total = reid_loss(gathered, labels)["total"]
+    torch.testing.assert_close(total, loss + 1.5)
+    total.backward()
     assert auxiliary.grad is not None
     assert auxiliary.grad.item() == 1  # and the mean over the processes makes it 1 / 2 of each
+    torch.testing.assert_close(part.grad, own(whole.grad) * 2)  # and the mean makes it that of the whole batch
+    for one, two in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)  # equal in all processes, and so is their mean
+    for name, value in models[0].state_dict().items():
+        torch.testing.assert_close(value, models[1].state_dict()[name])
 
 
-def check_statistics(present: list[bool] | None) -> None:
-    """A neck and a plain normalisation on shares: output, gradient and running statistics of the whole batch."""
+def check_statistics() -> None:
+    """A normalisation before the classifiers, on shares: output, gradient and running statistics of the whole batch."""
     torch.manual_seed(0)
     whole = torch.randn(4, 6, dtype=torch.float64)
-    weight = torch.randn(4, 3, dtype=torch.float64)
-    shown = None if present is None else torch.tensor(present)
-    modules = [nn.ModuleList([nn.BatchNorm1d(6), BNNeckClassifier(6, 3)]).double() for _ in range(2)]
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    modules = [nn.Sequential(nn.BatchNorm1d(6)).double() for _ in range(2)]
     modules[1].load_state_dict(modules[0].state_dict())
     synchronise_statistics(modules[1])
     results = []
     for module, take in zip(modules, (lambda rows: rows, own), strict=True):
         rows = take(whole).clone().requires_grad_()
-        logits = module[1](module[0](rows), present=None if shown is None else take(shown))
-        (logits * take(weight)).sum().backward()
+        normalised = module(rows)
+        (normalised * take(weight)).sum().backward()
         module.eval()
-        results.append((logits, rows.grad, module[1](module[0](rows))))
+        results.append((normalised, rows.grad, module(rows)))
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(own(one), two)
     for name, value in modules[0].state_dict().items():
         torch.testing.assert_close(value, modules[1].state_dict()[name])
+
+
+def check_mean(bucket_bytes: int) -> None:
+    """Means of gradients in one message or many, the same steps as with DistributedDataParallel, unused weights too."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4) for _ in range(3)]
+    models = [nn.Sequential(*map(copy.deepcopy, layers)) for _ in range(2)]
+    wrapped = nn.parallel.DistributedDataParallel(models[0])
+    models[1].unused = nn.Parameter(torch.zeros(3))  # a name that nn.Sequential does not run
+    with torch.no_grad():
+        models[1][0].weight += distributed.get_rank()
+    mean = GradientMean(models[1], bucket_bytes=bucket_bytes)
+    for step in range(3):
+        rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(2 * step + distributed.get_rank()))
+        wrapped(rows).square().sum().backward()
+        with mean:
+            models[1](rows).square().sum().backward()
+        assert not models[1].unused.grad.any()
+        models[1].unused.grad = None
+        for one, two in zip(models[0].parameters(), models[1][:3].parameters(), strict=True):
+            torch.testing.assert_close(one.grad, two.grad)
+            one.grad = two.grad = None
+        with pytest.raises(InputError), mean:  # a step that fails leaves nothing behind
+            raise InputError("no loss")
+    mean.close()
+    models[1](torch.ones(1, 4)).sum().backward()  # sends nothing: the other process may do something else
 
 
 def part_of(items: list[int]) -> FeatureSet | None:
@@ -112,16 +167,14 @@ def main() -> None:
     """All checks."""
     distributed.init_process_group("gloo")
     check_rows()
-    check_output()
+    check_statistics()
     # All; uneven shares; none in the second process; one alone, which has no variance; nobody.
-    for present in (
-        None,
-        [True, True, True, False],
-        [True, True, False, False],
-        [False, False, True, False],
-        [False] * 4,
-    ):
-        check_statistics(present)
+    check_output([True] * 4, complete=True)
+    for shown in ([True] * 4, [True, True, True, False], [True, True, False, False], [False, False, True, False]):
+        check_output(shown, complete=False)
+    check_output([False] * 4, complete=False)
+    for bucket_bytes in (1, 100, 2**20):
+        check_mean(bucket_bytes)
     check_features()
     distributed.destroy_process_group()
 

@@ -37,7 +37,8 @@ def room_to_compile(num_models: int = 1, *, forgiving: bool = False) -> Iterator
     """Let the blocks of this many models be compiled in one process, each for up to 16 token counts and modes.
 
     torch compiles one piece of code 8 times, whatever the models it is of, and runs it plain from then on without a
-    word: a model with three cuts, or a later model of a long comparison, would not be what it says.
+    word: a model with three cuts, or a later model of a long comparison, would not be what it says. Blocks are not cut
+    up for DistributedDataParallel: each is small enough for its gradients to be sent while the next one computes.
 
     Args:
         num_models: that are compiled.
@@ -45,7 +46,8 @@ def room_to_compile(num_models: int = 1, *, forgiving: bool = False) -> Iterator
     """
     import torch._dynamo.config as dynamo  # takes more than a second, which only compilation is worth
 
-    with dynamo.patch(recompile_limit=16 * max(1, num_models), suppress_errors=forgiving or dynamo.suppress_errors):
+    limit, suppressed = 16 * max(1, num_models), forgiving or dynamo.suppress_errors
+    with dynamo.patch(recompile_limit=limit, suppress_errors=suppressed, optimize_ddp=False):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import get_args
 
 import torch
@@ -69,13 +70,17 @@ class ReIDModel(nn.Module):
         self.backbone, self.pife, self.head, self.guide = backbone, pife, head, guide
         self.classifiers = nn.ModuleDict(classifiers)
 
-    def forward(self, images: Tensor, present: Tensor | None = None, camera: Tensor | None = None) -> ReIDOutput:
+    def forward(
+        self, images: Tensor, present: Tensor | None = None, camera: Tensor | None = None, *, classify: bool = True
+    ) -> ReIDOutput:
         """Features of a batch of triplets; in training also the logits.
 
         Args:
             images: `(B, M, 3, H, W)`, normalised; the content of absent modalities is ignored.
             present: `(B, M)` bool, at least one true per item; None: all present.
             camera: `(B,)` int64 camera index, -1 unknown; None: all unknown.
+            classify: compute the logits in training. False leaves them to `classify`, where the features of several
+                processes are brought together first.
 
         Raises:
             InputError: for wrong shapes, or an item without any modality.
@@ -88,9 +93,9 @@ class ReIDModel(nn.Module):
                 f"images are {images.dtype} on {images.device}, the model {own.dtype} on {own.device}; move one "
                 "with .to(...)"
             )
-        return self.read_out(self.backbone(images, present=present, camera=camera), present)
+        return self.read_out(self.backbone(images, present=present, camera=camera), present, classify=classify)
 
-    def read_out(self, tokens: BackboneOutput, present: Tensor | None) -> ReIDOutput:
+    def read_out(self, tokens: BackboneOutput, present: Tensor | None, *, classify: bool = True) -> ReIDOutput:
         """What follows the backbone: the features of its tokens, zeros where a modality is absent `(B, M)`."""
         # Sets of tokens take the fused one in; SDTPS chooses among patches, each of which has a place in the grid.
         everything = tokens.patches if tokens.fused is None else torch.cat([tokens.patches, tokens.fused], dim=2)
@@ -117,9 +122,7 @@ class ReIDModel(nn.Module):
                 selection["sdtps"] = in_original_grid(slimmed.selection, inside)
         elif self.head is not None:
             features["head"] = self.head(everything, global_features, present=present)
-        logits = {}
-        if self.training:
-            logits = {name: self._classify(name, features[name], present) for name in self.classifiers}
+        logits = self.classify(features, present) if self.training and classify else {}
         used = present if present is not None else tokens.cls.new_ones(tokens.cls.shape[:2]).bool()
         blocks = {"global": MODALITY_BLOCKS} | ({} if self.head is None else {"head": self.head.blocks})
         return ReIDOutput(features, used, logits, selection, auxiliary=tokens.auxiliary, blocks=blocks)
@@ -128,6 +131,10 @@ class ReIDModel(nn.Module):
         if self.guide == "cls":
             return tokens.cls
         return tokens.patches.mean(dim=2) if self.guide == "mean_patch" else global_features
+
+    def classify(self, features: Mapping[str, Tensor], present: Tensor | None) -> dict[str, Tensor]:
+        """Logits `(B, C)` of each feature `(B, F)` that has a classifier; present `(B, M)` bool, None: all."""
+        return {name: self._classify(name, features[name], present) for name in self.classifiers}
 
     def _classify(self, name: str, feature: Tensor, present: Tensor | None) -> Tensor:
         """Logits `(B, C)`; a modality's own classifier uses only the items that have the modality."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, set_seed
 
 from trireid.errors import ConfigError
 from trireid.names import DeviceName, Precision
@@ -64,7 +64,11 @@ def make_accelerator(*, device: torch.device, precision: Precision) -> Accelerat
     # Batches come in page-locked memory, so that copies to the device need not be waited for.
     # Of several processes each takes its part of every batch, instead of every n-th batch.
     loading = DataLoaderConfiguration(split_batches=True, non_blocking=True)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, dataloader_config=loading)
+    # Running statistics are those of the whole batch in every process: to send them at each step would only take time.
+    wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", mixed_precision=mixed, dataloader_config=loading, kwargs_handlers=[wrapping]
+    )
     if accelerator.num_processes > 1:
         # A process that ends with its group open may be aborted by the threads of the group ("terminate called").
         atexit.register(_leave_group)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +18,8 @@ from trireid.config.schema import TrainConfig
 from trireid.data.dropping import drop_modalities
 from trireid.errors import RunError
 from trireid.losses import reid_loss
-from trireid.train.gathering import gather_output, gather_rows
+from trireid.train.gathering import gather_output
+from trireid.train.gradient_mean import GradientMean
 from trireid.train.progress import Bar
 from trireid.train.run_files import EpochEntry
 from trireid.types import Batch, ReIDOutput
@@ -82,6 +85,7 @@ def make_gradients(
     settings: TrainConfig,
     transform: Callable[[Tensor, Tensor, Tensor], Tensor],
     complete: bool = False,
+    mean: GradientMean | None = None,
 ) -> Terms:
     """Augment a batch, run the model, and compute the gradients of the loss.
 
@@ -93,6 +97,8 @@ def make_gradients(
         transform: makes images of (pixels, seed, present) of a batch, on the device.
         complete: every triplet has all modalities and keeps them; the model then does not check for missing ones, which
             would wait for the device.
+        mean: brings the gradients of several processes together where the prepared model does not; None: it does, or
+            there is one process.
 
     Returns:
         The terms of the loss.
@@ -101,12 +107,16 @@ def make_gradients(
     if settings.modality_dropout > 0:
         present = drop_modalities(present, batch.seed, settings.modality_dropout)
     images = transform(batch.images, batch.seed, present)
-    output = model(images, present=None if complete else present, camera=batch.camera)
-    label = batch.label
-    if accelerator.num_processes > 1:  # the loss is of the whole batch, in every process the same
-        output, label = gather_output(output), gather_rows(label)
+    run = partial(model, images, present=None if complete else present, camera=batch.camera)
+    if accelerator.num_processes == 1:
+        output, label = run(), batch.label
+    else:  # the loss is of the whole batch, in every process the same
+        alone, whole = run(classify=False), accelerator.unwrap_model(model)
+        with accelerator.autocast():
+            output, label = gather_output(alone, batch.label, model=whole, complete=complete)
     terms = loss_terms(output, label, settings)
-    accelerator.backward(terms["total"])
+    with nullcontext() if mean is None else mean:
+        accelerator.backward(terms["total"])
     return terms
 
 

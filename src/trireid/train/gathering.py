@@ -4,9 +4,12 @@ Why a run of n processes equals that of one. Each process holds B / n rows of ev
 rows independently, except for batch normalisation and the loss. Both are computed on the gathered rows, all B of them,
 in the order of the one process. So every process r has the same loss L_r = L. The backward pass of a gather adds up
 what all processes send back: process r gets the gradient of L_1 + ... + L_n = n L with respect to its own copy of the
-weights, that is, n times what its own rows add to the gradient. DistributedDataParallel takes the mean of that over
-the processes, (1 / n) * sum over r of n * (share of r): the gradient of one process, up to the rounding of sums in
-another order.
+weights, that is, n times what its own rows add to the gradient. The mean of that over the processes,
+(1 / n) * sum over r of n * (share of r), is the gradient of one process, up to the rounding of sums in another order.
+
+The last gather, before the classifiers and the loss, needs no sum: all processes compute the same from the same rows,
+so that what they would send back is equal, and n times the own is their sum. A step then sends one message there, and
+none on the way back. The mean of the classifiers' gradients, which are equal, is what each of them has.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trireid.errors import ConfigError, RunError, TrireidError
 from trireid.evaluation.features import FeatureSet, join_features
 from trireid.models.bnneck import BNNeckClassifier
+from trireid.models.reid import ReIDModel
 from trireid.types import Blocks, ReIDOutput
 
 
@@ -74,37 +78,59 @@ def gather_rows(rows: Tensor) -> Tensor:
     return cast(Tensor, _GatherRows.apply(rows))
 
 
-def gather_output(output: ReIDOutput) -> ReIDOutput:
-    """What the losses read of an output, of the rows of all processes.
+def gather_for_loss(*tables: Tensor) -> tuple[Tensor, ...]:
+    """Rows of every process as `gather_rows`, of several tables `(b, ...)` in one message, for a loss of them.
 
-    Features and logits `(b, F)` become `(n * b, F)`; features without logits and selections are left out. Auxiliary
-    losses are means over the rows of a process, and become the mean of all processes (which is the mean over all rows
-    where the processes have equally many; a loss over present modalities alone weighs each process the same).
+    Every process must compute the same from the result; the gradient is then right without a message.
     """
-    return replace(
+    return cast(tuple[Tensor, ...], _GatherForLoss.apply(*tables))
+
+
+def gather_output(
+    output: ReIDOutput, label: Tensor, *, model: ReIDModel, complete: bool = False
+) -> tuple[ReIDOutput, Tensor]:
+    """What the losses read, and the labels, of the rows of all processes.
+
+    Features `(b, F)` become `(n * b, F)`, and their logits are computed from these; features without a classifier and
+    selections are left out. Auxiliary losses are means over the rows of a process, and become the mean of all processes
+    (which is the mean over all rows where the processes have equally many; a loss over present modalities alone weighs
+    each process the same).
+
+    Args:
+        output: without logits.
+        label: `(b,)` int64.
+        model: has the classifiers; not wrapped.
+        complete: every triplet has all modalities; see `make_gradients`.
+    """
+    trained = {name: output.features[name] for name in model.classifiers}
+    auxiliary = {name: value.expand(len(label)) for name, value in output.auxiliary.items()}
+    sent = {**trained, **auxiliary, _PRESENT: output.present, _LABEL: label}
+    arrived = dict(zip(sent, gather_for_loss(*sent.values()), strict=True))
+    features, present = {name: arrived[name] for name in trained}, arrived[_PRESENT]
+    gathered = replace(
         output,
-        features={name: gather_rows(value) for name, value in output.features.items() if name in output.logits},
-        logits={name: gather_rows(value) for name, value in output.logits.items()},
-        present=gather_rows(output.present),
-        auxiliary={name: gather_rows(value.reshape(1)).mean() for name, value in output.auxiliary.items()},
+        features=features,
+        logits=model.classify(features, None if complete else present),
+        present=present,
+        auxiliary={name: arrived[name].mean() for name in auxiliary},
         selection={},
     )
+    return gathered, arrived[_LABEL]
 
 
 def synchronise_statistics(model: nn.Module) -> None:
-    """Let every batch normalisation of a model see the rows of all processes in training.
+    """Let every batch normalisation before the classifiers see the rows of all processes in training.
 
     A hook gathers the rows before the module, another one takes the own rows of its result. So the module itself
     computes what it would in one process, and its running statistics are the same in all processes. A
-    `BNNeckClassifier` is gathered as a whole, because it chooses the rows that it normalises. torch's SyncBatchNorm
-    would run on CUDA only, and would not know of that choice. The rows are few and the modules small (one vector an
-    item), so that every process can afford to compute them all.
+    `BNNeckClassifier` is left alone: `gather_output` gives it all rows. torch's SyncBatchNorm would run on CUDA only.
+    The rows are few and the modules small (one vector an item), so that every process can afford to compute them all.
     """
     necks = [module for module in model.modules() if isinstance(module, BNNeckClassifier)]
-    inside = {part for neck in necks for part in neck.modules()} - set(necks)
+    inside = {part for neck in necks for part in neck.modules()}
     for module in model.modules():
-        if isinstance(module, BNNeckClassifier | _BatchNorm) and module not in inside:
-            module.register_forward_pre_hook(_gather_inputs, with_kwargs=True)
+        if isinstance(module, _BatchNorm) and module not in inside:
+            module.register_forward_pre_hook(_gather_inputs)
             module.register_forward_hook(_take_own_rows)
 
 
@@ -154,7 +180,7 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
     return join_features([FeatureSet(part, part.pop(_PRESENT), part.pop(_ITEM), blocks) for part in parts])
 
 
-_PRESENT, _ITEM = "(present)", "(item)"  # no names of features
+_PRESENT, _ITEM, _LABEL = "(present)", "(item)", "(label)"  # no names of features
 
 
 class _GatherRows(torch.autograd.Function):
@@ -177,22 +203,39 @@ class _GatherRows(torch.autograd.Function):
         return total[_own(ctx.num_rows)].to(ctx.dtype)
 
 
+class _GatherForLoss(torch.autograd.Function):
+    """See `gather_for_loss`. A row of the message holds the bytes of a row of every table."""
+
+    @staticmethod
+    def forward(ctx: Any, *tables: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.num_rows = len(tables[0])
+        rows = [table.contiguous().view(ctx.num_rows, -1).view(torch.uint8) for table in tables]  # (b, bytes)
+        message = torch.cat(rows, dim=1)
+        arrived = message.new_empty(distributed.get_world_size() * ctx.num_rows, message.shape[1])
+        distributed.all_gather_into_tensor(arrived, message)
+        parts = arrived.split([part.shape[1] for part in rows], dim=1)
+        gathered = tuple(
+            part.contiguous().view(table.dtype).view(-1, *table.shape[1:])
+            for part, table in zip(parts, tables, strict=True)
+        )
+        ctx.mark_non_differentiable(*(each for each in gathered if not each.is_floating_point()))
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        own, number = _own(ctx.num_rows), distributed.get_world_size()
+        return tuple(None if each is None else each[own] * number for each in gradients)
+
+
 def _own(num_rows: int) -> slice:
     """Where the own rows are among those of all processes."""
     first = distributed.get_rank() * num_rows
     return slice(first, first + num_rows)
 
 
-def _gather_inputs(
-    module: nn.Module, positional: tuple[Any, ...], named: dict[str, object]
-) -> tuple[tuple[Any, ...], dict[str, object]]:
-    if not module.training:
-        return positional, named
-    return tuple(map(_gathered, positional)), {name: _gathered(value) for name, value in named.items()}
-
-
-def _gathered(value: Any) -> Any:
-    return gather_rows(value) if isinstance(value, Tensor) else value
+def _gather_inputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(map(gather_rows, inputs)) if module.training else inputs
 
 
 def _take_own_rows(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ from trireid.train.device import (
 from trireid.train.environment import describe_environment
 from trireid.train.epoch import make_gradients, train_epoch
 from trireid.train.gathering import check_batch_size, check_same, lost_process, synchronise_statistics
+from trireid.train.gradient_mean import GradientMean
 from trireid.train.inputs import TrainingInputs, check_root, open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
@@ -286,8 +287,11 @@ def _prepare(
     """`train_epoch` of a model, prepared for its processes, and recorded where that was chosen."""
     if accelerator.num_processes > 1:
         synchronise_statistics(model)
-    trained, stepper = accelerator.prepare_model(model), accelerator.prepare_optimizer(optimizer)
     complete = inputs.complete and settings.modality_dropout == 0
+    possible = accelerator.device.type == "cuda" and complete
+    mean = GradientMean(model) if speed.recorded and possible and accelerator.num_processes > 1 else None
+    trained = accelerator.prepare_model(model, evaluation_mode=mean is not None)  # then it is not wrapped
+    stepper = accelerator.prepare_optimizer(optimizer)
     gradients = partial(
         make_gradients,
         model=trained,
@@ -295,8 +299,8 @@ def _prepare(
         settings=settings,
         transform=inputs.transform,
         complete=complete,
+        mean=mean,
     )
-    possible = accelerator.device.type == "cuda" and complete and accelerator.num_processes == 1
     return partial(
         train_epoch,
         trained,

@@ -5,7 +5,9 @@ With small models and small batches, the time to launch kernels from Python is t
 
 from __future__ import annotations
 
+import atexit
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -47,6 +49,11 @@ class RecordedGradients:
         self._stream = torch.cuda.Stream()
         self._failed = False
         self._forget()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # A group of processes can only be left when no recording holds messages of it. Handlers run in the order
+            # opposite to that of their registration: this one before the group is left.
+            forget = weakref.WeakMethod(self._forget)
+            atexit.register(lambda: None if (free := forget()) is None else free())
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Terms of the loss of this batch, new tensors."""
@@ -65,6 +72,11 @@ class RecordedGradients:
         for parameter, gradient in self._written:
             parameter.grad = gradient
         return dict(zip(self._names, self._values.clone().unbind(), strict=True))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether batches are replayed now."""
+        return self._graph is not None
 
     def _forget(self) -> None:
         """Free the recording and its memory."""
@@ -104,7 +116,8 @@ class RecordedGradients:
         for parameter in self._model.parameters():
             parameter.grad = None
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Threads of a group of processes may look at events meanwhile; an error is what this thread does wrong.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             terms = self._gradients(self._batch)
             self._names = list(terms)
             self._values = torch.stack([value.detach().float() for value in terms.values()])
@@ -116,13 +129,12 @@ class RecordedGradients:
 
 
 def record_steps(gradients: Gradients, model: ReIDModel, *, requested: bool, possible: bool) -> Gradients:
-    """The same function; recorded if requested and possible (one process, CUDA, complete triplets)."""
+    """The same function; recorded if requested and possible (CUDA, complete triplets)."""
     if not requested:
         return gradients
     if not possible:
         _log.warning(
-            "train.cuda_graph has no effect here: it needs a CUDA device, one process, and triplets none of which "
-            "lacks a modality"
+            "train.cuda_graph has no effect here: it needs a CUDA device, and triplets none of which lacks a modality"
         )
         return gradients
     return RecordedGradients(gradients, model)
