@@ -23,6 +23,7 @@ from trireid.data.synthetic.identities import draw_identities
 from trireid.data.synthetic.render import Shot, object_mask, render_triplet
 from trireid.data.transforms import EvaluationTransform
 from trireid.models import guidance
+from trireid.models.attention import attention_scores
 from trireid.models.build import build_model
 from trireid.models.selection import select_top
 from trireid.models.slimming import Guidance, RowTokens, SlimmingStage
@@ -83,7 +84,7 @@ def main() -> None:
                 + "  ".join(f"{recall(each, objects):{len(name)}.2f}" for name, each in scores.items())
             )
         if number >= backbone.first_foreseen:
-            late.append(guidance.attention_scores(block, before, num_patches=num_places))
+            late.append(attention_scores(block, before, num_patches=num_places))
     foresight = torch.stack(late).mean(dim=0)
     agreed = foresight + guidance.mean_by_place(foresight, places, present, None, num_places)
     print(f"foresight {recall(foresight, objects):.2f}, its consensus {recall(agreed, objects):.2f}")

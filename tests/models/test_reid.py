@@ -211,15 +211,6 @@ def test_unknown_backbone_names_the_nearest():
         create_vit("vit_base_patch16_22", image_size=(32, 16))
 
 
-def test_backbone_without_cls_token_is_refused():
-    from timm.models.vision_transformer import VisionTransformer
-
-    vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, class_token=False,
-                            global_pool="avg", num_classes=0)  # fmt: skip
-    with pytest.raises(InputError, match="must have a CLS token"):
-        Backbone(vit)
-
-
 def test_atmoe_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match="model.atmoe_heads is 5; it must divide the feature width 32"):
         build("hdm_atmoe", atmoe_heads=5)

@@ -10,6 +10,7 @@ from trireid.config.schema import BackboneConfig, ModelConfig, SlimmingConfig
 from trireid.errors import InputError
 from trireid.models import guidance as guiding
 from trireid.models import slimming
+from trireid.models.attention import attention_scores
 from trireid.models.build import build_model
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.types import modality_subsets
@@ -95,7 +96,7 @@ def test_cls_attention_equals_attention_by_hand():
     model = build()
     block = model.backbone.vit.blocks[1].eval()
     before = torch.randn(2, 1 + 16 + 1, 32)  # CLS, patches, fused token: all share the attention
-    scores = guiding.attention_scores(block, before, num_patches=16)
+    scores = attention_scores(block, before, num_patches=16)
     qkv = block.attn.qkv(block.norm1(before)).view(2, 18, 3, 4, 8)
     heads = [((qkv[0, 0, 0, h] * qkv[0, :, 1, h]).sum(-1) / math.sqrt(8)).softmax(0)[1:17] for h in range(4)]
     assert torch.allclose(scores[0], sum(heads) / 4, atol=1e-6)

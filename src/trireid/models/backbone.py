@@ -19,9 +19,11 @@ from trireid.models.camera import CameraEmbedding
 from trireid.models.compiling import is_exporting, share_drop_path
 from trireid.models.modality import mask_absent, standardised
 from trireid.models.predictor import PatchPredictor
+from trireid.models.rotary import Rotations, switch_off_augmentation
 from trireid.models.slimming import RowTokens, SlimmingStage
+from trireid.models.tokens import embed_tokens, read_tokens
 from trireid.models.untrusted import one_line
-from trireid.models.vit_parts import check_vit
+from trireid.models.vit_parts import FAMILIES, MODULES, ViT, check_vit
 from trireid.names import SieTokens
 from trireid.types import Selection
 
@@ -41,7 +43,8 @@ class BackboneOutput(NamedTuple):
     """Tokens after the last block, normalised (and projected, for CLIP).
 
     Attributes:
-        cls: `(B, M, D)`; zeros for absent modalities.
+        cls: `(B, M, D)`, the CLS token or what stands for it, see `trireid.models.tokens.read_tokens`; zeros for absent
+            modalities.
         patches: `(B, M, N, D)`, after slimming the kept ones in grid order; zeros for absent modalities.
         fused: `(B, M, 1, D)`, the token of all patches dropped inside the ViT; None without slimming.
         selection: what was kept inside the ViT, by stage (`block4`); empty without slimming.
@@ -59,8 +62,8 @@ class Backbone(nn.Module):
     """A timm ViT applied to `(B, M, 3, H, W)`.
 
     Args:
-        vit: timm vision transformer with a CLS token and one position table for CLS and patches. A linear `head` is
-            kept as projection of all tokens (CLIP: 768 -> 512).
+        vit: timm vision transformer with learned or rotary positions, whose random shifts in training are switched off.
+            A linear `head` is kept as projection of all tokens (CLIP: 768 -> 512).
         num_cameras: size of the camera embedding; 0 has none.
         sie_coefficient: scale of the camera embedding.
         sie_tokens: what it is added to: `cls`, the CLS token alone (upstream's CLIP tower), or `all` tokens (TransReID,
@@ -69,12 +72,13 @@ class Backbone(nn.Module):
         standardise: bring every image to mean 0 and variance 1 first, see `modality.standardised`.
 
     Raises:
-        InputError: for a ViT that lacks what is used of it (see `vit_parts.check_vit`), or cuts that do not fit it.
+        InputError: for a ViT that lacks what is used of it (see `vit_parts.check_vit`), cuts that do not fit it, or a
+            camera embedding for a CLS token that is not there.
     """
 
     def __init__(
         self,
-        vit: VisionTransformer,
+        vit: ViT,
         *,
         num_cameras: int = 0,
         sie_coefficient: float = 1.0,
@@ -85,8 +89,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.standardise = standardise
         check_vit(vit, reads_attention=any(stage.reads_attention for stage in stages))
+        switch_off_augmentation(vit)
         self.vit = vit
-        if isinstance(vit.head, nn.Linear) and vit.head.bias is not None:
+        if isinstance(vit, VisionTransformer) and isinstance(vit.head, nn.Linear) and vit.head.bias is not None:
             vit.head.bias.requires_grad_(False)  # CLIP's projection has none; that of timm's layer is 0 and stays so
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
         self.image_size: tuple[int, int] = tuple(vit.patch_embed.img_size)
@@ -105,6 +110,11 @@ class Backbone(nn.Module):
         self._learned_scores, self._cut = guidance.learned_scores, slimming.cut  # in evaluation, where compiled
         self.cuts_in_training = True  # False: train dense, while learned stages learn from all patches
         wanted = num_cameras > 0 and sie_coefficient > 0
+        if wanted and sie_tokens == "cls" and vit.cls_token is None:
+            raise InputError(
+                "model.sie_tokens is cls, and the backbone has no class token to add the camera embedding to: set "
+                "model.sie_tokens to all, or model.sie_coefficient to 0 for none"
+            )
         self.camera_embedding = CameraEmbedding(num_cameras, vit.embed_dim) if wanted else None
 
     def forward(
@@ -151,7 +161,7 @@ class Backbone(nn.Module):
             embedded, present=shown, rows=rows, num_modalities=num_modalities or modalities
         )
         spread = partial(self._spread, present=shown, rows=rows, is_complete=present is None)
-        sequence = spread(self._finish(tokens.sequence))  # (B, M, 1 + N (+ 1), D)
+        sequence = spread(read_tokens(self.vit, tokens.sequence))  # (B, M, 1 + N (+ 1), D)
         selection = {name: each.map(spread) for name, each in chosen.items()}
         end = 1 + tokens.patches.shape[1]
         fused = sequence[:, :, end:] if tokens.fused is not None else None
@@ -199,39 +209,34 @@ class Backbone(nn.Module):
                 torch._dynamo.maybe_mark_dynamic(value, 0)
 
     def embed(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Tokens `(R, 1 + N, D)` before the first block, of images `(R, 3, H, W)` and their cameras' `(R, D)`."""
-        patches = self.vit.patch_embed.norm(embed_patches(images, self.vit.patch_embed.proj))  # (R, N, D)
-        assert self.vit.cls_token is not None
-        assert self.vit.pos_embed is not None
-        cls = self.vit.cls_token.expand(patches.shape[0], -1, -1)
-        added = None if shift is None else self.sie_coefficient * shift.unsqueeze(1).to(cls.dtype)  # (R, 1, D)
-        if added is not None and self.sie_tokens == "cls":
-            cls = cls + added
-        tokens = torch.cat([cls.to(patches.dtype), patches], dim=1) + self.vit.pos_embed  # (R, 1 + N, D)
-        if added is not None and self.sie_tokens == "all":
-            tokens = tokens + added
-        return self.vit.norm_pre(self.vit.pos_drop(tokens))  # type: ignore[no-any-return]
+        """Tokens `(R, P + N, D)` before the first block, of images `(R, 3, H, W)` and their cameras' `(R, D)`."""
+        added = None
+        if shift is not None:
+            added = self.sie_coefficient * shift.unsqueeze(1).to(self.vit.patch_embed.proj.weight.dtype)  # (R, 1, D)
+        return embed_tokens(self.vit, images, added=added, sie_tokens=self.sie_tokens)
 
     def _blocks(
         self, sequence: Tensor, *, present: Tensor, rows: Tensor | None, num_modalities: int
     ) -> tuple[RowTokens, dict[str, Selection], dict[str, Tensor]]:
-        positions = torch.arange(sequence.shape[1] - 1, device=sequence.device).expand(sequence.shape[0], -1)
-        tokens = RowTokens(sequence, positions)
+        num_prefix = self.vit.num_prefix_tokens
+        positions = torch.arange(sequence.shape[1] - num_prefix, device=sequence.device).expand(sequence.shape[0], -1)
+        tokens = RowTokens(sequence, positions, num_prefix=num_prefix, has_cls=self.vit.cls_token is not None)
+        rotations = Rotations(self.vit, self.grid)
         selection: dict[str, Selection] = {}
         learning: dict[str, tuple[Tensor, Tensor]] = {}  # scores and places of the learned stages
         foreseen: list[Tensor] = []  # attention of late blocks
         for number, block in enumerate(self.vit.blocks, start=1):
-            before = tokens.sequence
-            self._mark_rows(before)
-            tokens = tokens._replace(sequence=block(before))
+            before, rope = tokens.sequence, rotations.of(tokens, block=number - 1)
+            self._mark_rows(before, rope if tokens.num_fused else None)
+            tokens = tokens._replace(sequence=block(before) if rope is None else block(before, rope=rope))
             if learning and number >= self.first_foreseen:
-                foreseen.append(guidance.attention_scores(block, before, num_patches=tokens.patches.shape[1]))
+                foreseen.append(guidance.attention_of(tokens, block=block, before=before, rope=rope))
             stage, name = self.stages.get(number), f"block{number}"
             if stage is None or stage.guidance == "none":
                 continue
             scores = self._scores(
                 tokens, stage, name, block=block, before=before, present=present, rows=rows,
-                num_modalities=num_modalities,
+                num_modalities=num_modalities, rope=rope,
             )  # fmt: skip
             if stage.is_learned and self.training:
                 learning[f"{name}/foresight"] = scores, tokens.positions
@@ -256,13 +261,14 @@ class Backbone(nn.Module):
         present: Tensor,
         rows: Tensor | None,
         num_modalities: int,
+        rope: Tensor | None,
     ) -> Tensor:
         """`(R, N)` for a cut; arguments as those of `guidance.stage_scores`."""
         places = self.grid[0] * self.grid[1]
         if not stage.is_learned:
             return guidance.stage_scores(
                 stage, tokens, block=block, before=before, present=present, rows=rows, num_places=places,
-                num_modalities=num_modalities,
+                num_modalities=num_modalities, rope=rope,
             )  # fmt: skip
         self._mark_rows(tokens.sequence, tokens.positions, present, rows)
         score = guidance.learned_scores if self.training else self._learned_scores
@@ -280,23 +286,6 @@ class Backbone(nn.Module):
             spread = spread.masked_fill(~present.view(*present.shape, *([1] * (spread.dim() - 2))), 0)
         return spread
 
-    def _finish(self, tokens: Tensor) -> Tensor:
-        # One of the two norms is the identity: a ViT that classifies by the mean of its patches has its last norm in
-        # fc_norm. head is the identity unless it is CLIP's projection, which upstream applies to all tokens.
-        return self.vit.head(self.vit.fc_norm(self.vit.norm(tokens)))  # type: ignore[no-any-return]
-
-
-def embed_patches(images: Tensor, projection: nn.Conv2d) -> Tensor:
-    """Patches `(R, N, D)` in grid order of images `(R, 3, H, W)` that its kernel tiles: the convolution as a product.
-
-    A convolution whose stride is its kernel is a linear map of each patch, and a matrix product is several times
-    faster there: convolutions change the memory layout on a GPU, and their libraries are made for small kernels.
-    """
-    height, width = projection.kernel_size
-    tiles = images.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # (R, 3, rows, height, columns, width)
-    flat = tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (R, N, 3 * height * width)
-    return nn.functional.linear(flat, projection.weight.flatten(1), projection.bias)
-
 
 def create_vit(
     name: str,
@@ -308,11 +297,11 @@ def create_vit(
     num_heads: int | None = None,
     projection: int | None = None,
     drop_path: float = 0.0,
-) -> VisionTransformer:
+) -> ViT:
     """A timm ViT of this name for this image size, with fresh weights (models/weights.py loads others).
 
     Args:
-        name: `tiny`, a key of `ALIASES` or a timm name of the ViT family.
+        name: `tiny`, a key of `ALIASES` or a timm name of one of `vit_parts.FAMILIES`.
         image_size: (height, width) in pixels, multiples of the patch size.
         patch_size, width, depth, num_heads: replace what the name says; None keeps it.
         projection: width of the map that ends CLIP's tower; None keeps what the name says.
@@ -340,9 +329,11 @@ def create_vit(
             options["num_classes"] = 0
         elif projection is not None:
             options["num_classes"] = projection
+        if timm.models.is_model_in_modules(timm_name.split(".")[0], ("eva",)):
+            options["dynamic_img_size"] = False  # one image size: rotary positions are computed once
         vit = _construct(partial(timm.create_model, timm_name, pretrained=False), options)
-    if not isinstance(vit, VisionTransformer):
-        raise InputError(f"backbone {name!r} is a {type(vit).__name__}; only plain vision transformers are supported")
+    if not isinstance(vit, ViT):
+        raise InputError(f"backbone {name!r} is a {type(vit).__name__}; only {FAMILIES} of timm are supported")
     check_image_size(image_size, patch_size=tuple(vit.patch_embed.patch_size))
     return vit
 
@@ -351,15 +342,17 @@ def timm_model_name(name: str) -> str:
     """The full timm name behind an alias or a timm name.
 
     Raises:
-        InputError: if it is no plain vision transformer of timm; the nearest names are given.
+        InputError: if it is no vision transformer of timm that can be used; the nearest names are given.
     """
     timm_name = ALIASES.get(name, name)
     architecture = timm_name.split(".")[0]
-    if not timm.models.is_model_in_modules(architecture, ("vision_transformer",)):
-        near = difflib.get_close_matches(architecture, timm.list_models(module="vision_transformer"), n=3)
+    if not timm.models.is_model_in_modules(architecture, MODULES):
+        known = [each for module in MODULES for each in timm.list_models(module=module)]
+        near = difflib.get_close_matches(architecture, known, n=3)
         hint = f"; near: {', '.join(near)}" if near else ""
         raise InputError(
-            f"backbone {name!r} is neither tiny, nor one of {', '.join(ALIASES)}, nor a plain ViT of timm{hint}"
+            f"backbone {name!r} is neither tiny, nor one of {', '.join(ALIASES)}, nor a ViT of timm of the families "
+            f"{FAMILIES}{hint}"
         )
     return timm_name
 

@@ -6,7 +6,6 @@ import logging
 import math
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from trireid.config.schema import ModelConfig
 from trireid.errors import ConfigError
@@ -18,6 +17,7 @@ from trireid.models.pife import PIFE
 from trireid.models.reid import HDMHead, ReIDModel
 from trireid.models.sdtps import PRESETS, SDTPS, SPARSE_RATIOS
 from trireid.models.slimming import SlimmingStage
+from trireid.models.vit_parts import ViT
 from trireid.models.weights import load_backbone_weights
 from trireid.types import MODALITIES, NUM_MODALITIES
 
@@ -100,7 +100,7 @@ def check_published_weights(config: ModelConfig, *, image_size: tuple[int, int])
         _load_start(model.backbone.vit, config)
 
 
-def _load_start(vit: VisionTransformer, config: ModelConfig) -> str:
+def _load_start(vit: ViT, config: ModelConfig) -> str:
     settings = config.backbone
     return load_backbone_weights(
         vit,

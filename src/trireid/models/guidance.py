@@ -7,15 +7,13 @@ Shapes: R rows, G guides (modalities), N patches still there, K patches that rea
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.models import selection as select
+from trireid.models.attention import attention_scores
 from trireid.models.slimming import RowTokens, SlimmingStage
-from trireid.models.vit_parts import AttentionLayer, attention_layers
 from trireid.types import MODALITIES
 
 _GUIDE_SHARE: dict[str, tuple[float, float]] = {"self": (1.0, 0.0), "cross": (0.0, 1.0), "both": (2.0, 1.0)}
@@ -59,6 +57,7 @@ def stage_scores(
     rows: Tensor | None,
     num_places: int = 0,
     num_modalities: int | None = None,
+    rope: Tensor | None = None,
 ) -> Tensor:
     """Scores `(R, N)` float32 of the patches still there, by a guidance without weights of its own; no gradient passes.
 
@@ -70,6 +69,7 @@ def stage_scores(
             the absent ones do not count.
         num_places: patches of the original grid.
         num_modalities: see `guide_weights`.
+        rope: the rotary positions that the block was run with.
 
     Raises:
         InputError: `cross` guidance for an item with a single modality: nothing is there to guide.
@@ -87,7 +87,7 @@ def stage_scores(
             apart = select.min_max_normalise(-cosine_with_mean(tokens.patches))
             return apart + mean_by_place(apart, tokens.positions, present, rows, num_places)
         if stage.guidance == "cls_attention":
-            return attention_scores(block, before, num_patches=tokens.patches.shape[1])
+            return attention_of(tokens, block=block, before=before, rope=rope)
         own, other = _GUIDE_SHARE[stage.guidance]
         guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other, num_modalities=num_modalities)
         return guided_scores(tokens.patches, guides, weights)
@@ -169,6 +169,18 @@ def foresight_loss(scores: Tensor, positions: Tensor, attention: Tensor, reached
     return nn.functional.kl_div(foreseen, wanted, reduction="batchmean")
 
 
+def attention_of(tokens: RowTokens, *, block: nn.Module, before: Tensor, rope: Tensor | None) -> Tensor:
+    """`attention_scores` `(R, N)` of the patches still there, in a block that was run on them."""
+    return attention_scores(
+        block,
+        before,
+        num_patches=tokens.positions.shape[1],
+        num_prefix=tokens.num_prefix,
+        has_cls=tokens.has_cls,
+        rope=rope,
+    )
+
+
 def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
     """Cosines with the guides, each min-max normalised over the patches, weighted and summed: `(R, N)` float32.
 
@@ -182,41 +194,6 @@ def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:
     with torch.autocast(patches.device.type, enabled=False):
         cosines = unit_guides @ unit_patches.transpose(1, 2)  # (R, G, N)
     return (select.min_max_normalise(cosines) * weights.unsqueeze(-1)).sum(dim=1)
-
-
-@torch.no_grad()
-def attention_scores(block: nn.Module, before: Tensor, *, num_patches: int) -> Tensor:
-    """Attention of the CLS token to the patches in this block, mean over heads; no gradient passes.
-
-    A block with several attentions side by side gives the mean of them.
-
-    Source: EViT (ICLR 2022), section 3.2.
-
-    Args:
-        block: the timm block that was just run; `vit_parts.check_vit` has seen that it shows its attention.
-        before: `(R, T, D)`, its input: CLS, patches, and the fused token where there is one.
-        num_patches: N.
-
-    Returns:
-        `(R, N)` float32.
-    """
-    scores = [_cls_attention(layer, before) for layer in attention_layers(block)]  # each (R, T)
-    return torch.stack(scores).mean(dim=0)[:, 1 : 1 + num_patches]
-
-
-def _cls_attention(layer: AttentionLayer, before: Tensor) -> Tensor:
-    """Attention `(R, T)` of the CLS token to all tokens of `(R, T, D)`, mean over heads."""
-    attention: Any = layer.attention
-    normed = layer.norm(before)
-    weight, bias = attention.qkv.weight.chunk(3), (None, None, None)
-    if attention.qkv.bias is not None:
-        bias = attention.qkv.bias.chunk(3)
-    query = nn.functional.linear(normed[:, :1], weight[0], bias[0]).unflatten(-1, (attention.num_heads, -1))
-    key = nn.functional.linear(normed, weight[1], bias[1]).unflatten(-1, (attention.num_heads, -1))
-    query, key = attention.q_norm(query), attention.k_norm(key)  # (R, 1, H, d), (R, T, H, d)
-    logits = torch.einsum("rqhd,rnhd->rhn", query, key).float() * attention.scale
-    scores: Tensor = logits.softmax(dim=-1).mean(dim=1)
-    return scores
 
 
 def row_guides(

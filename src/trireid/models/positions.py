@@ -73,7 +73,7 @@ def table_grid(
     """The grid of a position table.
 
     Args:
-        num_patches: rows of the table, without that of the CLS token.
+        num_patches: rows of the table, without those of class and register tokens.
         source: the file, for messages.
         patch_size: (height, width) in pixels of a patch of the file.
         recorded: what the file says itself.
@@ -107,15 +107,22 @@ def table_grid(
     return known
 
 
-def resize_table(table: Tensor, source: Grid, target: Grid, *, interpolation: str) -> Tensor:
-    """Position table `(1, 1 + N, D)` of one grid for another; `bicubic` is antialiased, `bilinear` is not."""
+def resize_table(table: Tensor, source: Grid, target: Grid, *, interpolation: str, num_others: int = 1) -> Tensor:
+    """Position table `(1, P + N, D)` of one grid for another; `bicubic` is antialiased, `bilinear` is not.
+
+    Args:
+        table: the rows of the P tokens before the patches come first, and stay.
+        source, target: grids.
+        interpolation: `bicubic` or `bilinear`.
+        num_others: P.
+    """
     if source == target:
         return table
     resized: Tensor = resample_abs_pos_embed(
         table,
         new_size=list(target),
         old_size=list(source),
-        num_prefix_tokens=1,
+        num_prefix_tokens=num_others,
         interpolation=interpolation,
         antialias=interpolation == "bicubic",
     )

@@ -53,26 +53,36 @@ class RowTokens(NamedTuple):
     """Tokens on their way through the blocks.
 
     Attributes:
-        sequence: `(R, 1 + N (+ 1), D)`: CLS, patches, and after the first cut the fused token.
+        sequence: `(R, P + N (+ 1), D)`: the tokens before the patches, patches, and after the first cut the fused
+            token.
         positions: `(R, N)` int64 place of each patch in the original grid.
         num_fused: patches that went into the fused token.
         mass: `(R, N)` float32, how many patches each stands for once others were merged into it; None before that.
+        num_prefix: P: the class token where there is one, then register tokens.
+        has_cls: whether the first token is the class token.
     """
 
     sequence: Tensor
     positions: Tensor
     num_fused: int = 0
     mass: Tensor | None = None
+    num_prefix: int = 1
+    has_cls: bool = True
 
     @property
     def cls(self) -> Tensor:
-        """`(R, 1, D)`."""
-        return self.sequence[:, :1]
+        """`(R, 1, D)`, the mean of the patches where there is no class token."""
+        return self.sequence[:, :1] if self.has_cls else self.patches.mean(dim=1, keepdim=True)
+
+    @property
+    def prefix(self) -> Tensor:
+        """`(R, P, D)`: what no cut drops."""
+        return self.sequence[:, : self.num_prefix]
 
     @property
     def patches(self) -> Tensor:
         """`(R, N, D)`."""
-        return self.sequence[:, 1 : 1 + self.positions.shape[1]]
+        return self.sequence[:, self.num_prefix : self.num_prefix + self.positions.shape[1]]
 
     @property
     def fused(self) -> Tensor | None:
@@ -150,8 +160,8 @@ def cut(
     if tokens.fused is not None:
         # Every patch that was ever dropped keeps the same share of the one fused token.
         fused = (tokens.fused * tokens.num_fused + fused * num_dropped) / total
-    sequence = torch.cat([tokens.cls, kept, fused], dim=1)  # (R, 1 + K + 1, D)
-    return RowTokens(sequence, positions, total, mass), chosen
+    sequence = torch.cat([tokens.prefix, kept, fused], dim=1)  # (R, P + K + 1, D)
+    return tokens._replace(sequence=sequence, positions=positions, num_fused=total, mass=mass), chosen
 
 
 def merge_dropped(patches: Tensor, mass: Tensor, indices: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from timm.layers.attention import Attention
-from timm.models.vision_transformer import Block, ParallelThingsBlock, VisionTransformer
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.attention_pool import AttentionPoolLatent
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, ParallelThingsBlock, ResPostBlock, VisionTransformer
 from torch import nn
 
 from trireid.errors import InputError
+
+ViT: TypeAlias = VisionTransformer | Eva
+"""The two classes of timm that hold all families below: EVA's has rotary positions."""
+
+MODULES = ("vision_transformer", "eva")
+"""Modules of timm whose models they are."""
+
+FAMILIES = "ViT, CLIP, DeiT-3, DINOv2, DINOv3, SigLIP, SigLIP 2, EVA, EVA-02, RoPE-ViT, Perception Encoder, AIMv2"
+"""Families of timm that can be backbones, for messages; docs/backbones.md has the table."""
 
 
 class AttentionLayer(NamedTuple):
     """One self-attention of a block, and the norm that its input passes first."""
 
     norm: nn.Module
-    attention: Attention
+    attention: Attention | EvaAttention | AttentionRope
 
 
 def attention_layers(block: nn.Module) -> tuple[AttentionLayer, ...]:
     """The self-attentions of a block that see its input; none for a block of another kind, whose order is not known."""
     parts: Any = block
-    if isinstance(block, Block):
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+    if isinstance(block, Block | EvaBlock):
         pairs = [(parts.norm1, parts.attn)]
+    elif isinstance(block, ResPostBlock | EvaBlockPostNorm):  # its norms follow attention and MLP
+        pairs = [(nn.Identity(), parts.attn)]
     elif isinstance(block, ParallelThingsBlock):
         pairs = [(branch.norm, branch.attn) for branch in parts.attns]
-    else:
-        return ()
-    return tuple(AttentionLayer(norm, attention) for norm, attention in pairs if isinstance(attention, Attention))
+    known = Attention | EvaAttention | AttentionRope
+    return tuple(AttentionLayer(norm, attention) for norm, attention in pairs if isinstance(attention, known))
 
 
-def check_vit(vit: VisionTransformer, *, reads_attention: bool) -> None:
+def check_vit(vit: ViT, *, reads_attention: bool) -> None:
     """Refuse a ViT that lacks a part that is used, or has a part that would be ignored.
 
     Args:
@@ -40,16 +53,25 @@ def check_vit(vit: VisionTransformer, *, reads_attention: bool) -> None:
     Raises:
         InputError: the first thing that does not fit.
     """
-    if vit.cls_token is None or vit.num_prefix_tokens != 1 or vit.pos_embed is None or vit.no_embed_class:
-        raise InputError("the backbone must have a CLS token, no register tokens and a learned position table")
+    if vit.pos_embed is None and getattr(vit, "rope", None) is None:
+        raise InputError(
+            f"the backbone must have positions, learned or rotary: families of timm that do are {FAMILIES}"
+        )
     filters: nn.Module = vit.patch_embed.proj
     tiles = isinstance(filters, nn.Conv2d) and filters.stride == filters.kernel_size and filters.padding == (0, 0)
     if not tiles:
-        raise InputError("the backbone must make its patches by one convolution, each pixel in one patch")
-    unused = {"attention pooling": vit.attn_pool, "random dropping of patches": vit.patch_drop}
+        raise InputError(
+            "the backbone must make its patches by one convolution, each pixel in one patch: families of timm that do "
+            f"are {FAMILIES}"
+        )
+    pool = None if isinstance(vit.attn_pool, AttentionPoolLatent) else vit.attn_pool
+    unused = {f"pooling by {type(pool).__name__}": pool, "random dropping of patches": vit.patch_drop}
     surplus = next((what for what, part in unused.items() if not isinstance(part, nn.Identity | None)), None)
     if surplus is not None:
-        raise InputError(f"the backbone has {surplus}, which would go without use here: give another ViT")
+        raise InputError(
+            f"the backbone has {surplus}, which would go without use here: families of timm that can be used are "
+            f"{FAMILIES}"
+        )
     strange = next((block for block in vit.blocks if not attention_layers(block)), None)
     if reads_attention and strange is not None:
         raise InputError(

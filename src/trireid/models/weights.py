@@ -7,18 +7,18 @@ import pickle
 import socket
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import safetensors
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from trireid.errors import CheckpointError
@@ -28,17 +28,18 @@ from trireid.models.positions import Grid, published_grid, recorded_grid, resize
 from trireid.models.torchscript import is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream, without_late_blocks
 from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
+from trireid.models.vit_parts import ViT
 from trireid.names import Interpolation
 
 _PROGRAM_BYTES = 2**20
 CLIP_FILE = " (for CLIP OpenAI's ViT-B-16.pt)"
-_CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.")
+_CLASSIFIER_PREFIXES = ("head.", "fc_norm.", "head_dist.", "attn_pool.")
 _OWN_PREFIX = "backbone.vit."  # of the ViT in our own checkpoints
 _FILTERS = "patch_embed.proj.weight"
 
 
 def load_backbone_weights(
-    vit: VisionTransformer,
+    vit: ViT,
     *,
     name: str,
     pretrained: str,
@@ -95,7 +96,7 @@ def load_backbone_weights(
 
 
 def fill_backbone(
-    vit: VisionTransformer,
+    vit: ViT,
     state: dict[str, Tensor],
     *,
     name: str,
@@ -223,7 +224,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(f"weight file {path} cannot be read ({one_line(error)}): it is damaged") from error
 
 
-def patch_size_of(state: Mapping[str, Tensor], vit: VisionTransformer) -> Grid:
+def patch_size_of(state: Mapping[str, Tensor], vit: ViT) -> Grid:
     """(height, width) in pixels of the patch filters of a file, those of the model where it has none of that name."""
     filters = next((value for key, value in state.items() if key.endswith(_FILTERS) and value.dim() == 4), None)
     height, width = vit.patch_embed.patch_size if filters is None else filters.shape[-2:]
@@ -302,28 +303,24 @@ def fetch_timm_weights(timm_name: str) -> Path:
         ) from error
 
 
-def _convert(
-    vit: VisionTransformer, state: dict[str, Tensor], *, source: Path, interpolation: Interpolation
-) -> dict[str, Tensor]:
+def _convert(vit: ViT, state: dict[str, Tensor], *, source: Path, interpolation: Interpolation) -> dict[str, Tensor]:
     """The tensors in timm's names, patch filters in the size of the model; the position table stays as it is."""
     # timm resizes the table by a guess at its grid, unless the model has none (or, in older versions, one as long).
     double = copy.copy(vit)
-    double._parameters = {**vit._parameters, "pos_embed": None if _spares_tables() else _table_as_long(state)}
+    rename = (eva if isinstance(vit, eva.Eva) else vision_transformer).checkpoint_filter_fn
+    double._parameters = {**vit._parameters, "pos_embed": None if _spares_tables(rename) else _table_as_long(state)}
     try:
-        converted = checkpoint_filter_fn(
-            state, double, interpolation=interpolation, antialias=interpolation == "bicubic"
-        )
+        converted = rename(state, double, interpolation=interpolation, antialias=interpolation == "bicubic")
     except DAMAGE as error:
         raise CheckpointError(f"weight file {source} does not fit the backbone: {one_line(error)}") from error
     return dict(converted)
 
 
 @cache
-def _spares_tables() -> bool:
+def _spares_tables(rename: Callable[..., dict[str, Tensor]]) -> bool:
     """Whether timm leaves the table of a file as it is where the model has none: its versions from 2026 on do."""
     try:
-        without_table = cast(VisionTransformer, SimpleNamespace(pos_embed=None))
-        checkpoint_filter_fn({"pos_embed": torch.zeros(1, 2, 1)}, without_table)
+        rename({"pos_embed": torch.zeros(1, 2, 1)}, SimpleNamespace(pos_embed=None))
     except AttributeError:
         return False
     return True
@@ -338,7 +335,7 @@ def _table_as_long(state: Mapping[str, Tensor]) -> nn.Parameter:
 
 
 def _fit_positions(
-    vit: VisionTransformer,
+    vit: ViT,
     tensors: dict[str, Tensor],
     *,
     name: str,
@@ -350,10 +347,12 @@ def _fit_positions(
 ) -> list[str]:
     """Resize the position table in place of the table of tensors, and say what was resized."""
     table = tensors.get("pos_embed")
-    if table is None or table.dim() != 3 or table.shape[1] < 2:
+    grid = (vit.patch_embed.grid_size[0], vit.patch_embed.grid_size[1])
+    num_others = table_rows_of_others(vit)
+    if table is None or table.dim() != 3 or table.shape[1] <= num_others or vit.pos_embed is None:
         return []  # the comparison of keys and shapes tells of it
     source_grid = table_grid(
-        table.shape[1] - 1,
+        table.shape[1] - num_others,
         source=source,
         patch_size=patch_size,
         recorded=recorded_grid(read_metadata(source), patch_size=patch_size),
@@ -361,8 +360,7 @@ def _fit_positions(
         published=None if name == "tiny" else published_grid(timm_model_name(name), patch_size=patch_size),
         is_square=is_square,
     )
-    grid = (vit.patch_embed.grid_size[0], vit.patch_embed.grid_size[1])
-    tensors["pos_embed"] = resize_table(table, source_grid, grid, interpolation=interpolation)
+    tensors["pos_embed"] = resize_table(table, source_grid, grid, interpolation=interpolation, num_others=num_others)
     own_size = tuple(vit.patch_embed.patch_size)
     changes = (("position table", source_grid, grid), ("patch filters", patch_size, own_size))
     return [
@@ -370,7 +368,12 @@ def _fit_positions(
     ]
 
 
-def _load(vit: VisionTransformer, tensors: dict[str, Tensor], *, source: Path) -> None:
+def table_rows_of_others(vit: ViT) -> int:
+    """Rows of the position table that are not of patches: of the class and register tokens, or none."""
+    return 0 if vit.pos_embed is None else int(vit.pos_embed.shape[1]) - int(vit.patch_embed.num_patches)
+
+
+def _load(vit: ViT, tensors: dict[str, Tensor], *, source: Path) -> None:
     own = vit.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     surplus = sorted(tensors.keys() - own.keys())

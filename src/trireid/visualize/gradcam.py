@@ -77,26 +77,29 @@ def grad_cam(
     with GradCAM(
         model=wrapped,
         target_layers=[blocks[block - 1]],
-        reshape_transform=lambda tokens: in_grid(tokens, positions, rows=rows, grid=grid),
+        reshape_transform=lambda tokens: in_grid(
+            tokens, positions, rows=rows, grid=grid, num_prefix=model.backbone.vit.num_prefix_tokens
+        ),
     ) as cam:
         heat: NDArray[np.float32] = cam(input_tensor=images[0], targets=[lambda score: score])
     heat[~shown[0].cpu().numpy()] = 0.0
     return heat
 
 
-def in_grid(tokens: Tensor, positions: Tensor, *, rows: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens `(R, 1 + N (+ 1), D)` of present modalities as maps `(M, D, rows, columns)`, 0 where dropped or absent.
+def in_grid(tokens: Tensor, positions: Tensor, *, rows: Tensor, grid: tuple[int, int], num_prefix: int = 1) -> Tensor:
+    """Tokens `(R, P + N (+ 1), D)` of present modalities as maps `(M, D, rows, columns)`, 0 where dropped or absent.
 
     Args:
-        tokens: CLS first, the fused token last where there is one.
+        tokens: the class and register tokens first, the fused token last where there is one.
         positions: `(M, N)` places of the patches in the grid.
         rows: `(R,)` int64, which modality each row of tokens is.
         grid: (rows, columns) of the patches.
+        num_prefix: P, tokens before the patches.
     """
     num_patches = positions.shape[1]
     maps = tokens.new_zeros(len(positions), grid[0] * grid[1], tokens.shape[2])
     place = positions[rows].unsqueeze(-1).expand(-1, -1, tokens.shape[2])  # (R, N, D)
-    maps[rows] = maps[rows].scatter(1, place, tokens[:, 1 : 1 + num_patches])
+    maps[rows] = maps[rows].scatter(1, place, tokens[:, num_prefix : num_prefix + num_patches])
     spread: Tensor = maps.transpose(1, 2).unflatten(2, grid)
     return spread
 
