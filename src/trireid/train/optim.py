@@ -223,7 +223,7 @@ def _layer(name: str, depth: int) -> int:
     """The layer of a parameter of the ViT: 0 before the first block, then one a block, and one after the last."""
     if name.startswith(_BLOCKS):
         return int(name.removeprefix(_BLOCKS).split(".")[0]) + 1
-    is_early = name.removeprefix(_VIT).startswith(("patch_embed.", "pos_embed", "cls_token", "norm_pre."))
+    is_early = name.removeprefix(_VIT).startswith(("patch_embed.", "pos_embed", "cls_token", "reg_token", "norm_pre."))
     return 0 if is_early else depth + 1
 
 
