@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import socket
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,13 +15,13 @@ import safetensors
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from timm.models import eva, vision_transformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from trireid.errors import CheckpointError
 from trireid.files import LAST_FILE, is_file, read_head
 from trireid.models.backbone import timm_model_name
 from trireid.models.positions import Grid, published_grid, recorded_grid, resize_table, table_grid
+from trireid.models.timm_names import in_timm_names
 from trireid.models.torchscript import is_torchscript, read_torchscript
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream, without_late_blocks
 from trireid.models.untrusted import DAMAGE, checked_table, one_line, unpacked_size, value_fault
@@ -123,7 +120,7 @@ def fill_backbone(
         CheckpointError: keys that do not fit, a position table that lies in no known grid, or values that are not
             finite real numbers.
     """
-    converted = _convert(vit, state, source=source, interpolation=interpolation)
+    converted = in_timm_names(vit, state, source=source, interpolation=interpolation)
     given, left_out = without_late_blocks(converted, len(vit.blocks) if first_blocks else None)
     ignored = [key for key in given if key.startswith(_CLASSIFIER_PREFIXES) and key not in vit.state_dict()]
     wanted = {key: value for key, value in given.items() if key not in ignored}
@@ -301,37 +298,6 @@ def fetch_timm_weights(timm_name: str) -> Path:
         raise CheckpointError(
             f"weights {timm_name} are not cached and cannot be downloaded ({one_line(error)}): {advice}"
         ) from error
-
-
-def _convert(vit: ViT, state: dict[str, Tensor], *, source: Path, interpolation: Interpolation) -> dict[str, Tensor]:
-    """The tensors in timm's names, patch filters in the size of the model; the position table stays as it is."""
-    # timm resizes the table by a guess at its grid, unless the model has none (or, in older versions, one as long).
-    double = copy.copy(vit)
-    rename = (eva if isinstance(vit, eva.Eva) else vision_transformer).checkpoint_filter_fn
-    double._parameters = {**vit._parameters, "pos_embed": None if _spares_tables(rename) else _table_as_long(state)}
-    try:
-        converted = rename(state, double, interpolation=interpolation, antialias=interpolation == "bicubic")
-    except DAMAGE as error:
-        raise CheckpointError(f"weight file {source} does not fit the backbone: {one_line(error)}") from error
-    return dict(converted)
-
-
-@cache
-def _spares_tables(rename: Callable[..., dict[str, Tensor]]) -> bool:
-    """Whether timm leaves the table of a file as it is where the model has none: its versions from 2026 on do."""
-    try:
-        rename({"pos_embed": torch.zeros(1, 2, 1)}, SimpleNamespace(pos_embed=None))
-    except AttributeError:
-        return False
-    return True
-
-
-def _table_as_long(state: Mapping[str, Tensor]) -> nn.Parameter:
-    """A table without numbers that is as long as that of a file, under any of the names that timm knows."""
-    ends = ("visual.positional_embedding", "pos_embed", "positional_embedding")
-    tables = [value for end in ends for key, value in state.items() if key.endswith(end)]
-    length = tables[0].shape[-2] if tables and tables[0].dim() > 1 else 0
-    return nn.Parameter(torch.empty(1, length, 1, device="meta"))
 
 
 def _fit_positions(
