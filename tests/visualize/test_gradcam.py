@@ -24,7 +24,7 @@ class Planted(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
         self.blocks = nn.ModuleList([nn.Identity(), nn.Identity()])
-        self.backbone = SimpleNamespace(vit=SimpleNamespace(blocks=self.blocks), grid=grid)
+        self.backbone = SimpleNamespace(vit=SimpleNamespace(blocks=self.blocks, num_prefix_tokens=1), grid=grid)
         self.pool = nn.AvgPool2d((size[0] // grid[0], size[1] // grid[1]))
 
     def forward(self, images, present=None, camera=None):
