@@ -1,114 +1,331 @@
-"""A try: matrix products of the ViT's blocks in 8-bit floating point, beside bf16, on one Hopper GPU or later.
+"""Matrix products of the ViT's blocks in 8-bit floating point (e4m3), beside bf16: speed and accuracy on one GPU.
 
-python benchmarks/fp8.py --config configs/trireid/rgbnt201/baseline.yaml --batch-size 128 model.backbone.pretrained=none
-python benchmarks/fp8.py --run runs/synthetic/vit_small     (speed, and mAP of that run's global feature with both)
+Needs a GPU of compute capability 8.9 or later (Hopper for the published rates). One call, about two minutes:
 
-The linear maps of attention and MLP take weights in e4m3 with one scale an output, and their inputs in e4m3 with one
-scale a token, found on the way; sums are bf16. Everything else stays as it is. Both models are compiled and recorded.
+python benchmarks/fp8.py --out runs/fp8.json
+python benchmarks/fp8.py --no-speed --run runs/tno_scenes/baseline
+python benchmarks/fp8.py --no-speed --weights dinov2_vits14.safetensors --data data/tno_scenes
+
+Speed: dense and with three cuts, blocks compiled and the forward pass recorded, all models of a group timed in turn.
+A variant is a list of products, `qkv+fc1+fc2`, of all blocks or of some, `fc1+fc2@2-11` (blocks count from 0).
+Accuracy: mAP and the features' cosine to those in bf16, of trained runs, or of a ViT-S/14 as it is. Scales and rounding
+are found with the first batch of the data that is used. A variant that fails is reported, and the others go on.
 What it gave: docs/performance.md.
 """
 
 from __future__ import annotations
 
 import copy
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
-from trireid.benchmark import inference_step, summarise, time_steps
-from trireid.config.load import load_config, override_config
+from trireid.benchmark import describe_machine, inference_step, time_steps
+from trireid.config.load import load_config
+from trireid.config.schema import Config
+from trireid.data.labels import LabelMap
+from trireid.errors import TrireidError
+from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
+from trireid.models.low_precision import PRODUCTS, use_float8
 from trireid.models.recorded import RecordedModel
 from trireid.models.reid import ReIDModel
+from trireid.models.rounding import cast, scale_of
 from trireid.train.checkpoint import build_for, load_checkpoint
+from trireid.train.device import resolve_device
 from trireid.train.evaluating import evaluate_split
 from trireid.train.inputs import open_test, scan_index
 from trireid.types import NUM_MODALITIES
 
-LARGEST = torch.finfo(torch.float8_e4m3fn).max
-NAMES = ("qkv", "proj", "fc1", "fc2")
+BF16 = torch.bfloat16
+CUTS = (
+    "model.slimming=[{after_block: 2, keep_ratio: 0.6}, {after_block: 4, keep_ratio: 0.6}, "
+    "{after_block: 7, keep_ratio: 0.8}]"
+)
+GROUPS = {"dense": "model.slimming=[]", "three cuts": CUTS}
+KINDS = {
+    "attention": r"flash|fmha|attention|sdpa|cudnn::fusion|cudnn_generated",
+    "pointwise": r"triton",
+    "matrix products": r"gemm|gemv|cutlass|nvjet|xmma|sm90_|sm80_|cublas|scaled_mm",
+}
+REPEATED = 20  # calls of a single product
+Row = dict[str, Any]
 
 
-class Linear8(nn.Module):
-    """`y = x W^T + b` with both factors in e4m3, for inference."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST  # (outputs, 1)
-        self.register_buffer("weight", (weight / scale).to(torch.float8_e4m3fn))
-        self.register_buffer("scale", scale.T.contiguous())
-        self.register_buffer("bias", linear.bias.detach().to(torch.bfloat16))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(..., inputs)` to `(..., outputs)` in bf16."""
-        rows = x.reshape(-1, x.shape[-1])
-        scale = rows.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / LARGEST
-        small = (rows.float() / scale).to(torch.float8_e4m3fn)
-        product = torch._scaled_mm(
-            small,
-            self.weight.T,
-            scale_a=scale,
-            scale_b=self.scale,
-            bias=self.bias,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
-        return product.unflatten(0, x.shape[:-1])
+@contextmanager
+def reported(what: str, failures: list[str]) -> Iterator[None]:
+    """Report an error of one part and go on: the machine's time is short."""
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError, AssertionError, TrireidError, ImportError, KeyError, TypeError) as error:
+        failures.append(f"{what}: {type(error).__name__}: {str(error).strip()[:600]}")
+        typer.echo(f"FAILED {failures[-1]}")
 
 
-def in_8_bits(model: ReIDModel) -> ReIDModel:
-    """A copy whose blocks multiply in e4m3."""
+def in_float8(model: ReIDModel, variant: str, calibrate: Callable[[ReIDModel], object]) -> ReIDModel:
+    """A copy of the model with the products of a variant in e4m3."""
     changed = copy.deepcopy(model)
-    for block in changed.backbone.vit.blocks:
-        for parent in (block.attn, block.mlp):
-            for name in NAMES:
-                if isinstance(getattr(parent, name, None), nn.Linear):
-                    setattr(parent, name, Linear8(getattr(parent, name)))
+    names, _, range_ = variant.partition("@")
+    first, _, last = range_.partition("-")
+    blocks = range(int(first), int(last) + 1) if range_ else None
+    chosen = PRODUCTS if names == "all" else names.split("+")
+    use_float8(changed.backbone.vit, lambda: calibrate(changed), products=chosen, blocks=blocks)
     return changed
 
 
+def fresh(settings: Config, device: torch.device) -> ReIDModel:
+    """A model with random weights whose norms differ by channel, as those of trained ones do."""
+    size = settings.data.image_size
+    torch.manual_seed(0)
+    model = build_model(settings.model, image_size=size, num_classes=171, num_cameras=4, load_pretrained=False)
+    with torch.no_grad():
+        for part in model.backbone.vit.blocks.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.weight.mul_(torch.exp(0.5 * torch.randn_like(part.weight)))
+                part.bias.add_(0.2 * torch.randn_like(part.bias))
+    return model.to(device).eval()
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on the device."""
+    return torch.autocast(device.type, dtype=BF16)
+
+
+def agreement(first: Tensor, second: Tensor) -> Row:
+    """Cosine of two sets of features `(n, D)`."""
+    cosine = nn.functional.cosine_similarity(first.float(), second.float())
+    return {"cosine": float(cosine.mean()), "lowest_cosine": float(cosine.min())}
+
+
+def time_group(
+    group: str,
+    settings: Config,
+    variants: Sequence[str],
+    *,
+    device: torch.device,
+    batch_size: int,
+    repeats: int,
+    profiled: bool,
+    failures: list[str],
+) -> list[Row]:
+    """Rows of bf16 and all variants, timed in turn."""
+    model = fresh(settings, device)
+    images = torch.randn(batch_size, NUM_MODALITIES, 3, *settings.data.image_size, device=device)
+
+    def calibrate(changed: ReIDModel) -> None:
+        with autocast(device):
+            changed(images)
+
+    steps: dict[str, Callable[[], Any]] = {}
+    rows: dict[str, Row] = {}
+    expected = None
+    for name in ("bf16", *variants):
+        with reported(f"{group}, {name}", failures):
+            start = time.perf_counter()
+            # Compilation changes methods of a model, so that each is a copy of one that is not compiled.
+            each = copy.deepcopy(model) if name == "bf16" else in_float8(model, name, calibrate)
+            converted = time.perf_counter()
+            runner: Callable[[Tensor], Any] = each
+            if device.type == "cuda":
+                each.backbone.compile_blocks(cuts=True)
+                runner = RecordedModel(each, dtype=BF16)
+            step = inference_step(runner, images, dtype=BF16)
+            feature = step().features["global"].float().clone()  # type: ignore[attr-defined]
+            expected = feature if expected is None else expected
+            rows[name] = {"group": group, "variant": name, **agreement(feature, expected)}
+            rows[name]["convert_s"], rows[name]["compile_s"] = converted - start, time.perf_counter() - converted
+            steps[name] = step
+    seconds = time_steps(steps, device=device, repeats=repeats, warmup=3)
+    for name, values in seconds.items():
+        latency = sorted(values)[len(values) // 2]
+        rows[name] |= {"ms": 1e3 * latency, "triplets_per_s": batch_size / latency}
+        rows[name]["ratio"] = rows.get("bf16", rows[name])["ms"] / rows[name]["ms"]
+        if profiled and device.type == "cuda":
+            with reported(f"profile of {group}, {name}", failures):
+                rows[name]["profile"] = kernels(steps[name])
+    return list(rows.values())
+
+
+def kernels(step: Callable[[], Any], *, repeats: int = 3, listed: int = 14) -> Row:
+    """Milliseconds of a step by kind of kernel, and its longest kernels."""
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        for _ in range(repeats):
+            step()
+        torch.cuda.synchronize()
+    kinds, names = Counter[str](), Counter[str]()
+    for event in trace.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            kind = next((kind for kind, form in KINDS.items() if re.search(form, event.name, re.IGNORECASE)), "other")
+            kinds[kind] += event.device_time / 1e3 / repeats
+            names[event.name[:110]] += event.device_time / 1e3 / repeats
+    return {"kinds": dict(kinds.most_common()), "kernels": dict(names.most_common(listed))}
+
+
+def time_products(width: int, rows: int, *, device: torch.device) -> list[Row]:
+    """Milliseconds of each product of a block: bf16, e4m3 with one scale, e4m3 with one per row, and a plain cast."""
+    found = []
+    for name, (inputs, outputs) in zip(
+        PRODUCTS, ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)), strict=True
+    ):
+        x, bias = torch.randn(rows, inputs, device=device, dtype=BF16), torch.zeros(outputs, device=device, dtype=BF16)
+        weight = torch.randn(outputs, inputs, device=device, dtype=BF16) / inputs**0.5
+        scale = scale_of(x.abs().amax())
+        x8, weight8 = cast(x.float() / scale), cast(weight.float() / scale)
+        many, few = scale.expand(rows, 1).contiguous(), scale.expand(1, outputs).contiguous()
+        options: dict[str, Any] = {"bias": bias, "out_dtype": BF16, "use_fast_accum": True}
+        calls: dict[str, Callable[[], Tensor]] = {
+            "bf16": lambda x=x, w=weight, b=bias: nn.functional.linear(x, w, b),
+            "one scale": lambda x=x8, w=weight8, s=scale, o=options: torch._scaled_mm(
+                x, w.T, scale_a=s, scale_b=s, **o
+            ),
+            "scale per row": lambda x=x8, w=weight8, a=many, b=few, o=options: torch._scaled_mm(
+                x, w.T, scale_a=a, scale_b=b, **o
+            ),
+        }
+        found.append({"product": name} | {way: _milliseconds(call) for way, call in calls.items()})
+    return found
+
+
+def _milliseconds(call: Callable[[], Tensor]) -> float:
+    for _ in range(3):
+        call()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(REPEATED):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / REPEATED
+
+
+def accuracy(
+    name: str,
+    model: ReIDModel,
+    settings: Config,
+    label_map: LabelMap,
+    variants: Sequence[str],
+    *,
+    device: torch.device,
+    failures: list[str],
+) -> list[Row]:
+    """Rows of bf16 and all variants on the test split of the settings."""
+    model = model.to(device).eval()
+    split = open_test(settings, scan_index(settings), label_map, device=device)
+
+    def calibrate(changed: ReIDModel) -> None:
+        batch = next(iter(split.query_loader)).to(device)
+        with autocast(device):
+            changed(split.transform(batch.images, batch.present), present=batch.present, camera=batch.camera)
+
+    rows, expected = [], {}
+    for variant in ("bf16", *variants):
+        with reported(f"{name}, {variant}", failures):
+            each = model if variant == "bf16" else in_float8(model, variant, calibrate)
+            result = evaluate_split(
+                each, split, settings=settings.evaluate, device=device, dtype=BF16, progress=False
+            )
+            assert result is not None
+            features = result.source.query.features.features
+            expected = expected or features
+            feature = "joint" if "joint" in features else "global"
+            metrics = result.metrics.get(feature, result.metrics["global"])
+            row = {"data": name, "variant": variant, **agreement(features[feature], expected[feature])}
+            rows.append(row | {"mAP": 100 * metrics["mAP"], "rank1": 100 * metrics["rank1"]})
+    return rows
+
+
+def opened(
+    run: Sequence[Path], weights: Path | None, data: Path | None, failures: list[str]
+) -> Iterator[tuple[str, ReIDModel, Config, LabelMap]]:
+    """Trained models, and the ViT-S/14 with these weights as they are."""
+    for path in run:
+        with reported(str(path), failures):
+            checkpoint = load_checkpoint(path)
+            yield path.name, build_for(checkpoint, checkpoint.config), checkpoint.config, checkpoint.label_map
+    if weights is not None and data is not None:
+        chosen = [f"data.root={data}", f"model.backbone.pretrained={weights}", "model.pife=false"]
+        settings = load_config(Path("configs/trireid/tno_scenes/baseline.yaml"), chosen)
+        labels = LabelMap.from_records(scan_index(settings).train)
+        model = build_model(
+            settings.model, image_size=settings.data.image_size, num_classes=2, num_cameras=0, load_pretrained=True
+        )
+        yield "ViT-S/14 as it is", model, settings, labels
+
+
+def show(rows: Sequence[Row], columns: dict[str, str]) -> None:
+    """Rows as a Markdown table."""
+    typer.echo("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        typer.echo("| " + " | ".join(format(row[key], form) if key in row else "-" for key, form in columns.items()) + " |")
+
+
 def main(
-    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE")] = None,
-    config: Annotated[Path, typer.Option(help="with fresh weights")] = Path("configs/trireid/rgbnt201/baseline.yaml"),
-    run: Annotated[Path | None, typer.Option(help="a run folder, in place of --config: mAP too")] = None,
+    variants: Annotated[list[str] | None, typer.Argument(help="such as qkv+fc1+fc2, fc1+fc2@2-11, all")] = None,
+    config: Annotated[Path, typer.Option(help="for the speed")] = Path("configs/trireid/rgbnt201/baseline.yaml"),
+    run: Annotated[list[Path] | None, typer.Option(help="a trained run, for the accuracy; repeat")] = None,
+    weights: Annotated[Path | None, typer.Option(help="of a ViT-S/14, for the accuracy as it is")] = None,
+    data: Annotated[Path | None, typer.Option(help="tno_scenes, for --weights")] = None,
     batch_size: Annotated[int, typer.Option()] = 128,
     repeats: Annotated[int, typer.Option()] = 30,
+    speed: Annotated[bool, typer.Option(help="measure it")] = True,
+    setting: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of --config; repeat")] = None,
+    device: Annotated[str, typer.Option(help="cpu only tries the script")] = "cuda",
+    budget: Annotated[float, typer.Option(help="seconds after which no further group is begun")] = 150.0,
+    out: Annotated[Path | None, typer.Option(help="JSON file")] = None,
 ) -> None:
-    """Print speed, how far the features are apart, and mAP where a run is given."""
-    device, dtype = torch.device("cuda"), torch.bfloat16
-    if run is None:
-        settings = load_config(config, overrides or [])
-        size = settings.data.image_size
-        model = build_model(settings.model, image_size=size, num_classes=171, num_cameras=4, load_pretrained=False)
-    else:
-        checkpoint = load_checkpoint(run)
-        settings = override_config(checkpoint.config, overrides or [])
-        size, model = settings.data.image_size, build_for(checkpoint, settings)
-    models = {"bf16": model.to(device).eval()}
-    models["fp8"] = in_8_bits(models["bf16"])
-    if run is not None:
-        split = open_test(settings, scan_index(settings), checkpoint.label_map, device=device)
-        for name, each in models.items():
-            result = evaluate_split(each, split, settings=settings.evaluate, device=device, dtype=dtype, progress=False)
-            typer.echo(f"{name}: mAP {result.metrics['global']['mAP']:.4f}")
-    images = torch.randn(batch_size, NUM_MODALITIES, 3, *size, device=device)
-    with room_to_compile(len(models)):
-        for each in models.values():
-            each.backbone.compile_blocks(cuts=True)
-        steps = {
-            name: inference_step(RecordedModel(each, dtype=dtype), images, dtype=dtype) for name, each in models.items()
-        }
-        first, second = (step().features["global"].float() for step in steps.values())
-        seconds = time_steps(steps, device=device, repeats=repeats, warmup=3)
-    typer.echo(f"cosine of the global features: {nn.functional.cosine_similarity(first, second).mean():.5f}")
-    for name, values in seconds.items():
-        cost = summarise(name, "inference", values, batch_size=batch_size, parameters=0, macs=None, memory=None)
-        typer.echo(f"{name}: {1e3 * cost.latency:.2f} ms per batch, {cost.throughput:.0f} triplets/s")
+    """Print Markdown tables of speed and accuracy, and profiles; write everything as JSON."""
+    chosen = variants or ["qkv+fc1+fc2", "all", "fc1+fc2"]
+    place, began, failures = resolve_device(device), time.perf_counter(), list[str]()
+    found: dict[str, Any] = {"machine": describe_machine(place), "speed": [], "accuracy": [], "failures": failures}
+
+    def save(what: str) -> None:
+        typer.echo(f"[{time.perf_counter() - began:.0f} s] {what}")
+        if out is not None:
+            write_json(out, found)
+
+    if speed and place.type == "cuda":
+        with reported("single products", failures):
+            found["products"] = time_products(768, batch_size * NUM_MODALITIES * 129, device=place)
+            show(found["products"], {"product": "", "bf16": ".3f", "one scale": ".3f", "scale per row": ".3f"})
+        save("single products, ms")
+    for name, model, settings, labels in opened(run or [], weights, data, failures):
+        with reported(name, failures):
+            given = {"device": place, "failures": failures}
+            found["accuracy"] += accuracy(name, model, settings, labels, chosen, **given)
+        save(name)
+    if found["accuracy"]:
+        columns = {"data": "", "variant": "", "mAP": ".2f", "rank1": ".2f", "cosine": ".5f", "lowest_cosine": ".5f"}
+        show(found["accuracy"], columns)
+    for group, override in GROUPS.items() if speed else ():
+        if time.perf_counter() - began > budget:
+            save(f"{group} is left out: {budget:.0f} s are over")
+            continue
+        with reported(group, failures), room_to_compile(len(chosen) + 1):
+            settings = load_config(config, ["model.backbone.pretrained=none", *(setting or []), override])
+            how: dict[str, Any] = {"device": place, "batch_size": batch_size, "repeats": repeats, "profiled": True}
+            found["speed"] += time_group(group, settings, chosen, failures=failures, **how)
+        torch._dynamo.reset()
+        save(group)
+    if found["speed"]:
+        columns = {"group": "", "variant": "", "ms": ".2f", "triplets_per_s": ".0f", "ratio": ".3f", "cosine": ".5f"}
+        show(found["speed"], columns | {"lowest_cosine": ".5f", "convert_s": ".1f", "compile_s": ".1f"})
+    for row in found["speed"]:
+        if "profile" in row:
+            kinds = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["profile"]["kinds"].items())
+            typer.echo(f"\n{row['group']}, {row['variant']}: {kinds} ms")
+            for name, ms in row["profile"]["kernels"].items() if row["group"] == "dense" else ():
+                typer.echo(f"  {ms:7.3f}  {name}")
+    save(f"done, {len(failures)} failures")
 
 
 if __name__ == "__main__":
