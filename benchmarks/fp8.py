@@ -3,7 +3,7 @@
 Needs a GPU of compute capability 8.9 or later (Hopper for the published rates). One call, about two minutes:
 
 python benchmarks/fp8.py --out runs/fp8.json
-python benchmarks/fp8.py --no-speed --run runs/tno_scenes/baseline
+python benchmarks/fp8.py --no-speed --run runs/synthetic/vit_small
 python benchmarks/fp8.py --no-speed --weights dinov2_vits14.safetensors --data data/tno_scenes
 
 Speed: dense and with three cuts, blocks compiled and the forward pass recorded, all models of a group timed in turn.
@@ -33,7 +33,7 @@ from trireid.benchmark import describe_machine, inference_step, time_steps
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
-from trireid.errors import TrireidError
+from trireid.errors import InputError, TrireidError
 from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
@@ -72,14 +72,27 @@ def reported(what: str, failures: list[str]) -> Iterator[None]:
         typer.echo(f"FAILED {failures[-1]}")
 
 
-def in_float8(model: ReIDModel, variant: str, calibrate: Callable[[ReIDModel], object]) -> ReIDModel:
-    """A copy of the model with the products of a variant in e4m3."""
+def all_float8(model: ReIDModel, calibrate: Callable[[ReIDModel], object]) -> ReIDModel:
+    """A copy of the model with every product of its blocks in e4m3."""
     changed = copy.deepcopy(model)
-    names, _, range_ = variant.partition("@")
-    first, _, last = range_.partition("-")
-    blocks = range(int(first), int(last) + 1) if range_ else None
+    use_float8(changed.backbone.vit, lambda: calibrate(changed), products=PRODUCTS)
+    return changed
+
+
+def of_variant(variant: str, converted: ReIDModel, model: ReIDModel) -> ReIDModel:
+    """A copy of the converted model that has only the products of a variant in e4m3, the others as in the model."""
+    names, _, between = variant.partition("@")
+    first, _, last = between.partition("-")
     chosen = PRODUCTS if names == "all" else names.split("+")
-    use_float8(changed.backbone.vit, lambda: calibrate(changed), products=chosen, blocks=blocks)
+    if not set(chosen) <= set(PRODUCTS):
+        raise InputError(f"variant {variant!r}: products are {', '.join(PRODUCTS)}, or all")
+    changed = copy.deepcopy(converted)
+    for number, block in enumerate(changed.backbone.vit.blocks):
+        for product in PRODUCTS:
+            if product not in chosen or (between and not int(first) <= number <= int(last)):
+                part = "attn" if product in ("qkv", "proj") else "mlp"
+                plain = getattr(getattr(model.backbone.vit.blocks[number], part), product)
+                setattr(getattr(block, part), product, copy.deepcopy(plain))
     return changed
 
 
@@ -126,6 +139,9 @@ def time_group(
         with autocast(device):
             changed(images)
 
+    start = time.perf_counter()
+    converted = all_float8(model, calibrate)
+    conversion = time.perf_counter() - start
     steps: dict[str, Callable[[], Any]] = {}
     rows: dict[str, Row] = {}
     expected = None
@@ -133,8 +149,7 @@ def time_group(
         with reported(f"{group}, {name}", failures):
             start = time.perf_counter()
             # Compilation changes methods of a model, so that each is a copy of one that is not compiled.
-            each = copy.deepcopy(model) if name == "bf16" else in_float8(model, name, calibrate)
-            converted = time.perf_counter()
+            each = copy.deepcopy(model) if name == "bf16" else of_variant(name, converted, model)
             runner: Callable[[Tensor], Any] = each
             if device.type == "cuda":
                 each.backbone.compile_blocks(cuts=True)
@@ -143,7 +158,7 @@ def time_group(
             feature = step().features["global"].float().clone()  # type: ignore[attr-defined]
             expected = feature if expected is None else expected
             rows[name] = {"group": group, "variant": name, **agreement(feature, expected)}
-            rows[name]["convert_s"], rows[name]["compile_s"] = converted - start, time.perf_counter() - converted
+            rows[name] |= {"convert_s": conversion, "compile_s": time.perf_counter() - start}
             steps[name] = step
     seconds = time_steps(steps, device=device, repeats=repeats, warmup=3)
     for name, values in seconds.items():
@@ -227,13 +242,12 @@ def accuracy(
         with autocast(device):
             changed(split.transform(batch.images, batch.present), present=batch.present, camera=batch.camera)
 
+    converted = all_float8(model, calibrate)
     rows, expected = [], {}
     for variant in ("bf16", *variants):
         with reported(f"{name}, {variant}", failures):
-            each = model if variant == "bf16" else in_float8(model, variant, calibrate)
-            result = evaluate_split(
-                each, split, settings=settings.evaluate, device=device, dtype=BF16, progress=False
-            )
+            each = model if variant == "bf16" else of_variant(variant, converted, model)
+            result = evaluate_split(each, split, settings=settings.evaluate, device=device, dtype=BF16, progress=False)
             assert result is not None
             features = result.source.query.features.features
             expected = expected or features
@@ -266,7 +280,9 @@ def show(rows: Sequence[Row], columns: dict[str, str]) -> None:
     """Rows as a Markdown table."""
     typer.echo("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
-        typer.echo("| " + " | ".join(format(row[key], form) if key in row else "-" for key, form in columns.items()) + " |")
+        typer.echo(
+            "| " + " | ".join(format(row[key], form) if key in row else "-" for key, form in columns.items()) + " |"
+        )
 
 
 def main(

@@ -100,7 +100,8 @@ class Float8Linear(nn.Linear):
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
-        return product.unflatten(0, input.shape[:-1])
+        output: Tensor = product.unflatten(0, input.shape[:-1])
+        return output
 
 
 def check_float8(device: torch.device) -> None:

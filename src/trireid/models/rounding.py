@@ -50,14 +50,14 @@ def round_weight(weight: Tensor, scale: Tensor, products: Tensor) -> Tensor:
     damped.diagonal().add_(DAMPING * power)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor = torch.linalg.cholesky(inverse, upper=True).float()  # (K, K); row k: how column k's error is spread
-    rounded = torch.empty_like(free, dtype=FLOAT8)
+    rounded = torch.empty_like(free)  # in e4m3 only at the end: not every operator takes that type
     for start in range(0, free.shape[1], _TOGETHER):
         end = min(start + _TOGETHER, free.shape[1])
         errors = torch.empty_like(free[:, start:end])
         for column in range(start, end):
-            rounded[:, column] = cast(free[:, column])
-            error = (free[:, column] - rounded[:, column].float()) / factor[column, column]
+            rounded[:, column] = cast(free[:, column]).float()
+            error = (free[:, column] - rounded[:, column]) / factor[column, column]
             free[:, column + 1 : end] -= torch.outer(error, factor[column, column + 1 : end])
             errors[:, column - start] = error
         free[:, end:] -= errors @ factor[start:end, end:]
-    return rounded[:, order.argsort()]
+    return rounded[:, order.argsort()].to(FLOAT8)
