@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_cells_of_every_experiment_are_valid(path):
-    landsat = path.stem.startswith("landsat")
-    config = ROOT / "configs" / "trireid" / ("landsat_places/sdtps.yaml" if landsat else "synthetic/vit_small.yaml")
+    of_set = {"landsat": "landsat_places/sdtps.yaml", "tno": "tno_scenes/recipe.yaml"}
+    found = [config for name, config in of_set.items() if name in path.stem]
+    config = ROOT / "configs" / "trireid" / (found[0] if found else "synthetic/vit_small.yaml")
     cells = ablation.file_cells(path)
     assert len(ablation.plan(config, cells, overrides=[], seeds=1, out=Path("runs/never"))) == len(cells) > 1
 

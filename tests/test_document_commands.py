@@ -71,6 +71,7 @@ GIVEN = {  # runs that an earlier page made
     "docs/pictures.md": ("runs/rgbnt201/sdtps", "runs/heads/sdtps", "runs/heads/none"),
     "benchmarks/missing.py": ("runs/grid/sdtps/seed1",),
     "benchmarks/distance_rules.py": ("runs/grid/sdtps/seed1",),
+    "benchmarks/paired.py": ("runs/grid/sdtps/seed1",),
 }
 EARLIER = {"docs/pictures.md": "trireid import DeMobest.pth runs/demo_rgbnt201.safetensors --image-size 256x128"}
 PLACEHOLDERS = {

@@ -1,6 +1,6 @@
 """Grids of runs: every cell is trained and evaluated over several seeds, with mean and spread; resumable."""
 
-from trireid.ablation.grid import Cell, Job, cell_config, file_cells, job_settings, plan, vary_cells
+from trireid.ablation.grid import Cell, Job, cell_config, cell_folder, file_cells, job_settings, plan, vary_cells
 from trireid.ablation.running import only_ablation, run_jobs, visible_devices
 from trireid.ablation.table import Table, TableRow, collect, markdown, write_table
 
@@ -10,6 +10,7 @@ __all__ = [
     "Table",
     "TableRow",
     "cell_config",
+    "cell_folder",
     "collect",
     "file_cells",
     "job_settings",

@@ -87,7 +87,7 @@ def plan(config_path: Path, cells: Sequence[Cell], *, overrides: Sequence[str], 
         raise ConfigError(
             f"an ablation needs at least one cell and one seed, given {len(cells)} cells and {seeds} seeds"
         )
-    names = [_folder_name(cell.name) for cell in cells]
+    names = [cell_folder(cell.name) for cell in cells]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"two cells of the ablation have the same name, {', '.join(twice)}: every cell needs its own")
@@ -162,7 +162,7 @@ def _short(override: str) -> str:
     return f"{key.rsplit('.', 1)[-1]}={value}"
 
 
-def _folder_name(name: str) -> str:
+def cell_folder(name: str) -> str:
     """The name of a cell's folder."""
     slug = re.sub(r"[^A-Za-z0-9._=-]+", "_", name).strip("_")
     # Plain names keep the folders of version 0.1.0, so that its ablations can be completed. Names that would lose their

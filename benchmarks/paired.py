@@ -1,0 +1,202 @@
+"""Cells of finished grids against their controls, query by query: a Markdown table, and all of it as JSON.
+
+    python benchmarks/paired.py FOLDER --against sdtps [--also FOLDER2] [--scene NAME] [--costs JSON] [--out JSON]
+
+FOLDER holds runs `CELL/seedN` of `trireid ablate`, whose saved features are ranked again; nothing is trained and no
+image is read. A cell has the mAP of all queries and of each `--scene`, with its standard deviation over the seeds, and
+for each control the difference with a 95 % interval: the average precision of a query is averaged over the seeds, its
+difference to the control's is taken, and identities (of one scene: its own) are drawn with replacement 2,000 times.
+The interval is about identities; the deviation beside mAP is about seeds. `--also` adds the mAP of the same cells in
+another grid, such as another data set. `--costs` reads rows of `trireid bench --mode inference --out JSON`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trireid.ablation import cell_folder
+from trireid.errors import RunError, TrireidError
+from trireid.evaluation.evaluate import feature_distance
+from trireid.evaluation.feature_files import load_features
+from trireid.evaluation.identity_bootstrap import identity_weights
+from trireid.evaluation.metrics import rank_metrics
+from trireid.files import FEATURES_FILE, write_json
+from trireid.typed_json import read_object
+
+Floats = NDArray[np.float64]
+REPLICATES = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one cell.
+
+    Attributes:
+        name: of its folder.
+        precision: `(S, Q)` average precision of S seeds and Q queries; NaN where a query has no match.
+        identity: `(Q,)` identity of each query, as text.
+        scene: `(Q,)` scene of each query; empty text where it is not known.
+    """
+
+    name: str
+    precision: Floats
+    identity: NDArray[np.str_]
+    scene: NDArray[np.str_]
+
+    def of(self, scene: str | None) -> NDArray[np.bool_]:
+        """`(Q,)`, the queries of a scene that have a match; None: of all scenes."""
+        matched = np.isfinite(self.precision).all(axis=0)
+        return matched if scene is None else matched & (self.scene == scene)
+
+    def seeds(self, scene: str | None = None) -> list[float]:
+        """The mAP of each seed, in percent."""
+        return [100 * float(row[self.of(scene)].mean()) for row in self.precision]
+
+
+def read_cell(folder: Path, feature: str) -> Cell:
+    """Rank the saved features of all runs of a cell.
+
+    Raises:
+        RunError: there are no features, or the runs do not have the same queries.
+    """
+    runs = sorted((path.parent for path in folder.glob(f"seed*/{FEATURES_FILE}")), key=lambda run: int(run.name[4:]))
+    rows, names, ranking = [], None, None
+    for run in runs:
+        ranking = load_features(run)
+        known = [record.name for record in ranking.query.records]
+        if names is not None and names != known:
+            raise RunError(f"{run} has other queries than {runs[0]}: the runs of a grid must share their test set")
+        names = known
+        # A model without a head has its global feature alone.
+        name = feature if feature in ranking.query.features.features else "global"
+        sides = ranking.query.labels, ranking.gallery.labels
+        found = rank_metrics(feature_distance(ranking, name), *sides, ranking.protocol)
+        rows.append(found.average_precision.numpy())
+    if ranking is None:
+        raise RunError(f"{folder} has no run with {FEATURES_FILE}")
+    records = ranking.query.records
+    identity, scene = ([getattr(record, field) or "" for record in records] for field in ("identity", "scene"))
+    return Cell(folder.name, np.stack(rows), np.array(identity), np.array(scene))
+
+
+def difference(cell: Cell, control: Cell, scene: str | None = None) -> tuple[float, float, float]:
+    """Difference in mAP to a control, in percent, and its 95 % interval over identities.
+
+    Raises:
+        RunError: the two do not have the same queries.
+    """
+    if not np.array_equal(cell.identity, control.identity):
+        raise RunError(f"{cell.name} and {control.name} have other queries: they must share their test set")
+    chosen = cell.of(scene) & control.of(scene)
+    if not chosen.any():
+        raise RunError(f"no query is of scene {scene!r}; there are {', '.join(sorted(set(cell.scene)))}")
+    gain = 100 * (cell.precision.mean(axis=0) - control.precision.mean(axis=0))[chosen]  # (Q,)
+    _, group = np.unique(cell.identity[chosen], return_inverse=True)
+    total, count = np.bincount(group, weights=gain), np.bincount(group)  # by identity
+    drawn = identity_weights(len(count), replicates=REPLICATES, seed=0).astype(np.float64)
+    low, high = np.quantile((drawn @ total) / (drawn @ count), (0.025, 0.975))
+    return float(gain.mean()), float(low), float(high)
+
+
+def rows_of(
+    cells: Sequence[Cell],
+    controls: Sequence[Cell],
+    *,
+    scenes: Sequence[str],
+    others: Mapping[str, Cell],
+    rates: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """One row per cell: mAP of each seed, all and by scene, differences to the controls, and triplets/s."""
+    table = []
+    for cell in cells:
+        row: dict[str, Any] = {"cell": cell.name, "mAP": {"all": cell.seeds()}, "difference": {}}
+        row["mAP"] |= {scene: cell.seeds(scene) for scene in scenes}
+        row["other mAP"] = others[cell.name].seeds() if cell.name in others else []
+        for control in controls:
+            parts = {"all": None, **{scene: scene for scene in scenes}}
+            row["difference"][control.name] = {name: difference(cell, control, part) for name, part in parts.items()}
+        table.append(row | ({"triplets/s": rates[cell.name]} if cell.name in rates else {}))
+    return table
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table; mAP and differences in percent."""
+    parts, controls = list(rows[0]["mAP"]), list(rows[0]["difference"])
+    head = ["cell", "seeds", *(f"mAP, {part}" for part in parts), "mAP, other grid"]
+    head += [f"to {control}, {part}" for control in controls for part in parts]
+    head += ["ms per triplet", "mAP per ms"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        shown = [_spread(row["mAP"][part]) for part in parts] + [_spread(row["other mAP"])]
+        for control in controls:
+            for value, low, high in row["difference"][control].values():
+                shown.append("-" if control == row["cell"] else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]")
+        cost = 1000 / row["triplets/s"] if "triplets/s" in row else None
+        shown += ["", ""] if cost is None else [f"{cost:.3f}", f"{mean(row['mAP']['all']) / cost:.0f}"]
+        lines.append("| " + " | ".join([row["cell"], str(len(row["mAP"]["all"])), *shown]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.1f}" if values else ""
+    return f"{mean(values):.1f} ± {stdev(values):.1f}"
+
+
+def read_grid(folder: Path, feature: str) -> dict[str, Cell]:
+    """All cells of a grid that have a finished run, by the name of their folder."""
+    finished = {path.parents[1].name for path in folder.glob(f"*/seed*/{FEATURES_FILE}")}
+    if not finished:
+        raise RunError(f"{folder} has no runs CELL/seedN with {FEATURES_FILE}, which `trireid ablate` makes")
+    return {name: read_cell(folder / name, feature) for name in sorted(finished)}
+
+
+def read_rates(path: Path | None) -> dict[str, float]:
+    """Triplets per second by the folder of a cell, of the rows of `trireid bench`."""
+    if path is None:
+        return {}
+    rows = [row for row in read_object(path)["rows"] if row["mode"] == "inference"]
+    return {cell_folder(row["name"].rpartition(": ")[2]): row["throughput"] for row in rows}
+
+
+def main() -> None:
+    """Read the command line, print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--against", required=True, help="names of the controls, separated by commas")
+    parser.add_argument("--feature", default="head", help="global, head or joint; global where there is no head")
+    parser.add_argument("--scene", action="append", default=[], help="a scene to show apart; repeat for more")
+    parser.add_argument("--also", type=Path, help="another grid with the same cells")
+    parser.add_argument("--costs", type=Path, help="rows of trireid bench")
+    parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
+    given = parser.parse_args()
+    try:
+        cells = read_grid(given.folder, given.feature)
+        names = [cell_folder(name.strip()) for name in given.against.split(",")]
+        if missing := [name for name in names if name not in cells]:
+            raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")
+        rows = rows_of(
+            list(cells.values()),
+            [cells[name] for name in names],
+            scenes=given.scene,
+            others=read_grid(given.also, given.feature) if given.also else {},
+            rates=read_rates(given.costs),
+        )
+        sys.stdout.write(markdown(rows))
+        if given.out:
+            write_json(given.out, {"feature": given.feature, "rows": rows})
+    except TrireidError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()
