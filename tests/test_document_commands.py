@@ -317,6 +317,7 @@ def execute(line, monkeypatch):
         return
     assert words[0] == "python", line
     monkeypatch.setattr(sys, "argv", words[1:])
+    monkeypatch.syspath_prepend(str(Path(words[1]).resolve().parent))  # as Python does for a script
     try:
         runpy.run_path(words[1], run_name="__main__")
     except SystemExit as end:

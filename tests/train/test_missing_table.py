@@ -79,6 +79,27 @@ def test_a_single_case_leaves_out_what_nothing_is_left_of(lacking: Path, missing
     assert any("images of zeros" in line for line in alone["messages"]) == (missing_as == "zeros")
 
 
+def test_metrics_by_camera_stand_beside_each_case(lacking: Path, tmp_path: Path) -> None:
+    shown = call("test", lacking, "--by", "camera", "--missing", "all", "--out", tmp_path / "metrics.json")
+    assert shown.exit_code == 0, shown.output
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    groups = written["by"]["camera"]
+    assert {camera: each["num_queries"] for camera, each in groups.items()} == {"cam1": 12, "cam2": 12}
+    for name, metrics in written["feature"].items():
+        parts = [
+            each["feature"][name]["mAP"] * (each["num_queries"] - each["num_unmatched"]) for each in groups.values()
+        ]
+        matched = sum(each["num_queries"] - each["num_unmatched"] for each in groups.values())
+        assert sum(parts) / matched == pytest.approx(metrics["mAP"])
+    case = written["missing"]["cases"]["nt"]
+    assert sum(each["num_queries"] for each in case["by"]["camera"].values()) == case["num_queries"] == ITEMS - 4
+    assert "| cam1 | 12 |" in shown.stdout
+    assert "by camera of the query; columns: withheld" in shown.stdout
+    refused = call("test", lacking, "--by", "camera,scene")
+    assert refused.exit_code == 2
+    assert "choose among identity, camera\n" in refused.stderr
+
+
 def test_a_run_that_withholds_trains_and_keeps_what_is_left(tmp_path: Path) -> None:
     root = table(tmp_path / "data", test={0: "r", 5: "r"})
     config = tiny_config(root, tmp_path / "run", "data.format=csv", "train.epochs=1", "evaluate.missing=[rgb]")

@@ -127,6 +127,10 @@ def evaluate(
     any_to_any: Annotated[
         bool, typer.Option("--any-to-any", help="Every subset of modalities as query against every subset as gallery.")
     ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Also metrics by a column of the queries: scene, camera, ...; repeat."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the metrics: Markdown if its name ends in .md, else JSON.")
     ] = None,
@@ -141,7 +145,8 @@ def evaluate(
     all_cases = missing is not None and missing.strip().lower() == "all"
     if missing is not None and not all_cases:
         overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
-    run_checkpoint(run, overrides=overrides, out=out, missing_cases=all_cases, any_to_any=any_to_any)
+    columns = [name.strip() for given in by or [] for name in given.split(",")]
+    run_checkpoint(run, overrides=overrides, out=out, missing_cases=all_cases, any_to_any=any_to_any, by=columns)
 
 
 @app.command()

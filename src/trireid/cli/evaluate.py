@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule, with_errors
-from trireid.cli.missing import page, tables
+from trireid.cli.metric_tables import page, tables
 from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
@@ -26,6 +26,7 @@ def run_checkpoint(
     out: Path | None = None,
     missing_cases: bool = False,
     any_to_any: bool = False,
+    by: Sequence[str] = (),
 ) -> CheckpointMetrics:
     """Evaluate a checkpoint with the configuration that it holds, some settings changed.
 
@@ -35,6 +36,7 @@ def run_checkpoint(
         out: file for the metrics and the settings they were measured with: Markdown if its name ends in .md, else JSON.
         missing_cases: also a table of every case of missing modalities, and their mean.
         any_to_any: also tables of every subset of modalities as query against every subset as gallery.
+        by: columns of the queries that the metrics are also broken down by.
 
     Raises:
         TrireidError: a setting, the checkpoint or the data set is wrong, or the file cannot be written.
@@ -56,7 +58,7 @@ def run_checkpoint(
             )
     if out is not None:
         check_writable(out)
-    metrics = run(path, config, notes=notes, missing_cases=missing_cases, any_to_any=any_to_any)
+    metrics = run(path, config, notes=notes, missing_cases=missing_cases, any_to_any=any_to_any, by=by)
     if out is not None and metrics:
         if out.suffix.lower() == ".md":
             write_text(out, page(metrics))
@@ -73,6 +75,7 @@ def run(
     notes: Sequence[str] = (),
     missing_cases: bool = False,
     any_to_any: bool = False,
+    by: Sequence[str] = (),
 ) -> CheckpointMetrics:
     """Evaluate a checkpoint with a resolved configuration; log its changed settings and print the metrics.
 
@@ -80,7 +83,7 @@ def run(
         path: a checkpoint, or a run folder, whose last checkpoint is taken.
         config: the model, which must be that of the checkpoint, the data set and the kind of evaluation.
         notes: lines to show after the settings.
-        missing_cases, any_to_any: as in `run_checkpoint`.
+        missing_cases, any_to_any, by: as in `run_checkpoint`.
 
     Raises:
         TrireidError: the weights do not fit the configuration, or the data set is wrong.
@@ -91,7 +94,12 @@ def run(
     for line in notes:
         note(line)
     metrics = evaluate_checkpoint(
-        path, config=config, progress=is_main_process(), missing_cases=missing_cases, any_to_any=any_to_any
+        path,
+        config=config,
+        progress=is_main_process(),
+        missing_cases=missing_cases,
+        any_to_any=any_to_any,
+        by=by,
     )
     if not metrics:  # only the main process has them
         return metrics

@@ -29,6 +29,8 @@ class RankMetrics:
         num_queries: number of queries, including the unmatched ones.
         num_unmatched: number of queries without any valid match; they are left out of every mean.
         average_precision: `(Q,)` float64 on the CPU, NaN for an unmatched query.
+        inverse_penalty: `(Q,)`, (number of matches) / (rank of the last match), likewise.
+        first_rank: `(Q,)`, rank of the first match, likewise.
         ranks: the ranks that `as_dict` shows.
     """
 
@@ -38,6 +40,8 @@ class RankMetrics:
     num_queries: int
     num_unmatched: int
     average_precision: Tensor
+    inverse_penalty: Tensor
+    first_rank: Tensor
     ranks: tuple[int, ...] = (1, 5, 10)
 
     @property
@@ -64,6 +68,23 @@ class RankMetrics:
         if not 1 <= rank <= len(self.cmc):
             raise InputError(f"rank {rank} was not computed; allowed are 1 to {len(self.cmc)} (max_rank)")
         return float(self.cmc[rank - 1])
+
+    def of_queries(self, rows: Tensor) -> RankMetrics:
+        """The same metrics over some of the queries: rows `(Q,)`, bool or positions.
+
+        Raises:
+            InputError: none of these queries has a valid match.
+        """
+        found = _means(
+            self.average_precision[rows],
+            self.inverse_penalty[rows],
+            self.first_rank[rows],
+            ranks=self.ranks,
+            max_rank=len(self.cmc),
+        )
+        if found is None:
+            raise InputError("none of the chosen queries has a valid match in the gallery: choose others")
+        return found
 
     def as_dict(self) -> dict[str, float]:
         """The metrics by name: mAP, mINP, and CMC at each of `ranks`, such as rank1."""
@@ -116,19 +137,32 @@ def rank_metrics(
         for rows in row_slices(len(query), rows_at_a_time(chunk_size, len(gallery), distance.device))
     ]
     average_precision, inverse_penalty, first_rank = (torch.cat(column).cpu() for column in zip(*chunks, strict=True))
+    length = max(max_rank, *ranks)
+    metrics = _means(average_precision, inverse_penalty, first_rank, ranks=tuple(ranks), max_rank=length)
+    if metrics is None:
+        raise _no_match(len(query), protocol)
+    return metrics
+
+
+def _means(
+    average_precision: Tensor, inverse_penalty: Tensor, first_rank: Tensor, *, ranks: tuple[int, ...], max_rank: int
+) -> RankMetrics | None:
+    """The metrics of queries of which these are known, `(Q,)` each and NaN if unmatched; None if none is matched."""
     matched = average_precision.isfinite()
     num_matched = int(matched.sum())
     if num_matched == 0:
-        raise _no_match(len(query), protocol)
-    curve_ranks = torch.arange(1, max(max_rank, *ranks) + 1)
+        return None
+    curve_ranks = torch.arange(1, max_rank + 1)
     return RankMetrics(
         mAP=float(average_precision[matched].mean()),
         mINP=float(inverse_penalty[matched].mean()),
         cmc=(first_rank[matched][:, None] <= curve_ranks).double().mean(dim=0),  # (max_rank,)
-        num_queries=len(query),
-        num_unmatched=len(query) - num_matched,
+        num_queries=len(average_precision),
+        num_unmatched=len(average_precision) - num_matched,
         average_precision=average_precision,
-        ranks=tuple(ranks),
+        inverse_penalty=inverse_penalty,
+        first_rank=first_rank,
+        ranks=ranks,
     )
 
 

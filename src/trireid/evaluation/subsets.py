@@ -12,7 +12,7 @@ import torch
 from trireid.evaluation.applied_rule import applied_rule
 from trireid.evaluation.evaluate import feature_distance, unshared_by_feature
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet
-from trireid.evaluation.metrics import rank_metrics
+from trireid.evaluation.metrics import RankMetrics, rank_metrics
 from trireid.evaluation.protocols import unmatched
 from trireid.evaluation.ranking import Ranking
 
@@ -35,16 +35,27 @@ def rank_case(
         device: where distances are computed.
         names: patterns to rank; None: those of the queries, which are not known where there are none.
     """
+    return metrics_of(case_rankings(ranking, device=device, names=names))
+
+
+def case_rankings(
+    ranking: Ranking, *, device: torch.device | str = "cpu", names: Sequence[str] | None = None
+) -> dict[str, RankMetrics | None]:
+    """The same with the metrics of every query, None where `rank_case` has none. Args: as `rank_case`."""
     query, gallery, protocol = ranking.query.labels, ranking.gallery.labels, ranking.protocol
     has_match = not bool(unmatched(query, gallery, protocol).all())
-    metrics: CaseMetrics = {}
+    rankings: dict[str, RankMetrics | None] = {}
     for name in ranked_names(ranking.query.features) if names is None else names:
+        rankings[name] = None
         if has_match and unshared_by_feature(ranking, name) < 1.0:
             distance = feature_distance(ranking, name, device=device)
-            metrics[name] = {**rank_metrics(distance, query, gallery, protocol).as_dict()}
-        else:
-            metrics[name] = dict(NO_METRICS)
-    return metrics
+            rankings[name] = rank_metrics(distance, query, gallery, protocol)
+    return rankings
+
+
+def metrics_of(rankings: Mapping[str, RankMetrics | None]) -> CaseMetrics:
+    """The metrics of a case from those of its queries."""
+    return {name: dict(NO_METRICS) if each is None else {**each.as_dict()} for name, each in rankings.items()}
 
 
 def count_unmatched(ranking: Ranking) -> int:
@@ -69,7 +80,7 @@ def ranked_names(features: FeatureSet) -> list[str]:
 
 def rank_cases(cases: Mapping[str, Ranking], *, device: torch.device | str = "cpu") -> dict[str, CaseMetrics]:
     """Metrics of each case, the same modalities withheld from query and gallery. Args: as `rank_case`."""
-    names = _all_names(cases)
+    names = all_names(cases)
     return {name: rank_case(ranking, device=device, names=names) for name, ranking in cases.items()}
 
 
@@ -91,7 +102,7 @@ def rank_any_to_any(
 
     The features of each case serve all pairs. Args: as `rank_case`.
     """
-    names = _all_names(cases)
+    names = all_names(cases)
     table: dict[str, dict[str, list[list[float | None]]]] = {}
     for pairs in _any_to_any(cases):
         row = [rank_case(ranking, device=device, names=names) for ranking in pairs]
@@ -121,6 +132,6 @@ def _any_to_any(cases: Mapping[str, Ranking]) -> list[list[Ranking]]:
     return [[replace(one, gallery=other.gallery) for other in cases.values()] for one in cases.values()]
 
 
-def _all_names(cases: Mapping[str, Ranking]) -> list[str]:
+def all_names(cases: Mapping[str, Ranking]) -> list[str]:
     """The patterns of cases of which some may have no items."""
     return next(filter(None, (ranked_names(ranking.query.features) for ranking in cases.values())), [])

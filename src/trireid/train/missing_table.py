@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
+from trireid.evaluation.breakdown import break_down
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.missing import subset_cases
 from trireid.evaluation.ranking import Ranking
 from trireid.evaluation.subsets import (
+    CaseMetrics,
+    all_names,
+    case_rankings,
     count_any_to_any,
     count_hidden,
     count_unmatched,
     mean_metrics,
+    metrics_of,
     rank_any_to_any,
-    rank_cases,
 )
 from trireid.train.evaluating import extract_split
 from trireid.train.inputs import EvaluationSplit
@@ -35,6 +41,7 @@ def describe_cases(
     progress: bool,
     missing: bool,
     any_to_any: bool,
+    by: Sequence[str] = (),
 ) -> SubsetTables:
     """Evaluate a model with modalities withheld. The features of each case are computed once and serve both tables.
 
@@ -47,6 +54,7 @@ def describe_cases(
         config: which modalities there are, and how to evaluate.
         missing: make the table of every case of withheld modalities, the same in query and gallery.
         any_to_any: make the table of every subset as query against every subset as gallery.
+        by: columns of the queries that each case of the first table is broken down by.
 
     Returns:
         The tables that were requested; empty on all processes but the main one.
@@ -72,7 +80,7 @@ def describe_cases(
         return {}
     tables: SubsetTables = {}
     if missing:
-        tables["missing"] = _describe_missing(cases, rankings, device, missing_as=config.evaluate.missing_as)
+        tables["missing"] = _describe_missing(cases, rankings, device, missing_as=config.evaluate.missing_as, by=by)
     if any_to_any:
         counts = count_any_to_any(rankings)
         tables["any_to_any"] = {
@@ -96,25 +104,35 @@ def check_cases(config: Config) -> None:
 
 
 def _describe_missing(
-    cases: dict[str, tuple[str, ...]], rankings: dict[str, Ranking], device: torch.device, *, missing_as: str
+    cases: dict[str, tuple[str, ...]],
+    rankings: dict[str, Ranking],
+    device: torch.device,
+    *,
+    missing_as: str,
+    by: Sequence[str],
 ) -> MissingTable:
     """The table of missing modalities, see there."""
-    ranked = rank_cases(rankings, device=device)
+    names = all_names(rankings)
+    ranked: dict[str, CaseMetrics] = {}
     rows: dict[str, MissingCase] = {}
     rules: dict[str, JsonObject] = {}
     for shown, withheld in cases.items():
         ranking = rankings[shown]
         num_unmatched = count_unmatched(ranking)
         case = "".join(name[0] for name in withheld) or "none"
+        found = case_rankings(ranking, device=device, names=names)
+        ranked[shown] = metrics_of(found)
         rows[case] = {
             "num_queries": len(ranking.query),
             "num_gallery": len(ranking.gallery),
             "num_unmatched": num_unmatched,
             "feature": ranked[shown],
         }
+        complete = {name: each for name, each in found.items() if each is not None}
+        if by and complete:
+            rows[case]["by"] = break_down(complete, ranking.query.records, by)
         rules[case] = count_hidden(ranking, num_unmatched=num_unmatched)
     smaller = {shown: ranked[shown] for shown, withheld in cases.items() if withheld}
-    names = next(iter(ranked.values()))
     num_cases = {name: sum(each[name]["mAP"] is not None for each in smaller.values()) for name in names}
     return {
         "missing_as": missing_as,

@@ -12,6 +12,7 @@ from typing import Any, Required
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from trireid.evaluation.breakdown import Breakdown
 from trireid.files import CALIBRATION_FILE as CALIBRATION_FILE
 from trireid.files import FEATURES_FILE as FEATURES_FILE
 from trireid.files import LAST_FILE as LAST_FILE
@@ -148,13 +149,14 @@ SubsetMetrics = dict[str, dict[str, float | None]]
 """Metrics by feature of a subset of the modalities; None where it has none."""
 
 
-class MissingCase(TypedDict):
-    """One case of withheld modalities."""
+class MissingCase(TypedDict, total=False):
+    """One case of withheld modalities; `by` where metrics by columns of the queries were requested."""
 
-    num_queries: int
-    num_gallery: int
-    num_unmatched: int
-    feature: SubsetMetrics
+    num_queries: Required[int]
+    num_gallery: Required[int]
+    num_unmatched: Required[int]
+    feature: Required[SubsetMetrics]
+    by: Breakdown
 
 
 class MissingTable(TypedDict):
@@ -207,10 +209,12 @@ class CheckpointMetrics(EvaluationMetrics, SubsetTables, total=False):
     Attributes:
         checkpoint: path of the file.
         note: why it was saved, such as `best on validation`.
+        by: metrics by the columns of the queries that were requested.
     """
 
     checkpoint: str
     note: str
+    by: Breakdown
 
 
 class EpochEntry(TypedDict, total=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from trireid.config.schema import Config
 from trireid.data.range_settings import filled_ranges, with_ranges
 from trireid.data.records import DatasetIndex
 from trireid.errors import RunError
+from trireid.evaluation.breakdown import break_down, check_columns
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.ranking import Ranking
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
@@ -30,6 +32,7 @@ def evaluate_checkpoint(
     progress: bool = True,
     missing_cases: bool = False,
     any_to_any: bool = False,
+    by: Sequence[str] = (),
 ) -> CheckpointMetrics:
     """Evaluate a checkpoint on the test split, in the precision it was trained in.
 
@@ -40,18 +43,21 @@ def evaluate_checkpoint(
         progress: show a bar.
         missing_cases, any_to_any: add the tables over withheld modalities, see `missing_table.describe_cases`; the
             configuration itself must withhold none.
+        by: columns of the queries, such as `scene` or `camera`, that the metrics are also broken down by.
 
     Returns:
         `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, metrics in [0, 1];
-        the requested tables as `missing` and `any_to_any`; with `evaluate.rerank` also `reranked`, the same metrics
-        after re-ranking. Several processes of a launcher share the work; the result is empty on all but the main one.
+        the requested tables as `missing` and `any_to_any`; the metrics by column and value as `by`; with
+        `evaluate.rerank` also `reranked`, the same metrics after re-ranking. Several processes of a launcher share the
+        work; the result is empty on all but the main one.
 
     Raises:
         ConfigError: The configuration withholds modalities, and a table over withheld modalities is requested.
         CheckpointError: The checkpoint is damaged or does not fit the configuration's model.
         DataError: Something is wrong with the data set.
+        InputError: The queries have no such column.
     """
-    tested = _run_test(path, config, progress=progress, missing=missing_cases, any_to_any=any_to_any)
+    tested = _run_test(path, config, progress=progress, missing=missing_cases, any_to_any=any_to_any, by=by)
     result = tested.result
     if result is None:
         return {}
@@ -60,10 +66,16 @@ def evaluate_checkpoint(
         "epoch": tested.checkpoint.epoch,
         "note": tested.checkpoint.note,
         **describe_result(result),
+        **_describe_groups(result, by),
         **tested.cases,
         **describe_reranked(result, settings=tested.config.evaluate, device=tested.device),
         **describe_data(tested.index),
     }
+
+
+def _describe_groups(result: EvaluationResult, by: Sequence[str]) -> CheckpointMetrics:
+    """`{"by": ...}`, see `breakdown.break_down`; empty without columns."""
+    return {"by": break_down(result.rankings, result.source.query.records, by)} if by else {}
 
 
 def checkpoint_features(path: Path, *, config: Config | None = None, progress: bool = True) -> Ranking:
@@ -92,7 +104,13 @@ class _Tested:
 
 
 def _run_test(
-    path: Path, config: Config | None, *, progress: bool, missing: bool = False, any_to_any: bool = False
+    path: Path,
+    config: Config | None,
+    *,
+    progress: bool,
+    missing: bool = False,
+    any_to_any: bool = False,
+    by: Sequence[str] = (),
 ) -> _Tested:
     """Evaluate a checkpoint; arguments and errors as `evaluate_checkpoint`."""
     checkpoint = load_checkpoint(path)
@@ -108,12 +126,13 @@ def _run_test(
     settings = {name: value for name, value in setting_values(config) if name not in OF_A_MACHINE}
     given = {**settings, "the checkpoint's epoch": checkpoint.epoch, "the precision": precision}
     check_same(
-        {**given, "--missing all": missing, "--any-to-any": any_to_any},
+        {**given, "--missing all": missing, "--any-to-any": any_to_any, "--by": ",".join(by)},
         num_processes=share[1],
         advice="start all of them with the same command",
     )
     model = build_for(checkpoint, config).to(device)
     index = scan_index(config, progress=progress)
+    check_columns(index.query, by)
     split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
     check_same(split.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
@@ -129,5 +148,6 @@ def _run_test(
             progress=progress,
             missing=missing,
             any_to_any=any_to_any,
+            by=by,
         )
     return _Tested(checkpoint, config, index, split, device, result, cases)

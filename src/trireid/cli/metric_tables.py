@@ -1,4 +1,4 @@
-"""Metrics with missing modalities as Markdown tables."""
+"""Metrics by columns of the queries and with missing modalities as Markdown tables."""
 
 from __future__ import annotations
 
@@ -20,9 +20,54 @@ _REASONS = {
 
 
 def tables(metrics: Mapping[str, Any]) -> list[str]:
-    """The tables of `describe_cases`, if any, as Markdown in percent."""
-    shown = [_cases_table(metrics["missing"])] if "missing" in metrics else []
+    """The tables by column and those of `describe_cases`, if any, as Markdown in percent."""
+    shown = [_groups_table(f"by {column} of the query", groups) for column, groups in metrics.get("by", {}).items()]
+    if "missing" in metrics:
+        shown += [_cases_table(metrics["missing"]), *_groups_of_cases(metrics["missing"])]
     return shown + (_matrices(metrics["any_to_any"]) if "any_to_any" in metrics else [])
+
+
+def _groups_table(title: str, groups: Mapping[str, Any]) -> str:
+    """One row per value of a column; mAP, mINP and rank-1 of every pattern in the columns."""
+    names = list(next((each["feature"] for each in groups.values() if each["feature"]), {}))
+    header = [title.split()[1], "queries", *_labels(names)]
+    body = [
+        [
+            value,
+            _counted(each["num_queries"], each["num_unmatched"]),
+            *(percent(each["feature"].get(name, {}).get(key), absent="-") for name in names for _, key in _SHOWN),
+        ]
+        for value, each in groups.items()
+    ]
+    reasons = {"unmatched" for each in groups.values() if not each["feature"]}
+    return _table(title, header, body) + _footnote(reasons)
+
+
+def _groups_of_cases(missing: Mapping[str, Any]) -> list[str]:
+    """The mAP of the last pattern by value of a column, cases in the columns; one table per column."""
+    cases = {case: each["by"] for case, each in missing["cases"].items() if "by" in each}
+    shown = []
+    for column, groups in next(iter(cases.values()), {}).items():
+        name = list(missing["cases"]["none"]["feature"])[-1]
+        body = [
+            [
+                value,
+                *(
+                    percent(found[column].get(value, {}).get("feature", {}).get(name, {}).get("mAP"), absent="-")
+                    for found in cases.values()
+                ),
+            ]
+            for value in groups
+        ]
+        title = (
+            f"missing modalities, mAP of {PATTERNS[name]} by {column} of the query; columns: withheld{_how(missing)}"
+        )
+        shown.append(_table(title, [column, *cases], body))
+    return shown
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    return [f"{label} {PATTERNS[name].split()[1]}" for name in names for label, _ in _SHOWN]
 
 
 def page(metrics: Mapping[str, Any]) -> str:
@@ -45,8 +90,7 @@ def _cases_table(missing: Mapping[str, Any]) -> str:
     """One row per case and one for their mean; mAP, mINP and rank-1 of every pattern in the columns."""
     cases, mean, num_cases = missing["cases"], missing["mean"], missing["num_cases"]
     names = list(cases["none"]["feature"])
-    header = ["withheld", "queries", "gallery"]
-    header += [f"{label} {PATTERNS[name].split()[1]}" for name in names for label, _ in _SHOWN]
+    header = ["withheld", "queries", "gallery", *_labels(names)]
     rows = {
         case: (_counted(each["num_queries"], each["num_unmatched"]), str(each["num_gallery"]), each["feature"])
         for case, each in cases.items()

@@ -1,0 +1,46 @@
+"""Metrics by a column of the queries are those of a ranking of these queries alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trireid.data.records import Record
+from trireid.errors import InputError
+from trireid.evaluation.breakdown import NOT_KNOWN, break_down, check_columns
+from trireid.evaluation.metrics import rank_metrics
+from trireid.evaluation.protocols import take
+from trireid.types import Labels, Protocol
+
+
+def test_every_group_has_the_metrics_of_its_queries_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    identity = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 3])  # the last has no match
+    camera = torch.arange(10) % 2
+    labels = Labels(identity, camera, torch.full_like(identity, -1), torch.arange(10))
+    scenes = ["10", "9", None, "10", "9", None, "10", "9", None, "alone"]
+    records = [Record(str(row), (), str(int(identity[row])), scene=scene) for row, scene in enumerate(scenes)]
+    protocol = Protocol("camera", "camera")
+    distances = {name: torch.rand(10, 10, generator=generator) for name in ("global", "joint")}
+    rankings = {name: rank_metrics(each, labels, labels, protocol) for name, each in distances.items()}
+    found = break_down(rankings, records, ["scene", "identity"])
+    assert list(found["scene"]) == ["9", "10", "alone", NOT_KNOWN]
+    assert list(found["identity"]) == ["0", "1", "2", "3"]
+    assert found["scene"]["alone"] == {"num_queries": 1, "num_unmatched": 1, "feature": {}}
+    for value, group in found["scene"].items():
+        rows = torch.tensor([row for row, scene in enumerate(scenes) if (scene or NOT_KNOWN) == value])
+        assert group["num_queries"] == len(rows)
+        for name, metrics in group["feature"].items():
+            alone = rank_metrics(distances[name][rows], take(labels, rows), labels, protocol)
+            assert metrics == pytest.approx(alone.as_dict())
+    with pytest.raises(InputError, match="none of the chosen queries"):
+        rankings["joint"].of_queries(torch.tensor([9]))
+
+
+def test_columns_that_no_query_has_are_one_line_with_those_there_are() -> None:
+    records = [Record("a", (), "1", camera="2")]
+    check_columns(records, ["camera", "identity"])
+    with pytest.raises(InputError, match="metrics by 'scene': .* choose among identity, camera$"):
+        check_columns(records, ["camera", "scene"])
+    with pytest.raises(InputError, match="choose among identity, camera, scene"):
+        break_down({}, records, ["name"])
