@@ -26,7 +26,7 @@ from trireid.evaluation.subsets import (
 )
 from trireid.train.evaluating import extract_split
 from trireid.train.inputs import EvaluationSplit
-from trireid.train.run_files import MissingCase, MissingTable, SubsetTables
+from trireid.train.run_files import AnyToAnyTable, MissingCase, MissingTable, SubsetTables
 from trireid.typed_json import JsonObject
 
 
@@ -82,16 +82,21 @@ def describe_cases(
     if missing:
         tables["missing"] = _describe_missing(cases, rankings, device, missing_as=config.evaluate.missing_as, by=by)
     if any_to_any:
-        counts = count_any_to_any(rankings)
-        tables["any_to_any"] = {
-            "missing_as": config.evaluate.missing_as,
-            "subsets": list(rankings),
-            "num_queries": counts["num_queries"],
-            "num_gallery": counts["num_gallery"],
-            "num_unmatched": counts["num_unmatched"],
-            "feature": rank_any_to_any(rankings, device=device),
-        }
+        tables["any_to_any"] = _describe_any_to_any(rankings, device, missing_as=config.evaluate.missing_as)
     return tables
+
+
+def _describe_any_to_any(rankings: dict[str, Ranking], device: torch.device, *, missing_as: str) -> AnyToAnyTable:
+    """The table of every subset against every other, see there."""
+    counts = count_any_to_any(rankings)
+    return {
+        "missing_as": missing_as,
+        "subsets": list(rankings),
+        "num_queries": counts["num_queries"],
+        "num_gallery": counts["num_gallery"],
+        "num_unmatched": counts["num_unmatched"],
+        "feature": rank_any_to_any(rankings, device=device),
+    }
 
 
 def check_cases(config: Config) -> None:
