@@ -9,7 +9,8 @@ Each row is a process of its own, `train_net.py` with one of DeMo's configuratio
 weights at 256 x 128, on a synthetic set with RGBNT201's true file names, and an evaluation after each epoch. The run
 is set to 50 epochs, so that it chooses as a whole run does, and is stopped after a few. "cold" starts with an empty
 cache of the compiler, "warm" finds what the row before left there. "Compilation" is what the log says of it and what
-the first epoch takes beyond the median of those from the third on; "50 epochs" is compilation and 50 such medians.
+the first epoch takes beyond the median of those from the third on; "50 epochs" is compilation and 50 such medians;
+"start" is the time from the start of the process to the end of its first epoch.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Measured:
     first: float
     median: float
     train: float  # median of the steps alone
+    evaluation: float  # the same
     slowest: float  # from the third epoch on
     speed: str
 
@@ -126,6 +128,7 @@ def measure(row: Row, args: argparse.Namespace, data: Path) -> Measured:
         first=seconds[0],
         median=statistics.median(seconds[2:]),
         train=statistics.median(epoch["step_seconds"] for epoch in epochs[2:]),
+        evaluation=statistics.median(epoch["evaluation_seconds"] for epoch in epochs[2:]),
         slowest=max(seconds[2:]),
         speed=speed[1] if speed else "not in the log",
     )
@@ -133,13 +136,23 @@ def measure(row: Row, args: argparse.Namespace, data: Path) -> Measured:
 
 def report(rows: list[Measured]) -> None:
     """The table, as Markdown, and what each run chose."""
-    print("| run | first epoch | compilation | median epoch | steps | slowest | 50 epochs | to the end of epoch 1 |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    columns = (
+        "run",
+        "first epoch",
+        "compilation",
+        "median epoch",
+        "steps",
+        "evaluation",
+        "slowest",
+        "50 epochs",
+        "start",
+    )
+    print(f"| {' | '.join(columns)} |\n|---{'|---:' * (len(columns) - 1)}|")
     plain = {row.name.split(",")[0]: row.whole for row in rows if row.name.endswith("off")}
     for row in rows:
         head = row.name.split(",")[0]
         ratio = f" ({plain[head] / row.whole:.2f}x)" if head in plain else ""
-        values = [row.first, row.compilation, row.median, row.train, row.slowest]
+        values = [row.first, row.compilation, row.median, row.train, row.evaluation, row.slowest]
         shown = " | ".join(f"{value:.2f}" for value in values)
         print(f"| {row.name} | {shown} | {row.whole:.0f}{ratio} | {row.start:.1f} |", flush=True)
     for row in rows:

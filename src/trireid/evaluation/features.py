@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,22 @@ class FeatureSet:
         return cls({}, torch.zeros(0, NUM_MODALITIES, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
 
 
+class RunModel(Protocol):
+    """What `run_model` does, by whatever way."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        present: Tensor,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        transform: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> ReIDOutput:
+        """The output of the model for one batch."""
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode and give every module its own mode back at the end."""
@@ -71,6 +88,7 @@ def extract_features(
     missing_as: MissingAs = "absent",
     names: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
+    run: RunModel | None = None,
 ) -> FeatureSet:
     """Features of all items of a loader; the model is called once per batch and keeps its training mode.
 
@@ -87,6 +105,7 @@ def extract_features(
             zeros, as upstream does. What an item lacks in the data set stays absent.
         names: name of each item by its number, for messages.
         progress: called after each batch with the number of its items.
+        run: instead of `run_model`, such as a `RecordedRun`; None: `run_model`.
 
     Returns:
         One row for each item that keeps a modality; an empty set without features if no item does.
@@ -96,14 +115,14 @@ def extract_features(
     """
     device = torch.device(device)
     parts: list[FeatureSet] = []
-    num_given = 0
+    num_given, run = 0, run or run_model
     with evaluation_mode(model), torch.inference_mode():
         for given in loader:
             batch = take_shown(given, withheld) if withheld else given
             if len(batch.item):
                 shown = withhold_batch(batch, withheld)
                 told = batch.present if missing_as == "zeros" else shown.present
-                output = run_model(model, shown, present=told, device=device, dtype=dtype, transform=transform)
+                output = run(model, shown, present=told, device=device, dtype=dtype, transform=transform)
                 part = FeatureSet(_to_cpu(output), told, shown.item, joint_blocks(output.blocks, output.features))
                 _check_finite(part, names)
                 parts.append(part)

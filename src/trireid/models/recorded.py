@@ -90,7 +90,9 @@ class RecordedModel:
             for _ in range(WARM_UP):
                 self._forward(shown, cameras)
         torch.cuda.current_stream().wait_stream(self._stream)
-        with random_numbers_kept(images.device), torch.cuda.graph(graph, stream=self._stream):
+        # Other threads, which load batches or write a checkpoint, may do meanwhile what no recording may.
+        recording = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
+        with random_numbers_kept(images.device), recording:
             output = self._forward(shown, cameras)
         return _Recording(graph, shown, cameras, output)
 

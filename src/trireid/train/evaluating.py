@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import EvaluateConfig
 from trireid.data.records import DatasetIndex, Record
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
-from trireid.evaluation.features import FeatureSet, extract_features
+from trireid.evaluation.features import FeatureSet, RunModel, extract_features
 from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.train.gathering import gather_features
 from trireid.train.inputs import EvaluationSplit, count_items
@@ -33,6 +33,7 @@ def evaluate_split(
     device: torch.device,
     dtype: torch.dtype | None,
     progress: bool,
+    run: RunModel | None = None,
 ) -> EvaluationResult | None:
     """Extract the features of query and gallery, and rank every pattern; `describe_reranked` re-ranks.
 
@@ -46,6 +47,7 @@ def evaluate_split(
         device: where the model runs.
         dtype: autocast type; None: no autocast.
         progress: show a bar.
+        run: how the model is run, as in `extract_features`.
 
     Returns:
         The result on the main process, None on all others.
@@ -55,7 +57,14 @@ def evaluate_split(
         RunError: Another process had an error.
     """
     ranking = extract_split(
-        model, split, settings=settings, device=device, dtype=dtype, progress=progress, withheld=settings.missing
+        model,
+        split,
+        settings=settings,
+        device=device,
+        dtype=dtype,
+        progress=progress,
+        withheld=settings.missing,
+        run=run,
     )
     if ranking is None:
         return None
@@ -72,6 +81,7 @@ def extract_split(
     dtype: torch.dtype | None,
     progress: bool,
     withheld: Sequence[str],
+    run: RunModel | None = None,
 ) -> Ranking | None:
     """Extract the features of query and gallery with some modalities withheld.
 
@@ -90,6 +100,7 @@ def extract_split(
             missing_as=settings.missing_as,
             names=[record.name for record in records],
             progress=bar.advance,
+            run=run,
         )
         if split.num_shares == 1:
             return own()

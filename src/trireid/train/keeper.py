@@ -16,6 +16,7 @@ from trireid.config.schema import Config
 from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.feature_files import save_features
+from trireid.evaluation.features import RunModel
 from trireid.train.background import BackgroundWriter
 from trireid.train.checkpoint import build_for, checkpoint_writer, load_checkpoint
 from trireid.train.evaluating import (
@@ -115,6 +116,7 @@ class RunKeeper:
         self.best_score: float | None = None
         if is_main and restored is not None and best.exists():
             self.best_score = selection_score(load_checkpoint(best).figures)
+        self.run: RunModel | None = None  # how evaluations run the model; None: plain
         self._logged: set[str] = set()
         self.last_test: tuple[int, EvaluationResult | None] | None = None  # the result is on the main process
         last_epoch = 0 if restored is None else restored.epoch
@@ -282,6 +284,7 @@ class RunKeeper:
             device=self.device,
             dtype=self.dtype,
             progress=self.progress,
+            run=self.run,
         )
         lines = [] if result is None else [(logging.INFO, result.rule.text)]
         lines += [(logging.WARNING, message) for message in (() if result is None else result.messages)]

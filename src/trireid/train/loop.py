@@ -21,6 +21,7 @@ from trireid.data.loader import set_epoch
 from trireid.data.range_settings import with_ranges
 from trireid.data.reading import ImageError
 from trireid.errors import RunError
+from trireid.evaluation.recorded_run import RecordedRun
 from trireid.models.build import build_model, check_model, check_published_weights
 from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
@@ -226,6 +227,8 @@ def _train(config: Config, accelerator: Accelerator, options: _Options) -> RunMe
     speed = choose_speed(config, accelerator, precision=precision, inputs=inputs, epochs=settings.epochs + 1 - first)
     model.backbone.cuts_in_training = first > settings.dense_epochs
     speed = compiled_if_possible(model, speed, config=config, accelerator=accelerator)
+    if speed.recorded and device.type == "cuda" and share[1] == 1:
+        keeper.run = RecordedRun(model, batch_size=config.evaluate.batch_size, dtype=autocast_dtype(precision))
     run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings, speed=speed)
 
     with room_to_compile(forgiving=True) if speed.compiled else nullcontext(), keeper:
