@@ -14,6 +14,8 @@ MODALITIES: tuple[str, ...] = ("rgb", "nir", "tir")
 """All modalities in the one order that is used everywhere."""
 UNKNOWN = -1
 """Camera or scene index of an item whose camera or scene is not known."""
+Centring = Literal["none", "train", "camera"]
+"""What is subtracted from features before they are compared: the mean of the training features, or of each camera."""
 MissingAs = Literal["absent", "zeros"]
 """A withheld modality is left out by the model, or is seen by it as an image of zeros."""
 

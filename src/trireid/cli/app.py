@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from trireid.cli.calibrate import calibrate
+from trireid.cli.centring import centre
 from trireid.cli.embed import embed_app
 from trireid.cli.export import export
 from trireid.cli.gallery import gallery_app
@@ -131,6 +132,12 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Also metrics by a column of the queries: scene, camera, ...; repeat."),
     ] = None,
+    centring: Annotated[
+        str | None,
+        typer.Option(
+            help="Subtract from features: train, the mean training feature; camera, that of each camera; none."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the metrics: Markdown if its name ends in .md, else JSON.")
     ] = None,
@@ -142,6 +149,8 @@ def evaluate(
     overrides = _overrides(settings, set_, skip_bad=skip_bad)
     if rerank is not None:
         overrides.append(f"evaluate.rerank={str(rerank).lower()}")
+    if centring is not None:
+        overrides.append(f"evaluate.centring={centring}")
     all_cases = missing is not None and missing.strip().lower() == "all"
     if missing is not None and not all_cases:
         overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
@@ -372,6 +381,7 @@ def _writing_a_page(*, quiet: bool = False) -> Any:
 app.add_typer(embed_app)
 app.add_typer(gallery_app)
 app.command()(calibrate)
+app.command()(centre)
 app.command()(export)
 app.command()(serve)
 app.add_typer(show_app)

@@ -54,6 +54,10 @@ Feature = Annotated[str, typer.Option(help="global, head or joint.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Items per batch (as the run's evaluate.batch_size).")]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (as the run).")]
+Centre = Annotated[
+    str | None,
+    typer.Option("--centring", help="train subtracts the mean training feature, none nothing (as the run)."),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List items that cannot be read and leave them out.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")]
 AggregateBy = Annotated[
@@ -83,6 +87,7 @@ def embed(
     device: Device = "auto",
     batch_size: BatchSize = None,
     precision: Precision = None,
+    centring: Centre = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
     aggregate_by: AggregateBy = None,
@@ -105,7 +110,7 @@ def embed(
     for line in given.notes:
         note(line)
     place, share = _place(run, device)
-    how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "ranges": ranges}
+    how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "ranges": ranges, "centring": centring}
     embedder = open_embedder(run, device=place, feature=feature, **how)
     started = time.monotonic()
     with progress("embedding") as bar:

@@ -308,6 +308,7 @@ class EvaluateConfig(Section):
 
     batch_size: Positive = 128
     normalise: bool = True  # L2-normalise features before the Euclidean distance
+    centring: names.Centring = "none"  # first subtract the mean training feature, or that of each gallery camera
     missing: tuple[names.ModalityName, ...] = ()  # modalities withheld in the test
     missing_as: names.MissingAs = "absent"  # left out by the model, or replaced by an image of zeros
     rerank: bool = False  # also report re-ranked metrics at the end

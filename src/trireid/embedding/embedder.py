@@ -18,6 +18,7 @@ from trireid.embedding.embeddings import Embeddings
 from trireid.embedding.forward import FeatureModel
 from trireid.embedding.identity import model_identity
 from trireid.embedding.items import Item
+from trireid.embedding.own_centring import with_own_centring
 from trireid.embedding.own_ranges import OwnRanges, with_own_ranges
 from trireid.embedding.streaming import EmbeddedBatch, EmbeddingCounts, embed_all, refused
 from trireid.errors import InputError
@@ -58,6 +59,8 @@ class Embedder:
         precision: `fp32`, `bf16` or `fp16`; None: that of the run, as `trireid test`.
         workers: threads or processes that decode; None: as many as there are cores.
         fast: True compiles and records always (complete items on a CUDA device), False never; None: where it pays.
+        centring: `train` subtracts the mean of the training features, `none` nothing; None: as `evaluate.centring` of
+            the run. Centred features are those of another model.
         ranges: for images of more than 8 bits, by modality: (value of black, value of white), or `file` for the
             percentiles of each file; None: those of the run. Other ranges than those of the run make another model.
 
@@ -66,9 +69,9 @@ class Embedder:
         modalities: that the model reads; images of others are not opened.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged.
+        CheckpointError: the checkpoint is missing or damaged, or lacks the mean that is to be subtracted.
         ConfigError: the device cannot compute in this precision.
-        InputError: the device does not exist, the model has no such feature, or a range is none.
+        InputError: the device does not exist, the model has no such feature, or a range or centring is none.
     """
 
     def __init__(
@@ -82,9 +85,11 @@ class Embedder:
         workers: int | None = None,
         fast: bool | None = None,
         ranges: OwnRanges | None = None,
+        centring: str | None = None,
     ) -> None:
         given = run_or_checkpoint
         checkpoint = with_own_ranges(given if isinstance(given, Checkpoint) else load_checkpoint(given), ranges)
+        checkpoint = with_own_centring(checkpoint, centring)
         config = config_here(checkpoint)
         for name, number in (("batch_size", batch_size), ("workers", workers)):
             if number is not None and number < 1:

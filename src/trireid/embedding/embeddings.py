@@ -139,6 +139,23 @@ class Embeddings:
         items = tuple(self.items[row] for row in index.tolist())
         return Embeddings(np.asarray(self.vectors[index]), self.present[index], items, self.model)
 
+    def centred_by_camera(self) -> Embeddings:
+        """The same items with the mean vector of their camera subtracted, block by block over the items that have it.
+
+        The mean is of this set, so the vectors can be compared within it alone: their `model` has a fingerprint of its
+        own. Items of unknown camera are one group.
+
+        Example:
+            >>> model = ModelIdentity("0" * 64, "global", blocks=((0,), (1,), (2,)), width=3)
+            >>> items = tuple(Item({}, key=key, camera="1") for key in ("a", "b"))
+            >>> vectors = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
+            >>> Embeddings(vectors, np.ones((2, 3), bool), items, model).centred_by_camera().vectors.tolist()
+            [[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]]
+        """
+        from trireid.embedding.centred import centred_by_camera
+
+        return centred_by_camera(self)
+
     def save(self, path: Path | str) -> None:
         """Write `FILE.safetensors` (vectors, presence, model) and `FILE.csv` (the items), both whole or not at all.
 

@@ -52,12 +52,15 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
     It covers, in this order: the settings of `feature_settings` as JSON with sorted names; and for each weight, sorted
     by name, its name, shape and values as little-endian float32 (whole numbers as int64). Weights of classifiers are
-    left out.
+    left out. The mean that is subtracted from features counts as a weight.
     """
     cameras = checkpoint.label_map.cameras if checkpoint.config.model.sie_coefficient > 0 else ()
     described = {**feature_settings(checkpoint.config), "cameras": list(cameras)}
     digest = hashlib.sha256(f"{FINGERPRINT_FORMAT}\n{json.dumps(described, sort_keys=True)}\n".encode())
-    for name, value in sorted(checkpoint.model_state.items()):
+    weights = dict(checkpoint.model_state)
+    if checkpoint.config.evaluate.centring == "train":
+        weights |= {f"centre.{name}": mean for name, mean in checkpoint.centre.items()}
+    for name, value in sorted(weights.items()):
         if not name.startswith(TRAINING_ONLY):
             digest.update(f"{name} {list(value.shape)}\n".encode())
             digest.update(_bytes(value))

@@ -44,6 +44,7 @@ def open_embedder(
     batch_size: int | None = None,
     precision: str | None = None,
     ranges: Mapping[str, Any] | None = None,
+    centring: str | None = None,
 ) -> StreamingEmbedder:
     """`OnnxEmbedder` of a file whose name ends in `.onnx`, `Embedder` of everything else.
 
@@ -53,7 +54,7 @@ def open_embedder(
         feature: `global`, `head` or `joint`.
         batch_size: items that go through the model together; None: as the run says, or 32.
         precision: of a run; None: as the run says.
-        ranges: of a run, see `Embedder`.
+        ranges, centring: of a run, see `Embedder`.
 
     Raises:
         CheckpointError: the checkpoint or file is missing or damaged.
@@ -62,12 +63,22 @@ def open_embedder(
     if not is_exported(path):
         from trireid.embedding.embedder import Embedder
 
-        return Embedder(path, device=device, feature=feature, batch_size=batch_size, precision=precision, ranges=ranges)
+        return Embedder(
+            path,
+            device=device,
+            feature=feature,
+            batch_size=batch_size,
+            precision=precision,
+            ranges=ranges,
+            centring=centring,
+        )
     from trireid.embedding.onnx import BATCH_SIZE, OnnxEmbedder
     from trireid.embedding.onnx_runtime import available_providers
 
     if precision is not None:
         refuse_exported(path, "a precision", "its precision was chosen at the export, with --half or --int8")
+    if centring is not None:
+        refuse_exported(path, "centring", "it was chosen at the export, by evaluate.centring of the checkpoint")
     if ranges:
         refuse_exported(path, "a range of values", "its ranges are those of the run")
     name = str(device)

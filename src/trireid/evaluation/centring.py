@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet
 from trireid.evaluation.ranking import Ranking, Side
+from trireid.models.centre import subtract_means
 from trireid.types import MODALITIES, Blocks, filled_blocks
 
 WHOLE: Blocks = (tuple(range(len(MODALITIES))),)
@@ -43,13 +44,6 @@ def block_means(features: Tensor, filled: Tensor, group: Tensor, num_groups: int
     parts = features.double().unflatten(1, (num_blocks, -1)) * filled[..., None]  # (n, K, D / K)
     total = torch.zeros(num_groups, *parts.shape[1:], dtype=torch.float64).index_add_(0, group, parts)
     return (total / count.clamp(min=1)[..., None]).flatten(1), count
-
-
-def subtract_means(features: Tensor, filled: Tensor, mean: Tensor) -> Tensor:
-    """Features `(n, D)` less a mean `(n, D)` or `(D,)` in the blocks `(n, K)` that are filled; 0 in the others."""
-    parts: Tensor = (features - mean.to(features)).unflatten(1, (filled.shape[1], -1))  # (n, K, D / K)
-    centred: Tensor = (parts * filled[..., None]).flatten(1)
-    return centred
 
 
 def centred_by_camera(ranking: Ranking) -> Ranking:

@@ -48,6 +48,7 @@ class ExportedModel(nn.Module):
         if half:
             backbone.vit.half()
         self.model = ReIDModel(backbone, pife=model.pife, head=model.head, classifiers={}, guide=model.guide)
+        self.model.centre = model.centre
         self.modalities, self.selections, self.half_vit = modalities, selections, half
         self.train(model.training)
 

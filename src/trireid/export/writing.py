@@ -14,6 +14,7 @@ from trireid.data.range_settings import known_ranges
 from trireid.embedding.embeddings import ModelIdentity
 from trireid.embedding.identity import model_identity
 from trireid.embedding.onnx_metadata import FeatureDescription, OnnxDescription, Precision
+from trireid.embedding.own_centring import with_own_centring
 from trireid.errors import InputError, printable
 from trireid.export.graph import FEATURES, needs_two
 from trireid.export.images import CheckImages
@@ -76,6 +77,7 @@ def open_source(
 ) -> Source:
     """The model of a run or checkpoint; arguments and errors as those of `export_onnx`."""
     checkpoint = given if isinstance(given, Checkpoint) else load_checkpoint(given)
+    checkpoint = with_own_centring(checkpoint, None)
     model = build_for(checkpoint, config_here(checkpoint)).eval()
     description = describe(checkpoint, model, modalities=modalities, opset=opset, half=half)
     places = None if modalities is None else tuple(_ORDER.index(name) for name in modalities)

@@ -12,6 +12,7 @@ from trireid.errors import InputError
 from trireid.models.atmoe import ATMoE
 from trireid.models.backbone import Backbone, BackboneOutput
 from trireid.models.bnneck import BNNeckClassifier
+from trireid.models.centre import FeatureCentre
 from trireid.models.compiling import is_exporting
 from trireid.models.hdm import HDM
 from trireid.models.modality import mask_absent
@@ -19,7 +20,7 @@ from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS
 from trireid.models.slimming import in_original_grid, kept_scores
 from trireid.names import GuideName
-from trireid.types import MODALITIES, MODALITY_BLOCKS, ReIDOutput, Selection
+from trireid.types import MODALITIES, MODALITY_BLOCKS, NUM_MODALITIES, ReIDOutput, Selection
 
 
 class HDMHead(nn.Module):
@@ -69,6 +70,7 @@ class ReIDModel(nn.Module):
             raise InputError(f"guide is {guide!r}; allowed are {', '.join(get_args(GuideName))}")
         self.backbone, self.pife, self.head, self.guide = backbone, pife, head, guide
         self.classifiers = nn.ModuleDict(classifiers)
+        self.centre: FeatureCentre | None = None  # subtracted in evaluation
 
     def forward(
         self, images: Tensor, present: Tensor | None = None, camera: Tensor | None = None, *, classify: bool = True
@@ -125,6 +127,8 @@ class ReIDModel(nn.Module):
         logits = self.classify(features, present) if self.training and classify else {}
         used = present if present is not None else tokens.cls.new_ones(tokens.cls.shape[:2]).bool()
         blocks = {"global": MODALITY_BLOCKS} | ({} if self.head is None else {"head": self.head.blocks})
+        if self.centre is not None and not self.training:
+            features = self.centre(features, blocks=blocks, present=used)
         return ReIDOutput(features, used, logits, selection, auxiliary=tokens.auxiliary, blocks=blocks)
 
     def _guides(self, tokens: BackboneOutput, global_features: Tensor) -> Tensor:
@@ -141,6 +145,11 @@ class ReIDModel(nn.Module):
         own = present[:, MODALITIES.index(name)] if present is not None and name in MODALITIES else None
         logits: Tensor = self.classifiers[name](feature, present=own)
         return logits
+
+    def feature_widths(self) -> dict[str, int]:
+        """The width of `global` and, where there is a head, of `head`."""
+        widths = {"global": NUM_MODALITIES * self.backbone.dim}
+        return widths if self.head is None else {**widths, "head": self.head.feature_dim}
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Trainable parameters by the role that sets their learning rate, each with its full name."""

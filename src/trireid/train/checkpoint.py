@@ -20,6 +20,7 @@ from trireid.data.labels import LabelMap
 from trireid.errors import CheckpointError, InputError, printable
 from trireid.files import ELSEWHERE, is_file, is_folder, replacing
 from trireid.models.build import build_model
+from trireid.models.centre import FeatureCentre
 from trireid.models.positions import GRID_KEY, grid_text
 from trireid.models.untrusted import checked_table, one_line
 from trireid.models.weights import check_values
@@ -39,6 +40,8 @@ _FIGURES: TypeAdapter[Figures] = TypeAdapter(dict[str, dict[str, float]])
 _NAMES = TypeAdapter(dict[str, list[str]])
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=LARGEST)])
 
+_CENTRE = "centre."
+"""Begins the names of means of features, which stand beside the weights."""
 _OF_THE_MACHINE = {"data": ("cache", "cache_folder", "workers"), "train": ("trackers", "compile", "cuda_graph")}
 
 
@@ -54,6 +57,7 @@ class Checkpoint:
         epoch: last finished epoch; 0: untrained.
         note: why it was saved, such as `best on validation`.
         figures: metrics of these weights on the split that chose them; empty where none did.
+        centre: mean of `global` and `head` over the training features, for `evaluate.centring=train`; empty: unknown.
     """
 
     path: Path
@@ -63,6 +67,7 @@ class Checkpoint:
     epoch: int
     note: str = ""
     figures: Figures = field(default_factory=dict)
+    centre: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def made_for(self) -> str:
@@ -105,13 +110,14 @@ def checkpoint_writer(
     figures: Figures | None = None,
     advice: str = ELSEWHERE,
     weights: dict[str, Tensor] | None = None,
+    centre: Mapping[str, Tensor] | None = None,
 ) -> Callable[[], None]:
     """Copy the weights and their description now, so that the model may change before they are written.
 
     Args:
         path: of the file.
         model: not wrapped (by DistributedDataParallel or a compiler), so that the names are its own.
-        config, label_map, epoch, note, figures: as the attributes of `Checkpoint`.
+        config, label_map, epoch, note, figures, centre: as the attributes of `Checkpoint`.
         advice: see `writing`.
         weights: a copy of its weights that was made before; None: make one.
 
@@ -120,6 +126,7 @@ def checkpoint_writer(
         the disk is full.
     """
     state: dict[str, Tensor] = HostCopy()(dict(model.state_dict())) if weights is None else weights
+    means = {f"{_CENTRE}{name}": mean.detach().cpu() for name, mean in (centre or {}).items()}
     height, width = config.data.image_size
     patch_height, patch_width = state["backbone.vit.patch_embed.proj.weight"].shape[-2:]
     metadata = {
@@ -134,7 +141,7 @@ def checkpoint_writer(
 
     def write() -> None:
         with replacing(path, advice=advice) as temporary:
-            write_weights(temporary, state, metadata)
+            write_weights(temporary, {**state, **means}, metadata)
 
     return write
 
@@ -175,12 +182,13 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     try:
         return Checkpoint(
             path=path,
-            model_state=state,
+            model_state={name: value for name, value in state.items() if not name.startswith(_CENTRE)},
             config=Config.model_validate_json(metadata["config"]),
             label_map=LabelMap.from_dict(_NAMES.validate_json(metadata["label_map"], strict=True)),
             epoch=_COUNT.validate_json(metadata["epoch"], strict=True),
             note=printable(metadata["note"]),
             figures=_FIGURES.validate_json(metadata["figures"]),
+            centre={name.removeprefix(_CENTRE): state[name] for name in state if name.startswith(_CENTRE)},
         )
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
@@ -278,10 +286,11 @@ def usable_device(device: torch.device | str) -> torch.device:
 def build_for(checkpoint: Checkpoint, config: Config) -> ReIDModel:
     """Build the model of a configuration and load the weights of a checkpoint.
 
-    The settings may come from an untrusted file: no more memory is used than its weights need.
+    With `evaluate.centring=train` its features are centred. The settings may come from an untrusted file: no more
+    memory is used than its weights need.
 
     Raises:
-        CheckpointError: The weights do not fit.
+        CheckpointError: The weights do not fit, or the mean of the training features is needed and not there.
     """
     depth, num_tensors = config.model.backbone.depth, len(checkpoint.model_state)
     if depth is not None and depth > num_tensors:
@@ -306,7 +315,32 @@ def build_for(checkpoint: Checkpoint, config: Config) -> ReIDModel:
         ) from error
     model = build()
     load_weights(model, checkpoint)
+    if config.evaluate.centring == "train":
+        model.centre = _centre(checkpoint, model)
     return model
+
+
+def _centre(checkpoint: Checkpoint, model: ReIDModel) -> FeatureCentre:
+    """The mean of a checkpoint as a part of its model.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit.
+    """
+    if not checkpoint.centre:
+        raise CheckpointError(
+            f"{checkpoint.path} does not hold the mean of its training features, which evaluate.centring=train needs: "
+            f"`trireid centre {checkpoint.path} --out FILE.safetensors` finds it from the training images, or use "
+            "evaluate.centring=none"
+        )
+    expected = model.feature_widths()
+    given = {name: tuple(mean.shape) for name, mean in checkpoint.centre.items()}
+    if given != {name: (width,) for name, width in expected.items()}:
+        raise CheckpointError(
+            f"the means of features in {checkpoint.path} are of {given}, the model's features have {expected} numbers: "
+            "the file is damaged; find them again with `trireid centre`"
+        )
+    check_values(checkpoint.centre, source=checkpoint.path)
+    return FeatureCentre(checkpoint.centre)
 
 
 def checkpoint_path(path: Path) -> Path:

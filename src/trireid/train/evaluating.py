@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from trireid.config.schema import EvaluateConfig
 from trireid.data.records import DatasetIndex, Record
+from trireid.evaluation.centring import centred_by_camera
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.features import FeatureSet, RunModel, extract_features
 from trireid.evaluation.ranking import Ranking, Rerank, Side
@@ -19,7 +20,7 @@ from trireid.train.gathering import gather_features
 from trireid.train.inputs import EvaluationSplit, count_items
 from trireid.train.progress import progress_bar
 from trireid.train.run_files import EvaluationMetrics, Figures, RerankedMetrics
-from trireid.types import Batch
+from trireid.types import UNKNOWN, Batch
 
 SELECTION_FEATURES = ("joint", "global")
 """`best` is chosen by the mAP of the first of these features that the model has."""
@@ -43,7 +44,8 @@ def evaluate_split(
     Args:
         model: on `device`, not wrapped.
         split: query and gallery.
-        settings: normalisation and withheld modalities; items without any other modality are excluded.
+        settings: normalisation, centring by camera and withheld modalities; items without any other are excluded. The
+            mean of `centring=train` is part of the model.
         device: where the model runs.
         dtype: autocast type; None: no autocast.
         progress: show a bar.
@@ -69,7 +71,22 @@ def evaluate_split(
     if ranking is None:
         return None
     result = evaluate_features(ranking, device=device, missing=settings.missing, missing_as=settings.missing_as)
-    return replace(result, messages=(*split.messages, *result.messages))
+    return replace(result, messages=(*split.messages, *_centring(settings, ranking), *result.messages))
+
+
+def _centring(settings: EvaluateConfig, ranking: Ranking) -> list[str]:
+    """What was subtracted from the features."""
+    if settings.centring == "train":
+        return ["centred: the mean of the training features is subtracted (evaluate.centring=train)"]
+    if settings.centring == "none":
+        return []
+    count = len(ranking.gallery.labels.camera.unique())
+    unknown = ranking.gallery.labels.camera == UNKNOWN
+    more = f"; {int(unknown.sum())} items of unknown camera count as one camera" if bool(unknown.any()) else ""
+    return [
+        f"centred by camera: the mean feature of each of {count} cameras of the gallery is subtracted, so the metrics "
+        f"depend on the gallery as a whole (transductive; evaluate.centring=camera){more}"
+    ]
 
 
 def extract_split(
@@ -119,7 +136,8 @@ def extract_split(
         gallery_side = Side.of_split(
             gallery, split.gallery_labels, split.gallery_records, name="gallery", withheld=withheld
         )
-    return Ranking(query_side, gallery_side, split.protocol, settings.normalise)
+    ranking = Ranking(query_side, gallery_side, split.protocol, settings.normalise)
+    return centred_by_camera(ranking) if settings.centring == "camera" else ranking
 
 
 def describe_result(result: EvaluationResult) -> EvaluationMetrics:

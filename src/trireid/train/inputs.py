@@ -81,6 +81,7 @@ class TrainingInputs:
         label_map: of the training records.
         loader: full batches of pixels; `set_epoch` before each epoch.
         transform: augments them on the device.
+        plain_loader: the same triplets in their order, each once.
         test: the data set's own query and gallery.
         validation: held-out training identities against each other, None where none are held out.
         value_range: `data.range` with what was measured on the training images.
@@ -91,6 +92,7 @@ class TrainingInputs:
     label_map: LabelMap
     loader: DataLoader[Batch]
     transform: TrainTransform
+    plain_loader: DataLoader[Batch]
     test: EvaluationSplit
     validation: EvaluationSplit | None
     value_range: RangeConfig
@@ -140,11 +142,8 @@ def open_inputs(
     """
     data, device = config.data, torch.device(device)
     index = scan_index(config, progress=progress)
-    records, held_out = hold_out(index.train, data.val_ids, seed=config.train.seed, exclude=index.protocol.exclude)
-    augmentation = data.augmentation.model_dump()
-    interpolation = augmentation.pop("interpolation")
-    if augmentation.pop("dihedral_identities"):  # after the hold-out, so that no place is on both sides
-        records = expand_orientations(records)
+    records, held_out = training_records(config, index)
+    augmentation = data.augmentation.model_dump(exclude={"interpolation", "dihedral_identities"})
     label_map = LabelMap.from_records(records)
     if len(label_map.identities) < 2:
         raise DataError(
@@ -154,9 +153,10 @@ def open_inputs(
     records = restrict(records, data.modalities)
     config = with_ranges(config, resolve_ranges(data.range, records, workers=data.workers))
     pixels_of = partial(_open_pixels, config=config, device=device, num_processes=share[1], progress=progress)
+    pixels = pixels_of("training", records, data.augmentation.interpolation)
     loader = train_loader(
         records,
-        pixels=pixels_of("training", records, interpolation),
+        pixels=pixels,
         label_map=label_map,
         batch_size=data.batch_size,
         num_instances=data.num_instances,
@@ -165,11 +165,59 @@ def open_inputs(
         workers=data.workers,
         pin_memory=device.type == "cuda",
     )
+    plain = _plain_loader(records, pixels, label_map, config=config, device=device, share=share)
     split_of = partial(_open_split, label_map=label_map, config=config, device=device, pixels_of=pixels_of, share=share)
     validation = split_of("validation", held_out, held_out, index.protocol) if held_out else None
     test = split_of("test", index.query, index.gallery, index.protocol)
     transform = TrainTransform(mean=data.mean, std=data.std, **augmentation)
-    return TrainingInputs(index, records, label_map, loader, transform, test, validation, config.data.range)
+    return TrainingInputs(index, records, label_map, loader, transform, plain, test, validation, config.data.range)
+
+
+def training_records(config: Config, index: DatasetIndex) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """The training triplets of a run, with all their modalities, and those that are held out."""
+    data = config.data
+    records, held_out = hold_out(index.train, data.val_ids, seed=config.train.seed, exclude=index.protocol.exclude)
+    if data.augmentation.dihedral_identities:  # after the hold-out, so that no place is on both sides
+        records = expand_orientations(records)
+    return records, held_out
+
+
+def open_plain(
+    config: Config,
+    index: DatasetIndex,
+    label_map: LabelMap,
+    *,
+    device: torch.device,
+    share: tuple[int, int] = (0, 1),
+    progress: bool = False,
+) -> DataLoader[Batch]:
+    """The training triplets of a run in their order, each once, as training reads them but without augmentation."""
+    records = restrict(training_records(config, index)[0], config.data.modalities)
+    interpolation = config.data.augmentation.interpolation
+    pixels = _open_pixels(
+        "training", records, interpolation, config=config, device=device, num_processes=share[1], progress=progress
+    )
+    return _plain_loader(records, pixels, label_map, config=config, device=device, share=share)
+
+
+def _plain_loader(
+    records: Sequence[Record],
+    pixels: FilePixels | CachedPixels,
+    label_map: LabelMap,
+    *,
+    config: Config,
+    device: torch.device,
+    share: tuple[int, int],
+) -> DataLoader[Batch]:
+    return evaluation_loader(
+        records,
+        pixels=pixels,
+        label_map=label_map,
+        batch_size=config.evaluate.batch_size,
+        workers=config.data.workers,
+        pin_memory=device.type == "cuda",
+        share=share,
+    )
 
 
 def open_test(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -17,8 +18,11 @@ from trireid.errors import RunError
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.feature_files import save_features
 from trireid.evaluation.features import RunModel
+from trireid.models.centre import FeatureCentre
+from trireid.models.reid import ReIDModel
 from trireid.train.background import BackgroundWriter
-from trireid.train.checkpoint import build_for, checkpoint_writer, load_checkpoint
+from trireid.train.centring import training_means, uncentred
+from trireid.train.checkpoint import Checkpoint, build_for, checkpoint_writer, load_checkpoint
 from trireid.train.evaluating import (
     describe_data,
     describe_figures,
@@ -96,7 +100,7 @@ class RunKeeper:
         config: Config,
         inputs: TrainingInputs,
         *,
-        model: nn.Module,
+        model: ReIDModel,
         optimizer: Optimizer,
         accelerator: Accelerator,
         dtype: torch.dtype | None,
@@ -122,6 +126,7 @@ class RunKeeper:
         last_epoch = 0 if restored is None else restored.epoch
         self.epochs = EpochLog(self.folder, last_epoch=last_epoch, trackers=config.train.trackers) if is_main else None
         self._writer = BackgroundWriter()
+        self._centres: tuple[int, dict[str, Tensor]] | None = None  # of the model after this epoch
 
     def __enter__(self) -> RunKeeper:
         return self
@@ -132,6 +137,7 @@ class RunKeeper:
 
     def measure_untrained(self) -> None:
         """Evaluate the untrained model on the test split, for comparison with the final metrics."""
+        self._find_centre(0)
         result = self._evaluate(self.inputs.test)
         if result is None:
             return
@@ -148,8 +154,11 @@ class RunKeeper:
         """
         settings = self.config.train
         final = epoch == settings.epochs
+        if final:
+            self._find_centre(epoch, needed=True)
         if final or epoch % settings.evaluate_every == 0:
             begun = perf_counter()
+            self._find_centre(epoch)
             entry["metrics"] = self.evaluate(epoch)
             entry["evaluation_seconds"] = perf_counter() - begun
             if settings.maps_every and (final or epoch % settings.maps_every == 0):
@@ -229,6 +238,7 @@ class RunKeeper:
         if self.last_test is not None and self.last_test[0] == epoch:
             result = self.last_test[1]
         else:
+            self._find_centre(epoch)
             result = self._evaluate(test)
         best = self._describe_best(result)
         if result is None or self.epochs is None:
@@ -260,7 +270,7 @@ class RunKeeper:
 
     def _describe_best(self, last: EvaluationResult | None) -> BestMetrics:
         """The best checkpoint: its epoch, the split and metric that chose it, and its metrics on the test split."""
-        best = load_checkpoint(self.folder / BEST_FILE)
+        best = self._centred_best()
         split = self.inputs.selection_split
         described = BestMetrics(
             epoch=best.epoch,
@@ -275,6 +285,51 @@ class RunKeeper:
         described["feature"] = {} if last is None else last.metrics
         described["validation"] = best.figures
         return described
+
+    def _centred_best(self) -> Checkpoint:
+        """The best checkpoint; where it lacks the mean of its training features, that is found and written."""
+        best = load_checkpoint(self.folder / BEST_FILE)
+        if best.centre:
+            return best
+        plain = build_for(best, uncentred(self.config)).to(self.device)
+        best = replace(best, centre=self._means(plain))
+        if self.epochs is not None:
+            checkpoint_writer(
+                best.path,
+                plain,
+                config=best.config,
+                label_map=best.label_map,
+                epoch=best.epoch,
+                note=best.note,
+                figures=best.figures,
+                advice=OTHER_OUTPUT,
+                weights=best.model_state,
+                centre=best.centre,
+            )()
+        return best
+
+    def _find_centre(self, epoch: int, *, needed: bool = False) -> None:
+        """Find the mean of the training features after an epoch, where it is `needed` or evaluations subtract it."""
+        is_used = self.config.evaluate.centring == "train"
+        if not (needed or is_used) or (self._centres is not None and self._centres[0] == epoch):
+            return
+        centre, self.model.centre = self.model.centre, None
+        means = self._means(self.model)
+        self._centres = epoch, means
+        if is_used:
+            self.model.centre = FeatureCentre(means).to(self.device) if centre is None else centre.set_means(means)
+
+    def _means(self, model: ReIDModel) -> dict[str, Tensor]:
+        test = self.inputs.test
+        return training_means(
+            model,
+            self.inputs.plain_loader,
+            transform=test.transform,
+            device=self.device,
+            dtype=self.dtype,
+            num_shares=test.num_shares,
+            progress=self.progress,
+        )
 
     def _evaluate(self, split: EvaluationSplit, model: nn.Module | None = None) -> EvaluationResult | None:
         result = evaluate_split(
@@ -315,4 +370,5 @@ class RunKeeper:
             figures=figures,
             advice=OTHER_OUTPUT,
             weights=weights,
+            centre=self._centres[1] if self._centres is not None and self._centres[0] == epoch else None,
         )

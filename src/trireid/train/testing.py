@@ -15,6 +15,7 @@ from trireid.errors import RunError
 from trireid.evaluation.breakdown import break_down, check_columns
 from trireid.evaluation.evaluate import EvaluationResult
 from trireid.evaluation.ranking import Ranking
+from trireid.train.centring import with_means
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
 from trireid.train.evaluating import describe_data, describe_reranked, describe_result, evaluate_split, saved_features
@@ -130,9 +131,11 @@ def _run_test(
         num_processes=share[1],
         advice="start all of them with the same command",
     )
-    model = build_for(checkpoint, config).to(device)
     index = scan_index(config, progress=progress)
     check_columns(index.query, by)
+    if config.evaluate.centring == "train":
+        checkpoint = with_means(checkpoint, config, index, device=device, dtype=dtype, share=share, progress=progress)
+    model = build_for(checkpoint, config).to(device)
     split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
     check_same(split.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from trireid.evaluation.centring import block_means, centred_by_camera, subtract_means
+from trireid.evaluation.centring import block_means, centred_by_camera
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.ranking import Ranking, Side
+from trireid.models.centre import subtract_means
 from trireid.types import MODALITY_BLOCKS, Labels, Protocol, filled_blocks, modality_subsets
 
 WIDTH = 4

@@ -1,0 +1,39 @@
+"""Whether the features of a trained model are centred, where they are not ranked by `trireid test`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from trireid.errors import InputError, printable
+from trireid.names import Centring
+from trireid.train.checkpoint import Checkpoint
+
+_log = logging.getLogger(__name__)
+
+
+def with_own_centring(checkpoint: Checkpoint, centring: str | None) -> Checkpoint:
+    """The checkpoint with another `evaluate.centring`; the fingerprint of its features follows.
+
+    Args:
+        checkpoint: of a run.
+        centring: `none` or `train`; None: as the run. A mean of each camera is none of a model, but of a set of items:
+            where a run is evaluated by it, the features are not centred, which is logged.
+
+    Raises:
+        InputError: it is something else.
+    """
+    own: Centring = checkpoint.config.evaluate.centring
+    if centring not in (None, "none", "train"):
+        raise InputError(
+            f"centring is {printable(str(centring), limit=40)!r}: allowed are none and train; finished embeddings are "
+            "centred by camera with Embeddings.centred_by_camera()"
+        )
+    if centring is None and own == "camera":
+        _log.warning(
+            "the run is evaluated with evaluate.centring=camera, which is of a set and not of a model: these features "
+            "are not centred (Embeddings.centred_by_camera() does it)"
+        )
+    chosen = centring or ("none" if own == "camera" else own)
+    evaluate = checkpoint.config.evaluate.model_copy(update={"centring": chosen})
+    return replace(checkpoint, config=checkpoint.config.model_copy(update={"evaluate": evaluate}))

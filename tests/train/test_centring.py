@@ -1,0 +1,128 @@
+"""Centring by the training features: stored with the weights, the same wherever a model is used, never mixed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tiny_run import tiny_config
+from trireid.cli.app import app
+from trireid.config.load import override_config
+from trireid.data.images import load_images
+from trireid.data.readers import scan
+from trireid.data.transforms import EvaluationTransform
+from trireid.embedding.embedder import Embedder
+from trireid.embedding.items import Item
+from trireid.errors import CheckpointError, InputError
+from trireid.evaluation.feature_files import load_features
+from trireid.export.graph import ExportedModel
+from trireid.train.checkpoint import build_for, checkpoint_writer, load_checkpoint, load_model
+from trireid.train.loop import train
+from trireid.train.testing import checkpoint_features, evaluate_checkpoint
+from trireid.types import MODALITIES, filled_blocks, modality_subsets
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def run(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("centring") / "run"
+    train(tiny_config(tree, folder, "model.head=hdm", "evaluate.centring=train"), progress=False)
+    return folder
+
+
+def without_means(run: Path, path: Path) -> Path:
+    """The checkpoint of a run as an earlier version wrote it."""
+    checkpoint = load_checkpoint(run)
+    given = {"config": checkpoint.config, "label_map": checkpoint.label_map, "epoch": checkpoint.epoch}
+    checkpoint_writer(path, build_for(checkpoint, checkpoint.config), **given)()
+    return path
+
+
+def test_the_mean_of_the_training_features_is_stored_and_subtracted_in_every_block_that_is_filled(run: Path) -> None:
+    checkpoint = load_checkpoint(run)
+    config = checkpoint.config
+    plain = build_for(checkpoint, override_config(config, ["evaluate.centring=none"])).eval()
+    centred = load_model(run)
+    transform = EvaluationTransform(config.data.image_size, interpolation=config.data.augmentation.interpolation)
+    records = scan("rgbnt201", config.data.root).train
+    images = torch.stack([transform(load_images(record)) for record in records])
+    camera = torch.tensor([checkpoint.label_map.camera_index(record.camera) for record in records])
+    with torch.no_grad():
+        own = plain(images, camera=camera)
+        for name, mean in checkpoint.centre.items():
+            assert torch.allclose(mean, own.features[name].mean(dim=0), atol=1e-5)
+        for subset in modality_subsets():
+            present = torch.zeros(4, 3, dtype=torch.bool)
+            present[:, list(subset)] = True
+            before, after = plain(images[:4], present), centred(images[:4], present)
+            for name, blocks in before.blocks.items():
+                filled = filled_blocks(blocks, present).repeat_interleave(
+                    before.features[name].shape[1] // len(blocks), 1
+                )
+                expected = torch.where(filled, before.features[name] - checkpoint.centre[name], 0.0)
+                assert torch.allclose(after.features[name], expected, atol=1e-6)
+            parts = after.features["global"].unflatten(1, (3, -1)).unbind(1)
+            assert all(torch.equal(after.features[each], part) for each, part in zip(MODALITIES, parts, strict=True))
+            graph = ExportedModel(centred)(images[:4], present)
+            assert torch.allclose(graph["joint"], after.embedding, atol=1e-6)
+        trained, as_before = centred.train()(images[:4]), plain.train()(images[:4])
+        assert torch.equal(trained.features["global"], as_before.features["global"])  # training does not change
+    assert set(load_checkpoint(run / "best.safetensors").centre) == {"global", "head"}
+
+
+def test_a_test_and_embeddings_centre_alike_and_embeddings_of_both_kinds_never_mix(run: Path, tmp_path: Path) -> None:
+    saved = load_features(run)
+    records = saved.query.records
+    items = [
+        Item({name: str(source.path) for name, source in zip(MODALITIES, record.images, strict=True) if source},
+             key=record.name, camera=record.camera)
+        for record in records
+    ]  # fmt: skip
+    found = Embedder(run, device="cpu").embed(items)
+    assert np.allclose(found.vectors, saved.query.features.features["joint"].numpy(), atol=1e-4)
+    plain = Embedder(run, device="cpu", centring="none").embed(items)
+    assert not found.model.makes_the_same_vectors_as(plain.model)
+    assert np.abs(plain.vectors - found.vectors).max() > 1e-3
+    by_camera = found.centred_by_camera()
+    literal = checkpoint_features(
+        run, config=override_config(load_checkpoint(run).config, ["evaluate.centring=camera"]), progress=False
+    )
+    assert np.allclose(by_camera.vectors, literal.query.features.features["joint"].numpy(), atol=1e-4)
+    assert not by_camera.model.makes_the_same_vectors_as(found.model)
+    with pytest.raises(InputError, match="allowed are none and train"):
+        Embedder(run, device="cpu", centring="camera")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_the_mean_is_refused_with_the_way_to_get_it(run: Path, tmp_path: Path) -> None:
+    old, new = without_means(run, tmp_path / "old.safetensors"), tmp_path / "new.safetensors"
+    with pytest.raises(CheckpointError, match="`trireid centre .*old.safetensors --out FILE.safetensors`"):
+        Embedder(old, device="cpu")
+    expected = evaluate_checkpoint(run, progress=False)
+    tested = runner.invoke(app, ["test", str(old), "--centring", "train"])
+    assert tested.exit_code == 0, tested.output
+    assert "the mean of the training features is subtracted" in " ".join(tested.output.split())
+    assert runner.invoke(app, ["centre", str(old), "--out", str(new)]).exit_code == 0
+    checkpoint = load_checkpoint(new)
+    for name, mean in load_checkpoint(run).centre.items():
+        assert torch.allclose(checkpoint.centre[name], mean, atol=1e-6)
+    again = evaluate_checkpoint(new, progress=False)
+    assert again["feature"]["joint"]["mAP"] == pytest.approx(expected["feature"]["joint"]["mAP"], abs=1e-6)
+    broken = replace(checkpoint, centre={"global": torch.zeros(3), "head": checkpoint.centre["head"]})
+    with pytest.raises(CheckpointError, match="the file is damaged"):
+        build_for(broken, broken.config)
+
+
+@pytest.mark.slow
+def test_centring_by_camera_is_reported_as_transductive(run: Path) -> None:
+    tested = runner.invoke(app, ["test", str(run), "--centring", "camera"])
+    assert tested.exit_code == 0, tested.output
+    assert "each of 2 cameras of the gallery" in " ".join(tested.output.split())
+    wrong = runner.invoke(app, ["test", str(run), "--centring", "gallery"])
+    assert wrong.exit_code == 2
