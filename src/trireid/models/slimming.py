@@ -161,7 +161,8 @@ def cut(
         # Every patch that was ever dropped keeps the same share of the one fused token.
         fused = (tokens.fused * tokens.num_fused + fused * num_dropped) / total
     sequence = torch.cat([tokens.prefix, kept, fused], dim=1)  # (R, P + K + 1, D)
-    return tokens._replace(sequence=sequence, positions=positions, num_fused=total, mass=mass), chosen
+    # Not `_replace`: a compiled cut of torch 2.11 gives an empty tuple for it.
+    return RowTokens(sequence, positions, total, mass, tokens.num_prefix, tokens.has_cls), chosen
 
 
 def merge_dropped(patches: Tensor, mass: Tensor, indices: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
