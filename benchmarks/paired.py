@@ -172,7 +172,7 @@ def main() -> None:
     """Read the command line, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--against", required=True, help="names of the controls, separated by commas")
+    parser.add_argument("--against", required=True, help="names of the controls, separated by semicolons")
     parser.add_argument("--feature", default="head", help="global, head or joint; global where there is no head")
     parser.add_argument("--scene", action="append", default=[], help="a scene to show apart; repeat for more")
     parser.add_argument("--also", type=Path, help="another grid with the same cells")
@@ -181,7 +181,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         cells = read_grid(given.folder, given.feature)
-        names = [cell_folder(name.strip()) for name in given.against.split(",")]
+        names = [cell_folder(name.strip()) for name in given.against.split(";")]
         if missing := [name for name in names if name not in cells]:
             raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")
         rows = rows_of(

@@ -58,7 +58,9 @@ SpectrumWeightName = Literal["none", "spread", "agreement", "learned"]
 """What a whole modality of an item is weighted by."""
 
 # Slimming inside the ViT
-Guidance = Literal["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"]
+Guidance = Literal[
+    "self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "matching", "random", "none"
+]
 Dropped = Literal["fuse", "merge"]
 
 # Training

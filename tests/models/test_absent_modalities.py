@@ -23,7 +23,7 @@ HEADS = {
     "hdm": {"head": "hdm"},
     "hdm_atmoe": {"head": "hdm_atmoe"},
 }
-GUIDANCES = ["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random", "none"]
+GUIDANCES = ["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "matching", "random", "none"]
 
 
 def build(head, guidance=None, **options):

@@ -17,7 +17,7 @@ from trireid.types import modality_subsets
 
 SIZE = (32, 32)  # 4 x 4 patches
 TINY = BackboneConfig(name="tiny", pretrained="none", width=32, depth=4, num_heads=4)
-GUIDANCES = ["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "random"]
+GUIDANCES = ["self", "cross", "both", "distinct", "learned", "consensus", "cls_attention", "matching", "random"]
 
 
 def build(*cuts, head="none", **options):

@@ -49,6 +49,19 @@ def attention_scores(
     return torch.stack(scores).mean(dim=0)[:, num_prefix : num_prefix + num_patches]
 
 
+@torch.no_grad()
+def attention_keys(block: nn.Module, before: Tensor, *, num_patches: int, num_prefix: int = 1) -> Tensor:
+    """Keys `(R, N, d)` of the patches in this block, the mean over heads, before any rotary positions.
+
+    Args: as `attention_scores`.
+    """
+    layer = attention_layers(block)[0]
+    attention: Any = layer.attention
+    patches = layer.norm(before)[:, num_prefix : num_prefix + num_patches]
+    keys: Tensor = attention.k_norm(_projected(attention, patches, 1)).mean(dim=2)
+    return keys
+
+
 def _attention(layer: AttentionLayer, before: Tensor, *, asking: slice, num_prefix: int, rope: Tensor | None) -> Tensor:
     """Attention `(R, T)` of some tokens to all tokens of `(R, T, D)`, mean over heads and those tokens."""
     attention: Any = layer.attention

@@ -228,7 +228,9 @@ class Backbone(nn.Module):
         for number, block in enumerate(self.vit.blocks, start=1):
             before, rope = tokens.sequence, rotations.of(tokens, block=number - 1)
             self._mark_rows(before, rope if tokens.num_fused else None)
-            tokens = tokens._replace(sequence=block(before) if rope is None else block(before, rope=rope))
+            options = {"rope": rope, "attn_mask": tokens.attention_bias}
+            options = {name: value for name, value in options.items() if value is not None}
+            tokens = tokens._replace(sequence=block(before, **options))
             if learning and number >= self.first_foreseen:
                 foreseen.append(guidance.attention_of(tokens, block=block, before=before, rope=rope))
             stage, name = self.stages.get(number), f"block{number}"
@@ -243,7 +245,8 @@ class Backbone(nn.Module):
             if self.cuts_in_training or not self.training:
                 self._mark_rows(tokens.sequence, tokens.positions, scores, tokens.mass)
                 cut = slimming.cut if self.training else self._cut
-                tokens, selection[name] = cut(tokens, stage, scores=scores, grid=self.grid)
+                keys = guidance.keys_of(tokens, block=block, before=before) if stage.guidance == "matching" else None
+                tokens, selection[name] = cut(tokens, stage, scores=scores, grid=self.grid, keys=keys)
         auxiliary = {
             name: guidance.foresight_loss(scores, places, torch.stack(foreseen).mean(dim=0), tokens.positions)
             for name, (scores, places) in learning.items()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.models import selection as select
-from trireid.models.attention import attention_scores
+from trireid.models.attention import attention_keys, attention_scores
+from trireid.models.matching import matching_scores
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.types import MODALITIES
 
@@ -88,6 +89,8 @@ def stage_scores(
             return apart + mean_by_place(apart, tokens.positions, present, rows, num_places)
         if stage.guidance == "cls_attention":
             return attention_of(tokens, block=block, before=before, rope=rope)
+        if stage.guidance == "matching":
+            return matching_scores(keys_of(tokens, block=block, before=before))
         own, other = _GUIDE_SHARE[stage.guidance]
         guides, weights = row_guides(tokens.cls, present, rows, own=own, other=other, num_modalities=num_modalities)
         return guided_scores(tokens.patches, guides, weights)
@@ -179,6 +182,11 @@ def attention_of(tokens: RowTokens, *, block: nn.Module, before: Tensor, rope: T
         has_cls=tokens.has_cls,
         rope=rope,
     )
+
+
+def keys_of(tokens: RowTokens, *, block: nn.Module, before: Tensor) -> Tensor:
+    """`attention_keys` `(R, N, d)` of the patches still there, in a block that was run on them."""
+    return attention_keys(block, before, num_patches=tokens.positions.shape[1], num_prefix=tokens.num_prefix)
 
 
 def guided_scores(patches: Tensor, guides: Tensor, weights: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trireid.errors import InputError
 from trireid.models import selection as select
+from trireid.models.matching import mass_bias, merge_matched
 from trireid.names import Dropped, Guidance
 from trireid.types import Selection
 
@@ -28,7 +29,8 @@ class SlimmingStage:
         guidance: `self`, `cross` or `both` (cosine with CLS tokens), `distinct` (unlike the mean patch of its image,
             summed with the mean of that over the modalities at its place of the grid), `learned` (a predictor that
             sees the CLS tokens), `consensus` (the same, summed with the mean over the modalities at its place),
-            `cls_attention` (as EViT), `random`, or `none`, which drops nothing and is the control.
+            `cls_attention` (as EViT), `matching` (pairs that are alike are merged, as ToMe does, down to half of the
+            patches at most), `random`, or `none`, which drops nothing and is the control.
         dropped: `fuse` makes one token of all dropped patches; `merge` also averages each into the kept patch that it
             resembles most, weighted by the patches that each stands for.
     """
@@ -46,7 +48,7 @@ class SlimmingStage:
     @property
     def reads_attention(self) -> bool:
         """Whether the guidance needs the attention of blocks: to choose by it, or to learn from it."""
-        return self.is_learned or self.guidance == "cls_attention"
+        return self.is_learned or self.guidance in ("cls_attention", "matching")
 
 
 class RowTokens(NamedTuple):
@@ -89,6 +91,13 @@ class RowTokens(NamedTuple):
         """`(R, 1, D)`, None before the first cut."""
         return self.sequence[:, -1:] if self.num_fused else None
 
+    @property
+    def attention_bias(self) -> Tensor | None:
+        """`(R, 1, 1, T)`, proportional attention where patches were merged and none was dropped; None elsewhere."""
+        if self.mass is None or self.num_fused:
+            return None
+        return mass_bias(self.mass, num_prefix=self.num_prefix, dtype=self.sequence.dtype)
+
 
 def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patches: int) -> tuple[int, ...]:
     """Validate cuts against a backbone and return the number of patches after each.
@@ -115,6 +124,10 @@ def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patc
             given = getattr(stage, setting)
             if given not in get_args(allowed):
                 raise InputError(f"{where}.{setting} is {given!r}; allowed are {', '.join(get_args(allowed))}")
+        if stage.guidance == "matching" and stage.keep_ratio < 0.5:
+            raise InputError(
+                f"{where}.keep_ratio is {stage.keep_ratio}; guidance matching merges pairs, so it keeps at least 0.5"
+            )
         if num_patches < 2:
             raise InputError(f"{where} has {num_patches} patch to choose from: use larger images or fewer cuts")
         if stage.guidance != "none":
@@ -125,7 +138,12 @@ def check_stages(stages: tuple[SlimmingStage, ...], *, num_blocks: int, num_patc
 
 
 def cut(
-    tokens: RowTokens, stage: SlimmingStage, *, scores: Tensor, grid: tuple[int, int]
+    tokens: RowTokens,
+    stage: SlimmingStage,
+    *,
+    scores: Tensor,
+    grid: tuple[int, int],
+    keys: Tensor | None = None,
 ) -> tuple[RowTokens, Selection]:
     """Keep the best patches of every row and fuse the others into the one fused token.
 
@@ -136,6 +154,7 @@ def cut(
         stage: what to keep.
         scores: `(R, N)` float32.
         grid: the original patch grid.
+        keys: `(R, N, d)` where the guidance is `matching`, which merges and fuses nothing.
 
     Returns:
         rows after the cut (patches stay in grid order), and the selection with indices `(R, K)` in the original grid.
@@ -148,6 +167,11 @@ def cut(
     if num_kept == num_patches:
         return tokens, chosen
     patches, mass = tokens.patches, tokens.mass
+    if keys is not None:
+        mass = torch.ones_like(scores) if mass is None else mass
+        merged, mass = merge_matched(patches, mass, keys, indices, mask)  # (R, K, D), (R, K)
+        parts = [tokens.prefix, merged] + ([] if tokens.fused is None else [tokens.fused])
+        return tokens._replace(sequence=torch.cat(parts, dim=1), positions=positions, mass=mass), chosen
     fused = select.fuse_dropped(patches, scores, mask).unsqueeze(1)  # (R, 1, D)
     if stage.dropped == "merge":
         mass = torch.ones_like(scores.detach()) if mass is None else mass
