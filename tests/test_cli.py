@@ -338,7 +338,7 @@ def evaluated(monkeypatch):
     class Saved:
         config = Config()
 
-    def evaluate_checkpoint(path, *, config, progress, missing_cases, any_to_any, by):
+    def evaluate_checkpoint(path, *, config, progress, missing_cases, any_to_any, by, precision):
         calls.append((path, config))
         counts = {"num_queries": 8, "num_gallery": 9, "messages": ["one thing"]}
         return {"checkpoint": str(path), "epoch": 5, "note": "last", "feature": FIGURES, **counts}

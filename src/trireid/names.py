@@ -70,6 +70,7 @@ RateReference = Literal["own", "base"]
 CameraRate = Literal["base", "backbone"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionSetting = Literal["auto", Precision]
+InferencePrecision = Literal[Precision, "fp8"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 Automatic = Literal["auto", True, False]
 """A setting that `auto` leaves to the program, which chooses by the machine and the work that is left."""

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from trireid.cli.calibrate import calibrate
 from trireid.cli.centring import centre
-from trireid.cli.embed import embed_app
+from trireid.cli.embed import Precision, embed_app
 from trireid.cli.export import export
 from trireid.cli.gallery import gallery_app
 from trireid.cli.guard import guarded
@@ -141,6 +141,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="File for the metrics: Markdown if its name ends in .md, else JSON.")
     ] = None,
+    precision: Precision = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Evaluate a trained model on the query and gallery sets of its configuration."""
@@ -155,7 +156,15 @@ def evaluate(
     if missing is not None and not all_cases:
         overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
     columns = [name.strip() for given in by or [] for name in given.split(",")]
-    run_checkpoint(run, overrides=overrides, out=out, missing_cases=all_cases, any_to_any=any_to_any, by=columns)
+    run_checkpoint(
+        run,
+        overrides=overrides,
+        out=out,
+        missing_cases=all_cases,
+        any_to_any=any_to_any,
+        by=columns,
+        precision=precision,
+    )
 
 
 @app.command()
@@ -258,6 +267,9 @@ def bench(
     warmup: Annotated[int, typer.Option(min=0, help="Untimed batches before; with --compile at least 1.")] = 3,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the blocks of the models first.")] = False,
     record: Annotated[bool, typer.Option("--cuda-graph", help="Time CUDA graphs.")] = False,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="As of embed; repeat to compare; inference alone.")
+    ] = None,
     callable_: Annotated[
         list[str] | None,
         typer.Option(
@@ -285,6 +297,7 @@ def bench(
         warmup=warmup,
         compile_models=compiled,
         record=record,
+        precisions=precision or [],
         callables=callable_ or [],
         out=out,
     )

@@ -10,11 +10,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
 
 from trireid import benchmark
+from trireid.benchmark import inference_step
 from trireid.cli.console import progress, say, show_table
 from trireid.config.load import load_config
 from trireid.config.schema import Config
@@ -22,9 +24,10 @@ from trireid.errors import ConfigError
 from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
+from trireid.models.low_precision import is_float8, use_float8
 from trireid.models.recorded import RecordedModel
 from trireid.models.reid import ReIDModel
-from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
+from trireid.train.device import autocast_dtype, resolve_device, resolve_inference_precision, resolve_precision
 from trireid.train.recording import WARM_UP
 from trireid.types import NUM_MODALITIES
 
@@ -43,6 +46,7 @@ def run(
     warmup: int,
     compile_models: bool,
     record: bool,
+    precisions: Sequence[str],
     callables: Sequence[str],
     out: Path | None,
 ) -> None:
@@ -51,19 +55,9 @@ def run(
     Raises:
         ConfigError: a setting is wrong, or a callable cannot be found.
     """
-    from trireid.ablation import cell_config, file_cells, vary_cells
-
-    if vary and cells_file is not None:
-        raise ConfigError("give --vary key=v1,v2 or --cells FILE, not both")
-    cells = vary_cells(vary) if vary else file_cells(cells_file) if cells_file is not None else []
-    named: dict[str, Config] = {}
-    stems = [path.stem for path in configs]
-    for path in configs:
-        label = path.stem if stems.count(path.stem) == 1 else str(path)
-        if not cells:
-            named[label] = load_config(path, overrides)
-        for cell in cells:
-            named[f"{label}: {cell.name}"] = cell_config(path, cell, overrides)
+    named, precision_of = _in_precisions(
+        _named(configs, overrides=overrides, vary=vary, cells_file=cells_file), precisions, modes=modes
+    )
     first = next(iter(named.values()))
     device = resolve_device(first.train.device)
     dtype = autocast_dtype(resolve_precision(first.train.precision, device)) or torch.float32
@@ -77,6 +71,7 @@ def run(
             warmup=warmup,
             compile_models=compile_models,
             record=record,
+            precisions=precision_of,
             callables=callables,
             rate=rate,
             progress=bar.reach,
@@ -92,6 +87,38 @@ def run(
         say(json.dumps(machine))
 
 
+def _named(
+    configs: Sequence[Path], *, overrides: Sequence[str], vary: Sequence[str], cells_file: Path | None
+) -> dict[str, Config]:
+    """The configurations of all files and cells, by the names of their rows."""
+    from trireid.ablation import cell_config, file_cells, vary_cells
+
+    if vary and cells_file is not None:
+        raise ConfigError("give --vary key=v1,v2 or --cells FILE, not both")
+    cells = vary_cells(vary) if vary else file_cells(cells_file) if cells_file is not None else []
+    named: dict[str, Config] = {}
+    stems = [path.stem for path in configs]
+    for path in configs:
+        label = path.stem if stems.count(path.stem) == 1 else str(path)
+        if not cells:
+            named[label] = load_config(path, overrides)
+        for cell in cells:
+            named[f"{label}: {cell.name}"] = cell_config(path, cell, overrides)
+    return named
+
+
+def _in_precisions(
+    configs: dict[str, Config], precisions: Sequence[str], *, modes: Sequence[str]
+) -> tuple[dict[str, Config], dict[str, str]]:
+    """Every configuration once for each precision, and the precision by its name there."""
+    if not precisions:
+        return configs, {}
+    if set(modes) != {"inference"}:
+        raise ConfigError("--precision is that of inference: give --mode inference with it")
+    pairs = [(f"{name}, {each}", config, each) for name, config in configs.items() for each in precisions]
+    return {name: config for name, config, _ in pairs}, {name: each for name, _, each in pairs}
+
+
 def measure(
     configs: Mapping[str, Config],
     *,
@@ -101,6 +128,7 @@ def measure(
     batch_size: int | None = None,
     compile_models: bool = False,
     record: bool = False,
+    precisions: Mapping[str, str] = MappingProxyType({}),
     callables: Sequence[str] = (),
     rate: float | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -115,19 +143,25 @@ def measure(
         batch_size: triplets per batch; None: evaluate.batch_size (inference) or data.batch_size of each configuration.
         compile_models: time models with compiled blocks, as `train.compile` makes them.
         record: time replays of CUDA graphs, as `train.cuda_graph` makes them for training.
+        precisions: of inference, by name, where it is another than the configuration's; `fp8` is calibrated by the
+            random images that are timed.
         callables: `package.module:factory`; the factory takes image_size and device and returns a function of images.
             On a GPU it is called twice, the first time to measure the memory of what it makes.
         rate: operations per second of a matrix product on the device, see `benchmark.matrix_rate`.
         progress: called with (rounds done, all rounds).
 
     Raises:
-        ConfigError: the devices differ, a compiled model would be timed without a warm-up, a callable cannot be
-            found, or a model does not fit on the device.
+        ConfigError: the devices differ or do not have a precision, a compiled model would be timed without a warm-up,
+            a callable cannot be found, or a model does not fit on the device.
     """
     device = _checked_device(configs, warmup=warmup, compile_models=compile_models, record=record)
     models = {name: _model(config) for name, config in configs.items()}
     own = partial(_own, batch_size=batch_size, device=device, compiled=compile_models, record=record)
-    candidates = [own(name, models[name], config, mode) for mode in modes for name, config in configs.items()]
+    candidates = [
+        own(name, models[name], config, mode, precision=precisions.get(name))
+        for mode in modes
+        for name, config in configs.items()
+    ]
     if "inference" in modes:
         first = next(iter(configs.values()))
         candidates += [_callable(spec, first, batch_size=batch_size, device=device) for spec in callables]
@@ -189,22 +223,26 @@ def _own(
     config: Config,
     mode: str,
     *,
+    precision: str | None,
     batch_size: int | None,
     device: torch.device,
     compiled: bool,
     record: bool,
 ) -> _Candidate:
-    dtype = autocast_dtype(resolve_precision(config.train.precision, device))
+    chosen = resolve_inference_precision(precision or config.train.precision, device)
+    dtype = autocast_dtype(chosen)
     size = batch_size or (config.evaluate.batch_size if mode == "inference" else config.data.batch_size)
 
     def make() -> benchmark.Step:
         model.to(device)
         images = torch.randn(size, NUM_MODALITIES, 3, *config.data.image_size, device=device)
+        if chosen == "fp8" and not is_float8(model.backbone.vit):
+            use_float8(model.eval().backbone.vit, inference_step(model, images, dtype=dtype))
         if compiled:
             model.backbone.compile_blocks(cuts=True)
         if mode == "inference":
             runner = RecordedModel(model, dtype=dtype) if record else _evaluating(model)
-            return benchmark.inference_step(runner, images, dtype=dtype)
+            return inference_step(runner, images, dtype=dtype)
         return benchmark.training_step(model, images, num_classes=NUM_CLASSES, dtype=dtype, recorded=record)
 
     return _Candidate(name, mode, size, make, model)

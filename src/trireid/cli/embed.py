@@ -19,6 +19,7 @@ from trireid.errors import InputError
 
 if TYPE_CHECKING:
     from trireid.embedding.item_table import ItemList
+    from trireid.embedding.items import Item
     from trireid.embedding.streaming import StreamingEmbedder
 
 embed_app = typer.Typer()
@@ -53,7 +54,7 @@ Split = Annotated[
 Feature = Annotated[str, typer.Option(help="global, head or joint.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Items per batch (as the run's evaluate.batch_size).")]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16 (as the run).")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or fp8 (as the run).")]
 Centre = Annotated[
     str | None,
     typer.Option("--centring", help="train subtracts the mean training feature, none nothing (as the run)."),
@@ -112,6 +113,8 @@ def embed(
     place, share = _place(run, device)
     how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "ranges": ranges, "centring": centring}
     embedder = open_embedder(run, device=place, feature=feature, **how)
+    if precision == "fp8":
+        calibrate(embedder, given.items)
     started = time.monotonic()
     with progress("embedding") as bar:
         bar.reach(0, -(-len(given.items) // share[1]))
@@ -126,6 +129,14 @@ def embed(
             say(json.dumps(result))
         else:
             _show(result)
+
+
+def calibrate(embedder: StreamingEmbedder, items: Sequence[Item]) -> None:
+    """Let the first batch of all items choose the scales: the same in every process, and after `--resume`."""
+    from trireid.embedding.embedder import Embedder
+
+    assert isinstance(embedder, Embedder)  # exported files refuse a precision
+    embedder.calibrate(items[: embedder.batch_size])
 
 
 def read_items(

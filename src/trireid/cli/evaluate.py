@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule, with_errors
 from trireid.cli.metric_tables import page, tables
@@ -27,6 +28,7 @@ def run_checkpoint(
     missing_cases: bool = False,
     any_to_any: bool = False,
     by: Sequence[str] = (),
+    precision: str | None = None,
 ) -> CheckpointMetrics:
     """Evaluate a checkpoint with the configuration that it holds, some settings changed.
 
@@ -37,6 +39,7 @@ def run_checkpoint(
         missing_cases: also a table of every case of missing modalities, and their mean.
         any_to_any: also tables of every subset of modalities as query against every subset as gallery.
         by: columns of the queries that the metrics are also broken down by.
+        precision: as of `evaluate_checkpoint`.
 
     Raises:
         TrireidError: a setting, the checkpoint or the data set is wrong, or the file cannot be written.
@@ -58,7 +61,8 @@ def run_checkpoint(
             )
     if out is not None:
         check_writable(out)
-    metrics = run(path, config, notes=notes, missing_cases=missing_cases, any_to_any=any_to_any, by=by)
+    how: dict[str, Any] = {"missing_cases": missing_cases, "any_to_any": any_to_any, "by": by, "precision": precision}
+    metrics = run(path, config, notes=notes, **how)
     if out is not None and metrics:
         if out.suffix.lower() == ".md":
             write_text(out, page(metrics))
@@ -76,6 +80,7 @@ def run(
     missing_cases: bool = False,
     any_to_any: bool = False,
     by: Sequence[str] = (),
+    precision: str | None = None,
 ) -> CheckpointMetrics:
     """Evaluate a checkpoint with a resolved configuration; log its changed settings and print the metrics.
 
@@ -83,7 +88,7 @@ def run(
         path: a checkpoint, or a run folder, whose last checkpoint is taken.
         config: the model, which must be that of the checkpoint, the data set and the kind of evaluation.
         notes: lines to show after the settings.
-        missing_cases, any_to_any, by: as in `run_checkpoint`.
+        missing_cases, any_to_any, by, precision: as in `run_checkpoint`.
 
     Raises:
         TrireidError: the weights do not fit the configuration, or the data set is wrong.
@@ -100,6 +105,7 @@ def run(
         missing_cases=missing_cases,
         any_to_any=any_to_any,
         by=by,
+        precision=precision,
     )
     if not metrics:  # only the main process has them
         return metrics

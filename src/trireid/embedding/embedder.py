@@ -24,7 +24,7 @@ from trireid.embedding.streaming import EmbeddedBatch, EmbeddingCounts, embed_al
 from trireid.errors import InputError
 from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint, usable_device
-from trireid.train.device import autocast_dtype, resolve_precision
+from trireid.train.device import autocast_dtype, resolve_inference_precision
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Embedder:
         device: `auto` (CUDA where there is one), or a device of torch.
         feature: `global`, `head` or `joint`.
         batch_size: items that go through the model together; None: `evaluate.batch_size` of the run.
-        precision: `fp32`, `bf16` or `fp16`; None: that of the run, as `trireid test`.
+        precision: `fp32`, `bf16`, `fp16` or `fp8`; None: that of the run, as `trireid test`. With `fp8` the large
+            products are in 8-bit floating point, calibrated by the first batch of the first call; the model is then
+            compiled and recorded, unless `fast` is False.
         workers: threads or processes that decode; None: as many as there are cores.
         fast: True compiles and records always (complete items on a CUDA device), False never; None: where it pays.
         centring: `train` subtracts the mean of the training features, `none` nothing; None: as `evaluate.centring` of
@@ -71,7 +73,8 @@ class Embedder:
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or lacks the mean that is to be subtracted.
         ConfigError: the device cannot compute in this precision.
-        InputError: the device does not exist, the model has no such feature, or a range or centring is none.
+        InputError: the device does not exist or has no fp8, the model has no such feature, or a range or centring is
+            none.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class Embedder:
                 raise InputError(f"{name} is {number}: give at least 1, or None")
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = usable_device(auto if device == "auto" else device)
-        self.precision = resolve_precision(precision or config.train.precision, self.device)
+        self.precision = resolve_inference_precision(precision or config.train.precision, self.device)
         self.batch_size = config.evaluate.batch_size if batch_size is None else batch_size
         self.workers = workers
         model = build_for(checkpoint, config).to(self.device).eval()
@@ -117,7 +120,8 @@ class Embedder:
             transform=Normalise(config.data.mean, config.data.std),
             device=self.device,
             dtype=autocast_dtype(self.precision),
-            fast=fast,
+            fast=True if fast is None and self.precision == "fp8" else fast,
+            float8=self.precision == "fp8",
         )
 
     def embed(
@@ -136,6 +140,14 @@ class Embedder:
                 finite, or two items have the same key.
         """
         return embed_all(self, items, progress=progress, skip_bad=skip_bad)
+
+    def calibrate(self, items: Sequence[Item]) -> None:
+        """Choose the scales of precision `fp8` by these items, not by the first batch; nothing in other precisions.
+
+        Items that cannot be read are left out. What was calibrated once stays.
+        """
+        if self.precision == "fp8":
+            self._features.calibrate(self._decoder.decode_all(list(enumerate(items))))
 
     def inputs(self, items: Sequence[Item]) -> ModelInputs:
         """Items as the model takes them, and the model itself: to look into what it does.

@@ -16,6 +16,7 @@ from trireid.embedding.fast import FastModel, plain_blocks
 from trireid.embedding.streaming import EmbeddedBatch, EmbeddingCounts
 from trireid.errors import InputError
 from trireid.evaluation.features import run_model
+from trireid.evaluation.float8 import into_float8
 from trireid.models.reid import ReIDModel
 from trireid.types import UNKNOWN, Batch
 
@@ -29,6 +30,7 @@ class FeatureModel:
         transform: makes images of pixels.
         device, dtype: where the model runs, and the autocast type.
         fast: as of `Embedder`.
+        float8: put the large products into e4m3, calibrated by the first batch.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class FeatureModel:
         device: torch.device,
         dtype: torch.dtype | None,
         fast: bool | None,
+        float8: bool = False,
     ) -> None:
         self.model, self.feature, self.width, self.transform = model, feature, width, transform
         self.device, self.dtype = device, dtype
+        self._is_float8_due = float8
         self._fast = FastModel(model, transform, dtype=dtype, fast=fast) if device.type == "cuda" else None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -55,6 +59,7 @@ class FeatureModel:
         pending: deque[tuple[DecodedItems, Computed]] = deque()
         for batch in batches:
             seen += batch.num_read
+            self.calibrate(batch)
             if self._fast is not None:
                 self._fast.prepare(max(total or 0, seen), batch_size=batch_size)
             pending.append((batch, self._compute(batch)))
@@ -62,6 +67,16 @@ class FeatureModel:
                 yield _finished(*pending.popleft(), counts, started)
         while pending:
             yield _finished(*pending.popleft(), counts, started)
+
+    def calibrate(self, batch: DecodedItems) -> None:
+        """Put the products into e4m3 by the first batch with items, before anything is compiled; later ones do nothing.
+
+        Raises:
+            InputError: see `into_float8`.
+        """
+        if self._is_float8_due and len(batch):
+            into_float8(self.model, _batch(batch, batch.pixels), device=self.device, transform=self.transform)
+            self._is_float8_due = False
 
     def _compute(self, decoded: DecodedItems) -> Computed:
         if not len(decoded):
@@ -86,9 +101,7 @@ class FeatureModel:
 
     def _feature(self, decoded: DecodedItems, pixels: Tensor) -> Tensor:
         """`(n, D)` float32 on the device."""
-        number = torch.arange(len(decoded))
-        unknown = torch.full_like(number, UNKNOWN)
-        batch = Batch(pixels, decoded.present, label=unknown, camera=decoded.camera, item=number, seed=number)
+        batch = _batch(decoded, pixels)
         with torch.inference_mode():
             output = None if self._fast is None else self._fast(batch)
             if output is None:
@@ -121,6 +134,12 @@ class Computed:
         done.synchronize()
         milliseconds: float = start.elapsed_time(end)
         return milliseconds / 1000
+
+
+def _batch(decoded: DecodedItems, pixels: Tensor) -> Batch:
+    number = torch.arange(len(decoded))
+    unknown = torch.full_like(number, UNKNOWN)
+    return Batch(pixels, decoded.present, label=unknown, camera=decoded.camera, item=number, seed=number)
 
 
 def _finished(batch: DecodedItems, computed: Computed, counts: EmbeddingCounts, started: float) -> EmbeddedBatch:

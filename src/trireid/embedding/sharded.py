@@ -148,9 +148,11 @@ def _plan(embedder: StreamingEmbedder, items: Sequence[Item], folder: Path, *, n
     how = (
         f"{type(embedder).__name__} {embedder.model.fingerprint} {embedder.model.feature} {embedder.precision} {batch}"
     )
+    if embedder.precision == "fp8":  # every vector depends on the items that the scales come from
+        how += "".join(map(_described, items[:batch]))
     for start in range(0, len(items), size):
         end = min(start + size, len(items))
-        digest = hashlib.sha256(how.encode())
+        digest = hashlib.sha256(how.encode(errors="surrogatepass"))
         for item in items[start:end]:
             digest.update(_described(item).encode(errors="surrogatepass"))
         yield Part(start, end, folder / f"{digest.hexdigest()[:40]}{VECTORS_SUFFIX}")

@@ -74,7 +74,7 @@ class Float8Linear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.train(linear.training)
         weight = linear.weight.detach().float()
-        assert record.largest is not None
+        assert record.largest is not None  # `use_float8` sees to it
         assert record.products is not None
         input_scale, weight_scale = scale_of(HEADROOM * record.largest), scale_of(weight.abs().amax())
         bias = weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
@@ -119,6 +119,11 @@ def check_float8(device: torch.device) -> None:
         )
 
 
+def is_float8(vit: nn.Module) -> bool:
+    """Whether products of this ViT are in e4m3 already."""
+    return any(isinstance(part, Float8Linear) for part in vit.modules())
+
+
 def use_float8(
     vit: nn.Module,
     calibrate: Callable[[], object],
@@ -157,6 +162,11 @@ def use_float8(
     finally:
         for hook in hooks:
             hook.remove()
+    if not all(record.count for record in records):
+        raise InputError(
+            "a product of the backbone had no input in the calibration: its blocks do not call it as a layer, so that "
+            "it cannot be put into precision fp8; use bf16"
+        )
     with torch.no_grad():
         for (parent, name), record in zip(places, records, strict=True):
             setattr(parent, name, Float8Linear(getattr(parent, name), record))

@@ -14,9 +14,15 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, set_seed
 
 from trireid.errors import ConfigError
-from trireid.names import DeviceName, Precision
+from trireid.models.low_precision import check_float8
+from trireid.names import DeviceName, InferencePrecision, Precision
 
-_AUTOCAST: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST: dict[str, torch.dtype | None] = {
+    "fp32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.bfloat16,  # of all that is not in 8 bits
+}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -47,10 +53,25 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     for precision in precisions:
         if name == precision:
             return precision
-    raise ConfigError(f"train.precision is {name!r}: allowed are auto, {', '.join(_AUTOCAST)}")
+    raise ConfigError(f"train.precision is {name!r}: allowed are auto, {', '.join(precisions)}")
 
 
-def autocast_dtype(precision: Precision) -> torch.dtype | None:
+def resolve_inference_precision(name: str, device: torch.device) -> InferencePrecision:
+    """The precision of a test, an embedding or a benchmark: one of `resolve_precision`, or `fp8`.
+
+    Raises:
+        ConfigError: The device cannot compute in it, or the name is not known.
+        InputError: It is `fp8`, and the device does not multiply e4m3.
+    """
+    if name == "fp8":
+        check_float8(device)
+        return "fp8"
+    if name != "auto" and name not in get_args(Precision):
+        raise ConfigError(f"precision is {name!r}: allowed are auto, {', '.join(_AUTOCAST)}")
+    return resolve_precision(name, device)
+
+
+def autocast_dtype(precision: InferencePrecision) -> torch.dtype | None:
     """The type that matrix products are computed in; None: that of the model."""
     return _AUTOCAST[precision]
 

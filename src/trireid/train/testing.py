@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trireid.config.schema import Config
 from trireid.data.range_settings import filled_ranges, with_ranges
 from trireid.data.records import DatasetIndex
-from trireid.errors import RunError
+from trireid.errors import InputError, RunError
 from trireid.evaluation.breakdown import break_down, check_columns
 from trireid.evaluation.evaluate import EvaluationResult
+from trireid.evaluation.float8 import into_float8
 from trireid.evaluation.ranking import Ranking
+from trireid.models.reid import ReIDModel
 from trireid.train.centring import with_means
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
-from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_precision
+from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_inference_precision
 from trireid.train.evaluating import describe_data, describe_reranked, describe_result, evaluate_split, saved_features
 from trireid.train.gathering import check_same
 from trireid.train.inputs import EvaluationSplit, open_test, scan_index
@@ -34,8 +37,9 @@ def evaluate_checkpoint(
     missing_cases: bool = False,
     any_to_any: bool = False,
     by: Sequence[str] = (),
+    precision: str | None = None,
 ) -> CheckpointMetrics:
-    """Evaluate a checkpoint on the test split, in the precision it was trained in.
+    """Evaluate a checkpoint on the test split, in the precision it was trained in or another.
 
     Args:
         path: a checkpoint file, or a run folder, whose last checkpoint is used.
@@ -45,6 +49,8 @@ def evaluate_checkpoint(
         missing_cases, any_to_any: add the tables over withheld modalities, see `missing_table.describe_cases`; the
             configuration itself must withhold none.
         by: columns of the queries, such as `scene` or `camera`, that the metrics are also broken down by.
+        precision: `fp32`, `bf16`, `fp16`, or `fp8` (the large products of the backbone in 8-bit floating point,
+            calibrated by the first batch of the queries; one process); None: `train.precision` of the configuration.
 
     Returns:
         `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, metrics in [0, 1];
@@ -56,9 +62,11 @@ def evaluate_checkpoint(
         ConfigError: The configuration withholds modalities, and a table over withheld modalities is requested.
         CheckpointError: The checkpoint is damaged or does not fit the configuration's model.
         DataError: Something is wrong with the data set.
-        InputError: The queries have no such column.
+        InputError: The queries have no such column, or the device, the backbone or several processes cannot compute in
+            fp8.
     """
-    tested = _run_test(path, config, progress=progress, missing=missing_cases, any_to_any=any_to_any, by=by)
+    how: dict[str, Any] = {"by": by, "precision": precision}
+    tested = _run_test(path, config, progress=progress, missing=missing_cases, any_to_any=any_to_any, **how)
     result = tested.result
     if result is None:
         return {}
@@ -104,6 +112,15 @@ class _Tested:
     cases: SubsetTables
 
 
+def _calibrate(model: ReIDModel, split: EvaluationSplit, *, device: torch.device) -> None:
+    if split.num_shares > 1:
+        raise InputError(
+            "precision fp8 is calibrated by the first batch of one process, and several would round differently: test "
+            "in one process, or use bf16"
+        )
+    into_float8(model, next(iter(split.query_loader)), device=device, transform=split.transform)
+
+
 def _run_test(
     path: Path,
     config: Config | None,
@@ -112,6 +129,7 @@ def _run_test(
     missing: bool = False,
     any_to_any: bool = False,
     by: Sequence[str] = (),
+    precision: str | None = None,
 ) -> _Tested:
     """Evaluate a checkpoint; arguments and errors as `evaluate_checkpoint`."""
     checkpoint = load_checkpoint(path)
@@ -120,12 +138,12 @@ def _run_test(
     if missing or any_to_any:
         check_cases(config)
     device = resolve_device(config.train.device)
-    precision = resolve_precision(config.train.precision, device)
-    accelerator = make_accelerator(device=device, precision=precision)
-    device, dtype = accelerator.device, autocast_dtype(precision)
+    chosen = resolve_inference_precision(precision or config.train.precision, device)
+    accelerator = make_accelerator(device=device, precision="bf16" if chosen == "fp8" else chosen)
+    device, dtype = accelerator.device, autocast_dtype(chosen)
     share = (accelerator.process_index, accelerator.num_processes)
     settings = {name: value for name, value in setting_values(config) if name not in OF_A_MACHINE}
-    given = {**settings, "the checkpoint's epoch": checkpoint.epoch, "the precision": precision}
+    given = {**settings, "the checkpoint's epoch": checkpoint.epoch, "the precision": chosen}
     check_same(
         {**given, "--missing all": missing, "--any-to-any": any_to_any, "--by": ",".join(by)},
         num_processes=share[1],
@@ -137,6 +155,8 @@ def _run_test(
         checkpoint = with_means(checkpoint, config, index, device=device, dtype=dtype, share=share, progress=progress)
     model = build_for(checkpoint, config).to(device)
     split = open_test(config, index, checkpoint.label_map, device=device, share=share, progress=progress)
+    if chosen == "fp8":
+        _calibrate(model, split, device=device)
     check_same(split.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
     cases: SubsetTables = {}
