@@ -57,12 +57,20 @@ def test_columns_in_any_order_and_byte_order_mark(tmp_path: Path) -> None:
     assert [record.identity for record in scan("csv", table).gallery] == ["y1", "y1"]
 
 
+def test_further_columns_are_kept_with_the_items_that_have_a_value(tmp_path: Path) -> None:
+    write_csv_set(tmp_path)
+    rows = [f"{row},{('rain', '')[number % 2]}" for number, row in enumerate(GOOD_ROWS)]
+    index = scan("csv", write_csv(tmp_path, rows, header="rgb,nir,tir,id,camera,scene,split,Weather"))
+    kept = [record.columns for record in (*index.train, *index.query)]
+    assert set(kept) == {(("Weather", "rain"),), ()}
+
+
 @pytest.mark.parametrize(
     "header",
-    ["rgb,nir,tir,id,camera,scene,split,weather", "rgb,nir,tir,id,camera,split", "rgb,rgb,tir,id,camera,scene,split"],
+    ["rgb,nir,tir,id,camera,scene,split,Split", "rgb,nir,tir,id,camera,split", "rgb,rgb,tir,id,camera,scene,split"],
 )
-def test_header_must_be_exact(tmp_path: Path, header: str) -> None:
-    with pytest.raises(DataError, match="it must have exactly rgb,nir,tir,id,camera,scene,split"):
+def test_header_must_have_each_column_once(tmp_path: Path, header: str) -> None:
+    with pytest.raises(DataError, match="it must have rgb,nir,tir,id,camera,scene,split, each once"):
         scan("csv", write_csv(tmp_path, GOOD_ROWS, header=header), skip_bad=True)
 
 
@@ -91,8 +99,9 @@ def test_bad_rows(tmp_path: Path, row: str, kind: str, message: str) -> None:
     [
         ("rgb;nir;tir;id;camera;scene;split", "without a comma between them; it"),
         ("rgb,NIR,tir,pid,camera,scene,split", r"split \(without nir, id; unknown are NIR, pid\); it"),
-        ("rgb,nir,tir,id,camera,scene,split,note", r"note \(unknown are note\); it"),
-        ("rgb,rgb,nir,tir,id,camera,scene,split", "split, one of them twice; it"),
+        ("rgb,nir,tir,id,camera,scene,split,", "one of them twice or without a name; it"),
+        ("rgb,rgb,nir,tir,id,camera,scene,split", "split, one of them twice or without a name; it"),
+        ("rgb,nir,tir,id,camera,scene,split,Identity", "stands beside `id`"),
     ],
 )
 def test_what_is_wrong_with_a_header_is_named(tmp_path: Path, header: str, said: str) -> None:
@@ -106,7 +115,7 @@ def test_no_file_a_folder_an_empty_file_and_no_text(tmp_path: Path) -> None:
             scan("csv", path)
     empty = tmp_path / "empty.csv"
     empty.touch()
-    with pytest.raises(DataError, match="the file is empty; it must have exactly"):
+    with pytest.raises(DataError, match="the file is empty; it must have rgb"):
         scan("csv", empty)
     empty.write_bytes(b"\xff\xfe\x00rgb")
     with pytest.raises(DataError, match="cannot be read as a CSV file in UTF-8"):

@@ -42,5 +42,12 @@ def test_columns_that_no_query_has_are_one_line_with_those_there_are() -> None:
     check_columns(records, ["camera", "identity"])
     with pytest.raises(InputError, match="metrics by 'scene': .* choose among identity, camera$"):
         check_columns(records, ["camera", "scene"])
+    weather = [Record(name, (), name, columns=(("weather", value),)) for name, value in (("a", "rain"), ("b", "fog"))]
+    with pytest.raises(InputError, match="'scene': .* choose among identity, weather$"):
+        check_columns(weather, ["weather", "scene"])
+    distance = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    labels = Labels(torch.zeros(2), torch.arange(2), torch.zeros(2), torch.arange(2))
+    ranked = rank_metrics(distance, labels, labels, Protocol("camera", "camera"))
+    assert list(break_down({"joint": ranked}, weather, ["weather"])["weather"]) == ["fog", "rain"]
     with pytest.raises(InputError, match="choose among identity, camera, scene"):
         break_down({}, records, ["name"])

@@ -1,4 +1,7 @@
-"""Any other data set: a CSV file `rgb,nir,tir,id,camera,scene,split`, with empty cells for what is not known."""
+"""Any other data set: a CSV file `rgb,nir,tir,id,camera,scene,split`, with empty cells for what is not known.
+
+Further columns are kept with the items; metrics can be broken down by them.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,8 @@ def read(path: Path) -> SplitRecords:
     """Read the table. Image paths are relative to its folder; the split `test` is both query and gallery."""
     try:
         table = read_table(path, COLUMNS)
+        if "identity" in map(str.lower, table.header):
+            raise TableError("the column `identity` stands beside `id`, which names the same: rename or remove it")
     except TableError as error:
         return SplitRecords((), (), (), (Fault(BAD_TABLE, path, f"{path}: {error}"),))
     splits: dict[str, dict[str, Record]] = {"train": {}, "query": {}, "gallery": {}}
@@ -114,7 +119,8 @@ def _no_file(folder: Path, cell: str) -> str:
 def _make_record(folder: Path, row: dict[str, str]) -> Record:
     images = tuple(ImageSource(folder / row[name]) if row[name] else None for name in MODALITIES)
     name = next(row[modality] for modality in MODALITIES if row[modality])
-    return Record(name, images, row["id"], row["camera"] or None, row["scene"] or None)
+    others = tuple((column, cell) for column, cell in row.items() if column not in COLUMNS and cell)
+    return Record(name, images, row["id"], row["camera"] or None, row["scene"] or None, columns=others)
 
 
 FORMAT = DatasetFormat(name="csv", exclude=None, published={}, read=read)

@@ -26,7 +26,7 @@ class Table:
     """The header and rows of a file.
 
     Attributes:
-        header: the column names in lower case, in the order of the file.
+        header: the column names in the order of the file; those that were looked for in lower case.
         rows: (line number, cells without surrounding blanks); rows with only empty cells are left out.
         notes: what was read in an unusual way, one line each.
     """
@@ -37,12 +37,12 @@ class Table:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Table:
-    """Read a CSV file that has exactly the given columns, in any order, in upper or lower case.
+    """Read a CSV file that has the given columns, in any order, in upper or lower case; it may have others.
 
     The separator is a comma, or a semicolon, tab or vertical bar if only that fits the header.
 
     Raises:
-        TableError: the file cannot be read, is not in UTF-8, or has other columns.
+        TableError: the file cannot be read, is not in UTF-8, lacks a column, or has one twice or without a name.
     """
     text = _read_text(path)
     lines = [line for line in text.splitlines() if line.strip()][:2]
@@ -50,14 +50,15 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     fitting = [separator for separator, first in found.items() if _fits(first, columns, separator)]
     if len(fitting) != 1:
         headers = {separator: first[0] if first else [] for separator, first in found.items()}
-        raise TableError(f"{_wrong_header(headers, columns)}; it must have exactly {','.join(columns)}")
+        raise TableError(f"{_wrong_header(headers, columns)}; it must have {','.join(columns)}, each once")
     separator = fitting[0]
     header = found[separator][0]
     notes = [f"its cells are separated by a {SEPARATORS[separator]}"] if separator != "," else []
-    renamed = [name for name in header if name.lower() != name]
+    renamed = [name for name in header if name.lower() != name and name.lower() in columns]
     if renamed:
         notes.append(f"the columns {', '.join(renamed)} are read as {', '.join(map(str.lower, renamed))}")
-    return Table(tuple(map(str.lower, header)), tuple(_rows(text, separator)[1:]), tuple(notes))
+    known = tuple(name.lower() if name.lower() in columns else name for name in header)
+    return Table(known, tuple(_rows(text, separator)[1:]), tuple(notes))
 
 
 def read_open_table(path: Path, columns: Sequence[str], *, limit: int = DEFAULT_LIMIT) -> Table:
@@ -135,9 +136,15 @@ def _cells(line: str, separator: str) -> list[str]:
 
 def _fits(lines: Sequence[Sequence[str]], columns: Sequence[str], separator: str) -> bool:
     """Whether the header has the columns; for separators other than a comma, the first row must have as many cells."""
-    if not lines or sorted(map(str.lower, lines[0])) != sorted(columns):
+    if not lines or not _has(lines[0], columns):
         return False
     return separator == "," or len(lines) == 1 or len(lines[1]) == len(columns)
+
+
+def _has(header: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a header has the columns, and every name once."""
+    names = [name.lower() for name in header]
+    return {*columns} <= {*names} and len({*names}) == len(names) and all(names)
 
 
 def _wrong_header(headers: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:
@@ -154,7 +161,7 @@ def _wrong_header(headers: Mapping[str, Sequence[str]], columns: Sequence[str]) 
     commas = headers[","]
     if not any(commas):
         return "the header is empty" if commas else "the file is empty"
-    if any(sorted(map(str.lower, headers[each])) == sorted(columns) for each in headers if each != ","):
+    if any(_has(headers[each], columns) for each in headers if each != ","):
         # The rows have another separator than the header, so neither can be trusted.
         return f"the header has the columns {commas[0]}, without a comma between them"
     separator = max(headers, key=lambda each: (*quality(each), each == ","))
@@ -167,4 +174,4 @@ def _wrong_header(headers: Mapping[str, Sequence[str]], columns: Sequence[str]) 
     lacking = [name for name in columns if name not in header]
     unknown = [name for name in header if name not in columns]
     parts = [f"{what} {', '.join(each)}" for what, each in (("without", lacking), ("unknown are", unknown)) if each]
-    return f"{found} ({'; '.join(parts)})" if parts else f"{found}, one of them twice"
+    return f"{found} ({'; '.join(parts)})" if lacking else f"{found}, one of them twice or without a name"

@@ -36,6 +36,8 @@ class Record:
         name: short name for messages and rank lists, unique within its split.
         images: one source per modality in the order of `trireid.types.MODALITIES`; None where absent.
         identity, camera, scene: as written in the name or table (camera and scene are None if not known).
+        columns: what else a table says of it, as (name of the column, value), such as a weather or a day; values that
+            are not known are left out.
         orientation: how the pixels are rotated after decoding, 0 to 7, see `trireid.data.orientations.orient`.
 
     Example:
@@ -51,6 +53,7 @@ class Record:
     camera: str | None = None
     scene: str | None = None
     orientation: int = 0
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from trireid.errors import InputError, printable
 from trireid.evaluation.metrics import RankMetrics
 
 COLUMNS = ("identity", "camera", "scene")
-"""What may be known of an item, besides its images."""
+"""What may be known of an item of any data set, besides its images; a table may have further columns."""
 NOT_KNOWN = "not known"
 """Stands for the value of items whose camera or scene is not known."""
 _LONGEST = 1000
@@ -38,7 +38,8 @@ Breakdown = dict[str, dict[str, GroupMetrics]]
 
 def known_columns(records: Sequence[Record]) -> list[str]:
     """The columns that at least one item has a value of."""
-    return [name for name in COLUMNS if any(getattr(record, name) is not None for record in records)]
+    others = sorted({name for record in records for name, _ in record.columns})
+    return [name for name in COLUMNS if any(getattr(record, name) is not None for record in records)] + others
 
 
 def check_columns(records: Sequence[Record], columns: Sequence[str]) -> None:
@@ -66,7 +67,7 @@ def break_down(rankings: Mapping[str, RankMetrics], records: Sequence[Record], c
     Args:
         rankings: metrics of all queries by feature, such as `EvaluationResult.rankings`.
         records: of the queries, in the same order.
-        columns: `identity`, `camera` or `scene`.
+        columns: `identity`, `camera`, `scene`, or a further column that the records have.
 
     Raises:
         InputError: the records do not fit the rankings, or there is no such column.
@@ -83,9 +84,10 @@ def break_down(rankings: Mapping[str, RankMetrics], records: Sequence[Record], c
         >>> {scene: round(group["feature"]["joint"]["mAP"], 2) for scene, group in found.items()}
         {'1': 1.0, '2': 0.33}
     """
-    unknown = next((name for name in columns if name not in COLUMNS), None)
+    known = [*dict.fromkeys((*COLUMNS, *known_columns(records)))]
+    unknown = next((name for name in columns if name not in known), None)
     if unknown is not None:
-        raise _no_column(unknown, COLUMNS)
+        raise _no_column(unknown, known)
     for name, each in rankings.items():
         if len(records) != each.num_queries:
             raise InputError(
@@ -115,5 +117,5 @@ def _order(value: str) -> tuple[int, str]:
 
 
 def _value(record: Record, column: str) -> str:
-    value: str | None = getattr(record, column)
+    value: str | None = getattr(record, column) if column in COLUMNS else dict(record.columns).get(column)
     return NOT_KNOWN if value is None else value
