@@ -9,6 +9,7 @@ from trireid.models.atmoe import ATMoE
 from trireid.models.build import build_model
 from trireid.models.hdm import HDM
 from trireid.models.pife import PIFE
+from trireid.models.reid import HDMHead
 from trireid.types import modality_subsets
 
 from reference import attention, batch_norm_eval, quick_gelu
@@ -136,3 +137,26 @@ def test_a_head_width_that_leaves_a_rest_is_refused():
     )
     with pytest.raises(ConfigError, match=r"hdm_head_width is 13, which makes 7 heads of the feature width 96"):
         build_model(config, image_size=(16, 16), num_classes=2, num_cameras=2)
+
+
+def test_batch_norm_alone_centres_and_scales_every_channel_of_hdm_and_keeps_absent_subsets_at_zero():
+    torch.manual_seed(0)
+    head = HDMHead(HDM(DIM, num_heads=4, dropout=0.0), batch_norm=True)
+    patches, globals_ = torch.randn(6, 3, 5, DIM), torch.randn(6, 3, DIM)
+    assert not list(head.norm.parameters())
+    trained = head(patches, globals_)
+    plain = head.hdm(globals_, patches).flatten(1)
+    literal = (plain - plain.mean(0)) / (plain.var(0, unbiased=False) + head.norm.eps).sqrt()
+    assert torch.allclose(trained, literal, atol=1e-4)
+    head.eval()
+    alone = torch.tensor([[True, False, False]]).expand(6, 3)
+    parts = head(patches, globals_, present=alone).unflatten(1, (7, DIM))
+    own = head.hdm(globals_, patches, present=alone).flatten(1)
+    expected = ((own - head.norm.running_mean) / (head.norm.running_var + head.norm.eps).sqrt()).unflatten(1, (7, DIM))
+    has_rgb = torch.tensor([0 in subset for subset in modality_subsets()])
+    assert torch.allclose(parts[:, has_rgb], expected[:, has_rgb], atol=1e-5)
+    assert bool((parts[:, ~has_rgb] == 0).all())
+    backbone = BackboneConfig(name="tiny", pretrained="none", width=32, depth=1, num_heads=2)
+    config = ModelConfig(backbone=backbone, head="hdm_atmoe", hdm_batch_norm=True)
+    with pytest.raises(ConfigError, match="hdm_batch_norm is for model.head=hdm"):
+        build_model(config, image_size=(16, 16), num_classes=2, num_cameras=1)

@@ -247,6 +247,7 @@ class ModelConfig(Section):
     slimming: tuple[SlimmingConfig, ...] = ()
     hdm_head_width: Positive | None = None  # channels per head; None: 8 heads (fewer if 8 does not divide the width)
     hdm_query: names.HDMQuery = "unit"  # standard deviation of the initial queries: 1 or 1 / sqrt(width)
+    hdm_batch_norm: bool = False  # normalise the feature of head hdm by the batch; a control
     atmoe_heads: Positive = 4
     global_classifier: names.ClassifierName = "joint"  # upstream's DIRECT 1 or 0
 

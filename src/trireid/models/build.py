@@ -153,7 +153,9 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
         raise ConfigError(f"model.atmoe_heads is {config.atmoe_heads}; it must divide the feature width {backbone.dim}")
     hdm = _build_hdm(config, backbone.dim)
     atmoe = ATMoE(backbone.dim, num_heads=config.atmoe_heads) if config.head == "hdm_atmoe" else None
-    return HDMHead(hdm, atmoe)
+    if atmoe is not None and config.hdm_batch_norm:
+        raise ConfigError("model.hdm_batch_norm is for model.head=hdm: the experts of hdm_atmoe have their own")
+    return HDMHead(hdm, atmoe, batch_norm=config.hdm_batch_norm)
 
 
 def _build_hdm(config: ModelConfig, dim: int) -> HDM:

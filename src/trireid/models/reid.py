@@ -15,7 +15,7 @@ from trireid.models.bnneck import BNNeckClassifier
 from trireid.models.centre import FeatureCentre
 from trireid.models.compiling import is_exporting
 from trireid.models.hdm import HDM
-from trireid.models.modality import mask_absent
+from trireid.models.modality import BatchNorm, mask_absent
 from trireid.models.pife import PIFE
 from trireid.models.sdtps import SDTPS
 from trireid.models.slimming import in_original_grid, kept_scores
@@ -24,20 +24,30 @@ from trireid.types import MODALITIES, MODALITY_BLOCKS, NUM_MODALITIES, ReIDOutpu
 
 
 class HDMHead(nn.Module):
-    """HDM, optionally followed by ATMoE, read out as one vector `(B, E * D)`."""
+    """HDM, optionally followed by ATMoE, read out as one vector `(B, E * D)`.
 
-    def __init__(self, hdm: HDM, atmoe: ATMoE | None = None) -> None:
+    Args:
+        hdm: gives the subset features.
+        atmoe: mixes them.
+        batch_norm: normalise them by the batch instead, without weights: what the experts of ATMoE do last, and nothing
+            else of them. A control.
+    """
+
+    def __init__(self, hdm: HDM, atmoe: ATMoE | None = None, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.hdm, self.atmoe = hdm, atmoe
+        self.norm = BatchNorm(hdm.feature_dim, affine=False) if batch_norm else None
         self.feature_dim = hdm.feature_dim
         self.blocks = hdm.subsets
 
     def forward(self, patches: Tensor, global_features: Tensor, *, present: Tensor | None = None) -> Tensor:
         """Feature `(B, E * D)` of patches `(B, M, N, D)` and globals `(B, M, D)`."""
         subsets: Tensor = self.hdm(global_features, patches, present=present)  # (B, E, D)
+        subset_present = None if present is None else self.hdm.subset_present(present)  # (B, E)
         if self.atmoe is None:
+            if self.norm is not None:
+                subsets = mask_absent(self.norm(subsets.flatten(1)).view_as(subsets), subset_present)
             return subsets.flatten(1)
-        subset_present = None if present is None else self.hdm.subset_present(present)
         mixed: Tensor = self.atmoe(subsets, subset_present=subset_present)
         return mixed
 
