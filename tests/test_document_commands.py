@@ -55,6 +55,7 @@ NEEDS = (
     (r"--cuda-graph|--device cuda|fp8\.py|profile_step\.py|train\.compile=true", r"GPU|H[12]00"),
     (r"benchmarks/\w+\.sh", r"NAMES|name lists|GPU|CPU|H100"),
     (r"benchmarks/ranking\.py", r"CPU"),  # tests/evaluation/test_ranking_benchmark.py
+    (r"benchmarks/centring\.py", r"finished runs"),  # tests/train/test_centring.py
     (r"landsat", r"landsat_places"),  # tests/test_landsat.py
     (r"tno", r"TNO"),  # tests/test_tno_scenes.py
     (r"^trireid serve ", r"until Ctrl-C"),  # tests/serve/test_running.py

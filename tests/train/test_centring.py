@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from trireid.train.loop import train
 from trireid.train.testing import checkpoint_features, evaluate_checkpoint
 from trireid.types import MODALITIES, filled_blocks, modality_subsets
 
+ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
 
 
@@ -117,6 +119,21 @@ def test_a_checkpoint_without_the_mean_is_refused_with_the_way_to_get_it(run: Pa
     broken = replace(checkpoint, centre={"global": torch.zeros(3), "head": checkpoint.centre["head"]})
     with pytest.raises(CheckpointError, match="the file is damaged"):
         build_for(broken, broken.config)
+
+
+@pytest.mark.slow
+def test_the_benchmark_finds_the_metrics_of_both_kinds_from_the_files_of_a_run(tree: Path, tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "centring.py"))
+    folder = tmp_path / "grid" / "none" / "seed1"
+    train(tiny_config(tree, folder, "model.head=sdtps"), progress=False)
+    found = script["measure"](folder, ("camera",))
+    for kind in script["KINDS"]:
+        config = override_config(load_checkpoint(folder).config, [f"evaluate.centring={kind}"])
+        tested = evaluate_checkpoint(folder, config=config, progress=False)["feature"]
+        assert {name: rules["camera"][kind] for name, rules in found.items()} == pytest.approx(
+            {name: metrics["mAP"] for name, metrics in tested.items()}, abs=1e-5
+        )
+    assert "| none | head | camera | 1 |" in script["table"]({"none": [found]}, ("camera",))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ adds to all of its features. Shapes: n items, K blocks, C groups, D channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet
 from trireid.evaluation.ranking import Ranking, Side
-from trireid.models.centre import subtract_means
+from trireid.models.centre import FeatureCentre, subtract_means
 from trireid.types import MODALITIES, Blocks, filled_blocks
 
 WHOLE: Blocks = (tuple(range(len(MODALITIES))),)
@@ -44,6 +45,24 @@ def block_means(features: Tensor, filled: Tensor, group: Tensor, num_groups: int
     parts = features.double().unflatten(1, (num_blocks, -1)) * filled[..., None]  # (n, K, D / K)
     total = torch.zeros(num_groups, *parts.shape[1:], dtype=torch.float64).index_add_(0, group, parts)
     return (total / count.clamp(min=1)[..., None]).flatten(1), count
+
+
+def centred_by_means(ranking: Ranking, means: Mapping[str, Tensor]) -> Ranking:
+    """The ranking with given means of `global` and `head` subtracted, as a model with a centre gives it.
+
+    Args:
+        ranking: of features that are not centred.
+        means: `(D,)` by name, such as `Checkpoint.centre`.
+    """
+    centre = FeatureCentre(means)
+
+    def centred(side: Side) -> Side:
+        own = side.features
+        blocks = {name: _blocks_of(own, name) for name in means}
+        return _with_features(side, centre(own.features, blocks=blocks, present=own.present))
+
+    query = centred(ranking.query)
+    return replace(ranking, query=query, gallery=query if ranking.query_is_gallery else centred(ranking.gallery))
 
 
 def centred_by_camera(ranking: Ranking) -> Ranking:
