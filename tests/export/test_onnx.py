@@ -58,6 +58,8 @@ def checkpoint(folder, tree, kind, *overrides):
         ("SDTPS reference", {"half": True}),
         ("no head", {"int8": True}),
         ("DINOv2", {"modalities": ("tir", "rgb"), "check": ("openvino",)}),
+        ("DINOv3", {"check": ("openvino",)}),
+        ("SigLIP", {"half": True}),
     ],
 )
 def test_a_file_gives_what_the_model_gives(tmp_path, tree, kind, options, capfd):

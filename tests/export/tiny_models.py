@@ -42,6 +42,15 @@ KINDS = {
         "model.backbone.name=dinov2_vit_s14", "model.backbone.patch_size=8", "model.sdtps.preset=sound",
         cuts("consensus"),
     ],
+    "DINOv3": [
+        "model.backbone.name=vit_small_plus_patch16_dinov3", "model.sdtps.preset=sound", "model.sdtps.sparse_ratio=0.6",
+        cuts("consensus", "merge"),
+    ],
+    "EVA-02": ["model.backbone.name=eva02_base_patch16_clip_224", "model.head=none", cuts("cls_attention")],
+    "RoPE of each block": ["model.backbone.name=vit_small_patch16_rope_mixed_ape_224", "model.head=none", cuts("both")],
+    "SigLIP": [
+        "model.backbone.name=vit_base_patch16_siglip_224", "model.head=none", "model.sie_tokens=all", cuts("consensus"),
+    ],
 }  # fmt: skip
 
 

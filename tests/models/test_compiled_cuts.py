@@ -41,6 +41,26 @@ def test_compiled_cuts_are_plain_ones(device: str, dropped: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_compiled_rotary_positions_are_plain_ones_and_compiled_once(device: str) -> None:
+    sizes = {"patch_size": 8, "width": 32, "depth": 2, "num_heads": 2}
+    config = ModelConfig(
+        backbone=BackboneConfig(name="vit_small_patch16_dinov3", pretrained="none", **sizes),
+        head="none",
+        slimming=(SlimmingConfig(after_block=1, keep_ratio=0.6),),
+    )
+    torch.manual_seed(0)
+    plain = build_model(config, image_size=(32, 16), num_classes=4, num_cameras=0).to(device).eval()
+    compiled, counts = copy.deepcopy(plain), []
+    compiled.backbone.compile_blocks(cuts=True)
+    with room_to_compile(), torch.inference_mode():
+        for batch in (2, 3, 5):
+            images = torch.randn(batch, 3, 3, 32, 16, device=device)
+            torch.testing.assert_close(plain(images).embedding, compiled(images).embedding, atol=1e-4, rtol=1e-4)
+            counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts == counts[:1] * 3
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_batches_of_any_size_share_what_was_compiled(device: str) -> None:
     tiny = BackboneConfig(name="tiny", pretrained="none", width=32, depth=3, num_heads=2)
     config = ModelConfig(backbone=tiny, head="none", slimming=(SlimmingConfig(after_block=1, keep_ratio=0.6),))

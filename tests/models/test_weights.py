@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from trireid.errors import CheckpointError
 from trireid.models.backbone import create_vit
 from trireid.models.weights import fetch_timm_weights, load_backbone_weights, read_state
+from trireid.upstream.importing import import_file
 from trireid.upstream.state_dict import resize_positions
 
 SHARED_WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/weights/dinov2_vits14_fp16.safetensors"
@@ -30,6 +31,14 @@ def test_local_file_is_loaded_and_the_position_table_resized(tmp_path):
     assert torch.equal(target.blocks[0].mlp.fc1.weight, source.blocks[0].mlp.fc1.weight)
     assert target.pos_embed.shape == (1, 9, 16)
     assert "every key" in note
+
+
+def test_rotary_frequencies_of_the_first_blocks_are_kept(tmp_path):
+    name, sizes = "vit_small_patch16_rope_mixed_224", {"patch_size": 8, "width": 16, "num_heads": 2}
+    source, target = (create_vit(name, image_size=(16, 16), depth=depth, **sizes) for depth in (3, 2))
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    load_backbone_weights(target, name=name, pretrained=str(tmp_path / "w.safetensors"), first_blocks=True)
+    assert torch.equal(target.rope.freqs, source.rope.freqs[:, :2])
 
 
 def test_a_smaller_depth_keeps_the_first_blocks_of_the_file_and_says_so(tmp_path):
@@ -136,6 +145,35 @@ def test_a_missing_file_says_what_is_allowed(tmp_path):
 def test_tiny_has_no_pretrained_weights():
     with pytest.raises(CheckpointError, match="set model.backbone.pretrained to none"):
         load_backbone_weights(tiny(), name="tiny", pretrained="timm")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_base_patch14_reg4_dinov2",  # a table of patches alone
+        "vit_base_patch16_siglip_224",
+        "vit_small_plus_patch16_dinov3",  # no table
+        "eva02_base_patch16_clip_224",
+    ],
+)
+def test_start_weights_for_another_image_size_are_what_timm_makes_of_them(tmp_path, name):
+    sizes = {"patch_size": 14, "width": 16, "depth": 2, "num_heads": 2}
+    source, target = (create_vit(name, image_size=size, **sizes) for size in ((56, 28), (28, 84)))
+    for parameter in source.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    note = load_backbone_weights(target, name=name, pretrained=str(tmp_path / "w.safetensors"), image_size=(56, 28))
+    assert ("position table resized from 4 x 2 to 2 x 6" in note) == (source.pos_embed is not None)
+    images = torch.randn(1, 3, 28, 84)
+    source.set_input_size((28, 84))  # also of rotary positions
+    assert torch.equal(target.eval().forward_features(images), source.eval().forward_features(images))
+    imported = tmp_path / "o.safetensors"
+    if name == "vit_base_patch14_reg4_dinov2":
+        with pytest.raises(CheckpointError, match="position table of 8 patches"):
+            import_file(tmp_path / "w.safetensors", imported, backbone=name)
+    elif source.pos_embed is None:
+        with pytest.raises(CheckpointError, match=r"without a table \(DINOv3\) need no import"):
+            import_file(tmp_path / "w.safetensors", imported, backbone=name)
 
 
 def test_without_network_or_cache_the_error_says_what_to_do(monkeypatch, tmp_path):

@@ -107,7 +107,10 @@ def without_late_blocks(tensors: Mapping[str, Tensor], depth: int | None) -> tup
         return dict(tensors), 0
     block = {name: int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d{1,2})\.", name)) is not None}
     late = {number for number in block.values() if number >= depth}
-    return {name: value for name, value in tensors.items() if block.get(name) not in late}, len(late)
+    kept = {name: value for name, value in tensors.items() if block.get(name) not in late}
+    if late and kept.get("rope.freqs", torch.empty(0)).dim() == 4:  # rotary frequencies (2, blocks, heads, channels)
+        kept["rope.freqs"] = kept["rope.freqs"][:, :depth].contiguous()
+    return kept, len(late)
 
 
 def clip_prefix(names: Iterable[str]) -> str | None:

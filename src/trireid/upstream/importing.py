@@ -16,7 +16,7 @@ from trireid.files import replacing, write_json
 from trireid.models.backbone import create_vit, timm_model_name
 from trireid.models.positions import GRID_KEY, Grid, grid_text, published_grid, recorded_grid, table_grid
 from trireid.models.towers import clip_prefix, clip_rules, count_blocks, is_upstream
-from trireid.models.weights import fill_backbone, read_metadata, read_state, visual_tower
+from trireid.models.weights import fill_backbone, read_metadata, read_state, table_rows_of_others, visual_tower
 from trireid.train.checkpoint import save_checkpoint
 from trireid.train.run_files import IMPORT_REPORT_SUFFIX, LAST_FILE
 from trireid.upstream.checkpoint import read_upstream
@@ -160,7 +160,7 @@ def _write_backbone(
     tower, num_others = visual_tower(state, source=source)
     name, sizes = _recognise(source, tower) if backbone is None else (backbone, {})
     is_clip = clip_prefix(state) is not None
-    grid, size = _source_grid(source, tower, name=name, given=trained_at, is_clip=is_clip)
+    grid, size = _source_grid(source, tower, name=name, sizes=sizes, given=trained_at, is_clip=is_clip)
     with torch.device("meta"):  # only shapes: a hostile file could require any amount of memory
         vit = create_vit(name, image_size=size, **sizes)
     note = fill_backbone(
@@ -220,15 +220,26 @@ def _recognise(source: Path, tower: dict[str, Tensor]) -> tuple[str, dict[str, i
 
 
 def _source_grid(
-    source: Path, tower: dict[str, Tensor], *, name: str, given: tuple[int, int] | None, is_clip: bool
+    source: Path,
+    tower: dict[str, Tensor],
+    *,
+    name: str,
+    sizes: dict[str, int],
+    given: tuple[int, int] | None,
+    is_clip: bool,
 ) -> tuple[Grid, tuple[int, int]]:
     """Grid of the position table of start weights, and the image size of that grid."""
     table, filters = tower.get("pos_embed"), tower.get("patch_embed.proj.weight")
     if table is None or filters is None or table.dim() != 3 or filters.dim() != 4 or 0 in filters.shape:
-        raise CheckpointError(f"{source} lacks the position table or the patch filters of a ViT")
+        raise CheckpointError(
+            f"{source} lacks the position table or the patch filters of a ViT: the weights of one without a table "
+            "(DINOv3) need no import, set model.backbone.pretrained to the file itself"
+        )
     patch_size = (filters.shape[2], filters.shape[3])
+    with torch.device("meta"):  # any size tells which rows of the table are of patches
+        probe = create_vit(name, image_size=(2 * patch_size[0], 2 * patch_size[1]), **sizes)
     grid = table_grid(
-        table.shape[1] - 1,
+        table.shape[1] - table_rows_of_others(probe),
         source=source,
         patch_size=patch_size,
         recorded=recorded_grid(read_metadata(source), patch_size=patch_size),
