@@ -18,7 +18,7 @@ ViT: TypeAlias = VisionTransformer | Eva
 MODULES = ("vision_transformer", "eva")
 """Modules of timm whose models they are."""
 
-FAMILIES = "ViT, CLIP, DeiT-3, DINOv2, DINOv3, SigLIP, SigLIP 2, EVA, EVA-02, RoPE-ViT, Perception Encoder, AIMv2"
+FAMILIES = "ViT, CLIP, DINOv2, DINOv3, SigLIP, SigLIP 2, EVA, EVA-02, RoPE-ViT, Perception Encoder, AIMv2"
 """Families of timm that can be backbones, for messages; docs/backbones.md has the table."""
 
 
