@@ -19,6 +19,7 @@ from trireid.embedding.items import Item
 from trireid.embedding.streaming import EmbeddingCounts
 from trireid.errors import InputError
 from trireid.evaluation.feature_files import load_features
+from trireid.models.speed_choice import RECORD_ITEMS
 from trireid.names import MODALITIES
 from trireid.types import Batch
 
@@ -242,12 +243,12 @@ def test_the_fast_path_is_chosen_by_the_number_of_items_and_given_up_with_a_warn
     monkeypatch.setattr(fast, "RecordedModel", Recording)
     plain = fast.FastModel(model, Normalise(), dtype=None, fast=None)
     batch = Batch(torch.zeros(2, 3, 3, 32, 16), torch.ones(2, 3, dtype=torch.bool), *[torch.tensor([0, 1])] * 4)
-    for number, expected in ((fast.RECORD_FROM - 1, None), (fast.RECORD_FROM, "output"), (fast.RECORD_FROM, None)):
+    for number, expected in ((RECORD_ITEMS - 1, None), (RECORD_ITEMS, "output"), (RECORD_ITEMS, None)):
         plain.prepare(number, batch_size=2)
         assert plain(batch) == expected
     assert plain(batch) is None
     assert calls == [[0, 1], [0, 1]]
-    assert "recorded as a CUDA graph" in caplog.text
+    assert "speed: a recorded batch without compiled blocks, because 8192 items" in caplog.text
     assert "(operation not permitted): it runs plain" in caplog.text
     never = fast.FastModel(model, Normalise(), dtype=None, fast=False)
     never.prepare(10**9, batch_size=2)

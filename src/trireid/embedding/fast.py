@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from trireid.data.transforms import Normalise
 from trireid.errors import printable
+from trireid.models.compiling import FAILURES, compiler_obstacle, use_compiler_cache
 from trireid.models.recorded import RecordedModel
 from trireid.models.reid import ReIDModel
+from trireid.models.speed_choice import inference_speed
 from trireid.types import Batch, ReIDOutput
 
 _log = logging.getLogger(__name__)
-
-RECORD_FROM = 8_192
-"""Items from which on a recording pays for the second that it takes."""
-COMPILE_FROM = 200_000
-"""Items from which on compilation pays: it takes about 20 s, and saves about 0.1 ms an item (ViT-B/16 on an H100)."""
 
 
 class FastModel:
@@ -36,20 +34,30 @@ class FastModel:
     def __init__(self, model: ReIDModel, transform: Normalise, *, dtype: torch.dtype | None, fast: bool | None) -> None:
         self._model, self._transform, self._dtype, self._fast = model, transform, dtype, fast
         self._recorded: RecordedModel | None = None
+        self._chosen: tuple[bool, bool] | None = None  # compiled, recorded
         self._batch_size = 0
 
     def prepare(self, num_items: int, *, batch_size: int) -> None:
         """Choose by the number of items, as far as it is known."""
         self._batch_size = batch_size
-        record = self._fast is True or (self._fast is None and num_items >= RECORD_FROM)
-        compiled = self._fast is True or (self._fast is None and num_items >= COMPILE_FROM)
-        if not record or (self._recorded is not None and (self._model.backbone.is_compiled or not compiled)):
+        if self._fast is False:
             return
-        if compiled:
+        speed = inference_speed(
+            compiled="auto", recorded="auto", device="cuda", num_items=num_items, obstacle=compiler_obstacle("cuda")
+        )
+        if self._fast:
+            speed = replace(speed, compiled=True, recorded=True, reason="fast=True was given")
+        if self._chosen is not None and (speed.compiled, speed.recorded) == self._chosen:
+            return
+        self._chosen = speed.compiled, speed.recorded
+        _log.info("speed: %s", speed)
+        if not speed.recorded:
+            return
+        if speed.compiled:
+            use_compiler_cache()
             self._model.backbone.compile_blocks(cuts=True)
-        how = "compiled and recorded as a CUDA graph" if compiled else "recorded as a CUDA graph"
-        _log.info("the model is %s, for full batches of complete items", how)
-        self._recorded = RecordedModel(_FromPixels(self._model, self._transform, compiled=compiled), dtype=self._dtype)
+        pixels = _FromPixels(self._model, self._transform, compiled=speed.compiled)
+        self._recorded = RecordedModel(pixels, dtype=self._dtype)
 
     def __call__(self, batch: Batch) -> ReIDOutput | None:
         """The output, or None where the plain model has to compute it; pixels on the device, the rest on the CPU."""
@@ -58,12 +66,13 @@ class FastModel:
         try:
             uses_cameras = self._model.backbone.camera_embedding is not None
             return self._recorded(batch.images, batch.camera.to(batch.images.device) if uses_cameras else None)
-        except (RuntimeError, OSError, ImportError) as error:  # no compiler, a driver, an operator that waits
+        except FAILURES as error:  # no compiler, a driver, an operator that waits
             _log.warning(
                 "the model cannot be compiled or recorded here (%s): it runs plain, with the same features",
                 printable(str(error).strip().split("\n")[0], limit=200),
             )
             self._recorded, self._fast = None, False
+            self._chosen = False, False
             return None
 
 

@@ -63,8 +63,8 @@ def training_speed(
         device: type of the device, such as `cuda`.
         num_processes: of the run. Several processes compile and do not record, which is slower with two.
         precision: in which the model computes; fp16 changes its loss scale between steps and is not recorded.
-        complete: no triplet lacks a modality in training. Where some do, the number of images varies by step, and a
-            step cannot be recorded.
+        complete: no triplet lacks a modality in training. Where some do, the number of images varies by step, and no
+            step is recorded, whatever is set.
         steps_per_epoch, epochs: that are left.
         obstacle: why nothing can be compiled here; None: it can be.
 
@@ -73,26 +73,20 @@ def training_speed(
         >>> print(training_speed(compiled="auto", recorded="auto", **on_a_gpu, steps_per_epoch=53, epochs=50))
         compiled blocks and a recorded step, because 50 epochs of 53 steps are left on one GPU
     """
-    if compiled != "auto" and recorded != "auto":
-        return Speed(compiled, recorded, "train.compile and train.cuda_graph say so")
-    steps = steps_per_epoch * epochs
-    left = f"{epochs} epoch{'s' * (epochs != 1)} of {steps_per_epoch} steps are left"
-    if device != "cuda":
-        left = "the device is a CPU"
-        choice = Speed(compiled=compiled is True, recorded=recorded is True, reason=left)
-    else:
-        pays = obstacle is None and steps >= COMPILE_STEPS
-        replays = num_processes == 1 and precision != "fp16" and complete and steps >= RECORD_STEPS
-        choice = Speed(
-            compiled=pays if compiled == "auto" else compiled,
-            recorded=replays if recorded == "auto" else recorded,
-            reason=f"{left} on {'one GPU' if num_processes == 1 else f'{num_processes} GPUs'}",
-        )
-        if obstacle is not None and compiled == "auto":
-            choice = Speed(choice.compiled, choice.recorded, f"{choice.reason} and {obstacle}")
-    given = [f"{name} is {str(value).lower()}" for name, value in
-             (("train.compile", compiled), ("train.cuda_graph", recorded)) if value != "auto"]  # fmt: skip
-    return Speed(choice.compiled, choice.recorded, " and ".join([choice.reason, *given]))
+    steps, several = steps_per_epoch * epochs, num_processes > 1
+    where = f"{num_processes} GPUs" if several else "one GPU"
+    reason = f"{epochs} epoch{'s' * (epochs != 1)} of {steps_per_epoch} steps are left on {where}"
+    return _chosen(
+        compiled,
+        recorded,
+        compiling_pays=steps >= COMPILE_STEPS,
+        recording_pays=steps >= RECORD_STEPS and not several and precision != "fp16",
+        reason=reason if complete else f"{reason} and triplets lack modalities in training",
+        device=device,
+        obstacle=obstacle,
+        complete=complete,
+        unit="step",
+    )
 
 
 def inference_speed(
@@ -102,7 +96,7 @@ def inference_speed(
 
     Args:
         compiled, recorded: `auto` leaves the choice to this.
-        device: type of the device, such as `cuda`; elsewhere nothing is recorded.
+        device: type of the device, such as `cuda`; elsewhere nothing is recorded, and compiled only where that is set.
         num_items: that the model will see, as far as it is known.
         obstacle: as in `training_speed`.
 
@@ -110,15 +104,40 @@ def inference_speed(
         >>> print(inference_speed(compiled="auto", recorded="auto", device="cuda", num_items=10_290))
         a recorded batch without compiled blocks, because 10290 items are to be computed on a GPU
     """
-    if device != "cuda":
-        return Speed(compiled=False, recorded=False, reason="the device is a CPU", unit="batch")
-    reason = f"{num_items} items are to be computed on a GPU"
-    pays = num_items >= COMPILE_ITEMS and obstacle is None
-    if num_items >= COMPILE_ITEMS and obstacle is not None:
-        reason = f"{reason} and {obstacle}"
-    return Speed(
-        compiled=pays if compiled == "auto" else compiled,
-        recorded=num_items >= RECORD_ITEMS if recorded == "auto" else recorded,
-        reason=reason,
+    return _chosen(
+        compiled,
+        recorded,
+        compiling_pays=num_items >= COMPILE_ITEMS,
+        recording_pays=num_items >= RECORD_ITEMS,
+        reason=f"{num_items} items are to be computed on a GPU",
+        device=device,
+        obstacle=obstacle,
         unit="batch",
     )
+
+
+def _chosen(
+    compiled: Automatic,
+    recorded: Automatic,
+    *,
+    compiling_pays: bool,
+    recording_pays: bool,
+    reason: str,
+    device: str,
+    obstacle: str | None,
+    unit: str,
+    complete: bool = True,
+) -> Speed:
+    """Settings as they are, and what pays where they are `auto`: on a CPU nothing does, and nothing can be recorded."""
+    on_gpu = device == "cuda"
+    reasons = [reason if on_gpu else "the device is a CPU"]
+    if compiled == "auto":
+        reasons += [obstacle] if obstacle is not None and compiling_pays and on_gpu else []
+        compiled = on_gpu and compiling_pays and obstacle is None
+    else:
+        reasons.append(f"train.compile is {str(compiled).lower()}")
+    if recorded == "auto":
+        recorded = on_gpu and recording_pays
+    elif on_gpu and complete:
+        reasons.append(f"train.cuda_graph is {str(recorded).lower()}")
+    return Speed(compiled, recorded and on_gpu and complete, " and ".join(reasons), unit)

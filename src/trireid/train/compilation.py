@@ -15,7 +15,7 @@ from trireid.config.schema import Config
 from trireid.errors import printable
 from trireid.models.compiling import FAILURES, compiler_obstacle, room_to_compile, use_compiler_cache
 from trireid.models.reid import ReIDModel
-from trireid.models.speed_choice import Speed, training_speed
+from trireid.models.speed_choice import Speed, inference_speed, training_speed
 from trireid.names import Precision
 from trireid.train.inputs import TrainingInputs
 from trireid.types import NUM_MODALITIES
@@ -43,7 +43,23 @@ def choose_speed(
     return speed
 
 
-def compiled_if_possible(model: ReIDModel, speed: Speed, *, config: Config, accelerator: Accelerator) -> Speed:
+def choose_test_speed(config: Config, accelerator: Accelerator, *, num_items: int) -> Speed:
+    """How a test is run, by its settings, its device and the number of items of this process; logged."""
+    device = accelerator.device.type
+    speed = inference_speed(
+        compiled=config.train.compile,
+        recorded=config.train.cuda_graph,
+        device=device,
+        num_items=num_items,
+        obstacle=compiler_obstacle(device),
+    )
+    _log.info("speed: %s", speed)
+    return speed
+
+
+def compiled_if_possible(
+    model: ReIDModel, speed: Speed, *, accelerator: Accelerator, sizes: Mapping[bool, int]
+) -> Speed:
     """Compile the blocks of a model if that was chosen, and try them on zeros as training and evaluations run them.
 
     What cannot be compiled fails here, before a step that could be lost; the model then stays plain, with a warning.
@@ -51,8 +67,8 @@ def compiled_if_possible(model: ReIDModel, speed: Speed, *, config: Config, acce
     Args:
         model: on its device, not wrapped. Weights, statistics and random numbers stay as they are.
         speed: what was chosen.
-        config: batch sizes, for which kernels are chosen.
         accelerator: gives the precision, and the other processes: all compile, or all stay plain.
+        sizes: of batches in training (True) and in evaluations (False), for which kernels are chosen; both as needed.
 
     Returns:
         What was chosen, without compilation where that failed.
@@ -61,11 +77,10 @@ def compiled_if_possible(model: ReIDModel, speed: Speed, *, config: Config, acce
         return speed
     start, fault = perf_counter(), None
     folder = use_compiler_cache()
-    size = config.data.batch_size // accelerator.num_processes
     try:
         with room_to_compile():
             model.backbone.compile_blocks()
-            _try_blocks(model, accelerator, {True: size, False: config.evaluate.batch_size})
+            _try_blocks(model, accelerator, sizes)
     except FAILURES as error:
         fault = f"{type(error).__name__}: {printable(str(error).strip().split(chr(10))[0], limit=200)}"
     faults = [each for each in gather_object([fault]) if each is not None]

@@ -226,7 +226,12 @@ def _train(config: Config, accelerator: Accelerator, options: _Options) -> RunMe
     first = 1 if state is None else state.epoch + 1
     speed = choose_speed(config, accelerator, precision=precision, inputs=inputs, epochs=settings.epochs + 1 - first)
     model.backbone.cuts_in_training = first > settings.dense_epochs
-    speed = compiled_if_possible(model, speed, config=config, accelerator=accelerator)
+    speed = compiled_if_possible(
+        model,
+        speed,
+        accelerator=accelerator,
+        sizes={True: config.data.batch_size // share[1], False: config.evaluate.batch_size},
+    )
     if speed.recorded and device.type == "cuda" and share[1] == 1:
         keeper.run = RecordedRun(model, batch_size=config.evaluate.batch_size, dtype=autocast_dtype(precision))
     run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings, speed=speed)
@@ -309,7 +314,9 @@ def _prepare(
         trained,
         loader,
         stepper,
-        gradients=record_steps(gradients, model, requested=speed.recorded, possible=possible),
+        gradients=record_steps(
+            gradients, model, requested=speed.recorded or settings.cuda_graph is True, possible=possible
+        ),
         accelerator=accelerator,
         settings=settings,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from trireid.config.schema import Config
 from trireid.data.range_settings import filled_ranges, with_ranges
@@ -15,11 +17,15 @@ from trireid.data.records import DatasetIndex
 from trireid.errors import InputError, RunError
 from trireid.evaluation.breakdown import break_down, check_columns
 from trireid.evaluation.evaluate import EvaluationResult
+from trireid.evaluation.features import RunModel
 from trireid.evaluation.float8 import into_float8
 from trireid.evaluation.ranking import Ranking
+from trireid.evaluation.recorded_run import RecordedRun
+from trireid.models.compiling import room_to_compile
 from trireid.models.reid import ReIDModel
 from trireid.train.centring import with_means
 from trireid.train.checkpoint import Checkpoint, build_for, config_here, load_checkpoint
+from trireid.train.compilation import choose_test_speed, compiled_if_possible
 from trireid.train.device import autocast_dtype, make_accelerator, resolve_device, resolve_inference_precision
 from trireid.train.evaluating import describe_data, describe_reranked, describe_result, evaluate_split, saved_features
 from trireid.train.gathering import check_same
@@ -158,19 +164,23 @@ def _run_test(
     if chosen == "fp8":
         _calibrate(model, split, device=device)
     check_same(split.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
-    result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=progress)
-    cases: SubsetTables = {}
-    if missing or any_to_any:
-        cases = describe_cases(
-            model,
-            split,
-            result,
-            config=config,
-            device=device,
-            dtype=dtype,
-            progress=progress,
-            missing=missing,
-            any_to_any=any_to_any,
-            by=by,
-        )
+    with _fast_run(model, split, config=config, accelerator=accelerator, dtype=dtype) as run:
+        how: dict[str, Any] = {"device": device, "dtype": dtype, "progress": progress}
+        result = evaluate_split(model, split, settings=config.evaluate, run=run, **how)
+        cases: SubsetTables = {}
+        if missing or any_to_any:
+            tables: dict[str, Any] = {"missing": missing, "any_to_any": any_to_any, "by": by}
+            cases = describe_cases(model, split, result, config=config, **how, **tables)
     return _Tested(checkpoint, config, index, split, device, result, cases)
+
+
+@contextmanager
+def _fast_run(
+    model: ReIDModel, split: EvaluationSplit, *, config: Config, accelerator: Accelerator, dtype: torch.dtype | None
+) -> Iterator[RunModel | None]:
+    """Compile a model and record its batches where that is worth it; how to run it meanwhile (None: plain)."""
+    speed = choose_test_speed(config, accelerator, num_items=split.num_items)
+    size = config.evaluate.batch_size
+    speed = compiled_if_possible(model, speed, accelerator=accelerator, sizes={False: size})
+    with room_to_compile(forgiving=True) if speed.compiled else nullcontext():
+        yield RecordedRun(model, batch_size=size, dtype=dtype) if speed.recorded else None
