@@ -1,13 +1,14 @@
 """Cells of finished grids against their controls, query by query: a Markdown table, and all of it as JSON.
 
-    python benchmarks/paired.py FOLDER --against sdtps [--also FOLDER2] [--scene NAME] [--costs JSON] [--out JSON]
+    python benchmarks/paired.py FOLDER --against sdtps [--also FOLDER2] [--scene NAME] [--exclude RULE]
 
 FOLDER holds runs `CELL/seedN` of `trireid ablate`, whose saved features are ranked again; nothing is trained and no
 image is read. A cell has the mAP of all queries and of each `--scene`, with its standard deviation over the seeds, and
 for each control the difference with a 95 % interval: the average precision of a query is averaged over the seeds, its
 difference to the control's is taken, and identities (of one scene: its own) are drawn with replacement 2,000 times.
 The interval is about identities; the deviation beside mAP is about seeds. `--also` adds the mAP of the same cells in
-another grid, such as another data set. `--costs` reads rows of `trireid bench --mode inference --out JSON`.
+another grid, such as another data set. `--exclude` ranks by another rule than that of the runs. `--costs` reads rows
+of `trireid bench --mode inference --out JSON`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,9 @@ from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.identity_bootstrap import identity_weights
 from trireid.evaluation.metrics import rank_metrics
 from trireid.files import FEATURES_FILE, write_json
+from trireid.names import Exclusion
 from trireid.typed_json import read_object
+from trireid.types import Protocol
 
 Floats = NDArray[np.float64]
 REPLICATES = 2000
@@ -62,8 +65,8 @@ class Cell:
         return [100 * float(row[self.of(scene)].mean()) for row in self.precision]
 
 
-def read_cell(folder: Path, feature: str) -> Cell:
-    """Rank the saved features of all runs of a cell.
+def read_cell(folder: Path, feature: str, rule: Exclusion | None = None) -> Cell:
+    """Rank the saved features of all runs of a cell; rule None is that of the runs.
 
     Raises:
         RunError: there are no features, or the runs do not have the same queries.
@@ -79,7 +82,8 @@ def read_cell(folder: Path, feature: str) -> Cell:
         # A model without a head has its global feature alone.
         name = feature if feature in ranking.query.features.features else "global"
         sides = ranking.query.labels, ranking.gallery.labels
-        found = rank_metrics(feature_distance(ranking, name), *sides, ranking.protocol)
+        protocol = ranking.protocol if rule is None else Protocol(rule, rule)
+        found = rank_metrics(feature_distance(ranking, name), *sides, protocol)
         rows.append(found.average_precision.numpy())
     if ranking is None:
         raise RunError(f"{folder} has no run with {FEATURES_FILE}")
@@ -152,12 +156,12 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f}"
 
 
-def read_grid(folder: Path, feature: str) -> dict[str, Cell]:
+def read_grid(folder: Path, feature: str, rule: Exclusion | None = None) -> dict[str, Cell]:
     """All cells of a grid that have a finished run, by the name of their folder."""
     finished = {path.parents[1].name for path in folder.glob(f"*/seed*/{FEATURES_FILE}")}
     if not finished:
         raise RunError(f"{folder} has no runs CELL/seedN with {FEATURES_FILE}, which `trireid ablate` makes")
-    return {name: read_cell(folder / name, feature) for name in sorted(finished)}
+    return {name: read_cell(folder / name, feature, rule) for name in sorted(finished)}
 
 
 def read_rates(path: Path | None) -> dict[str, float]:
@@ -175,12 +179,13 @@ def main() -> None:
     parser.add_argument("--against", required=True, help="names of the controls, separated by semicolons")
     parser.add_argument("--feature", default="head", help="global, head or joint; global where there is no head")
     parser.add_argument("--scene", action="append", default=[], help="a scene to show apart; repeat for more")
+    parser.add_argument("--exclude", choices=get_args(Exclusion), help="camera, scene, cross_camera or none")
     parser.add_argument("--also", type=Path, help="another grid with the same cells")
     parser.add_argument("--costs", type=Path, help="rows of trireid bench")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
     given = parser.parse_args()
     try:
-        cells = read_grid(given.folder, given.feature)
+        cells = read_grid(given.folder, given.feature, given.exclude)
         names = [cell_folder(name.strip()) for name in given.against.split(";")]
         if missing := [name for name in names if name not in cells]:
             raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")

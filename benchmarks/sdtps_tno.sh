@@ -2,7 +2,7 @@
 # The tables of SDTPS and of deep cuts on real pixels (docs/results.md), on one GPU; finished runs are not repeated.
 # TNO: folder of tno_scenes. LANDSAT: folder of landsat_places. WEIGHTS: timm, or a file of vit_small_patch14_dinov2.
 # CONFIG: settings of the runs on TNO. OUT: folder of all runs. PARALLEL: runs at once. PARTS: some of sdtps, cuts,
-#   landsat. SEEDS: how many, of landsat and cuts 3 at most. LIMIT: seconds after which a grid is interrupted.
+#   ratio, landsat. SEEDS: how many, of landsat and cuts 3 at most. LIMIT: seconds after which a grid is interrupted.
 # Arguments: KEY=VALUE for all runs.
 set -euo pipefail
 TNO=${TNO:-data/tno_scenes}
@@ -33,13 +33,13 @@ table() { # name, controls, then options
   local name=$1 against=$2
   shift 2
   [ ! -f "$OUT/${name}_costs.json" ] || set -- "$@" --costs "$OUT/${name}_costs.json"
-  for feature in head joint; do
-    echo "## $name, feature $feature"
-    "$PYTHON" benchmarks/paired.py "$OUT/$name" --against "$against" --feature "$feature" "$@" \
-      --out "$OUT/${name}_$feature.json" || true
+  for rule in camera cross_camera; do # the own capture as distractors, or the other capture alone
+    echo "## $name, feature head, $rule"
+    "$PYTHON" benchmarks/paired.py "$OUT/$name" --against "$against" --exclude "$rule" "$@" \
+      --out "$OUT/${name}_$rule.json" || true
   done
 }
-for part in ${PARTS:-sdtps cuts landsat}; do
+for part in ${PARTS:-sdtps cuts ratio landsat}; do
   case $part in
     sdtps)
       grid sdtps benchmarks/sdtps_tno.yaml "$SEEDS" "${tno[@]}" model.sdtps.preset=reference "$@"
@@ -50,6 +50,13 @@ for part in ${PARTS:-sdtps cuts landsat}; do
       grid cuts benchmarks/deep_cuts_tno.yaml "$FEW" "${tno[@]}" model.sdtps.preset=reference "$@"
       costs cuts benchmarks/deep_cuts_tno.yaml
       table cuts "dense;half after 4, random" --scene Marne_15
+      ;;
+    ratio)
+      grid ratio benchmarks/ratio_tno.yaml "$FEW" "${tno[@]}" model.sdtps.preset=reference data.val_ids=24 "$@"
+      for cell in scored_after_4 scored_after_6; do
+        echo "## ratio, $cell"
+        "$PYTHON" benchmarks/choose_ratio.py "$OUT/ratio/$cell"/seed*/ --out "$OUT/$cell.json" || true
+      done
       ;;
     landsat)
       grid landsat benchmarks/landsat_cells.yaml "$FEW" --config configs/trireid/landsat_places/sdtps.yaml \
