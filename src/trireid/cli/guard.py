@@ -39,7 +39,8 @@ _SHORTAGES = {
     "Too many open files": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
     "ancdata": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
     "can't start new thread": "no further thread can be started: use fewer data.workers, or allow more (ulimit -u, -v)",
-    "CUDA out of memory": "the memory of the GPU is full: use a smaller data.batch_size or evaluate.batch_size",
+    "CUDA out of memory": "the memory of the GPU is full: use a smaller data.batch_size or evaluate.batch_size, or "
+    "train.recompute_blocks=true",
     "shared memory": "no shared memory is left: use data.workers=0 or data.cache=memory",
     "allocate memory": "",
     "failed to map segment": "",

@@ -285,6 +285,7 @@ class TrainConfig(Section):
     device: names.DeviceName = "auto"
     compile: names.Automatic = "auto"  # torch.compile the blocks of the ViT; auto: on a GPU, where it saves time
     cuda_graph: names.Automatic = "auto"  # record a step as a CUDA graph and replay it; auto: where it saves time
+    recompute_blocks: bool = False  # compute the ViT's blocks again in the backward pass: less memory, more time
     evaluate_every: Positive = 1  # evaluate every so many epochs
     checkpoint_every: Positive = 10  # save a state to resume from every so many epochs
     log_every: Positive = 10  # log every so many steps

@@ -19,6 +19,7 @@ from trireid.models.camera import CameraEmbedding
 from trireid.models.compiling import is_exporting, share_drop_path
 from trireid.models.modality import mask_absent, standardised
 from trireid.models.predictor import PatchPredictor
+from trireid.models.recomputing import run_again
 from trireid.models.rotary import Rotations, switch_off_augmentation
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.models.tokens import embed_tokens, read_tokens
@@ -108,6 +109,7 @@ class Backbone(nn.Module):
         self.first_foreseen = max(depth - max(1, depth // 4), last_cut) + 1
         self.is_compiled = False
         self._learned_scores, self._cut = guidance.learned_scores, slimming.cut  # in evaluation, where compiled
+        self.recompute_blocks = False  # in the backward pass, which saves memory and takes time
         self.cuts_in_training = True  # False: train dense, while learned stages learn from all patches
         wanted = num_cameras > 0 and sie_coefficient > 0
         if wanted and sie_tokens == "cls" and vit.cls_token is None:
@@ -230,7 +232,9 @@ class Backbone(nn.Module):
             self._mark_rows(before, rope if tokens.num_fused else None)
             options = {"rope": rope, "attn_mask": tokens.attention_bias}
             options = {name: value for name, value in options.items() if value is not None}
-            tokens = tokens._replace(sequence=block(before, **options))
+            again = self.recompute_blocks and self.training and torch.is_grad_enabled()
+            run = partial(run_again, block) if again else block
+            tokens = tokens._replace(sequence=run(before, **options))
             if learning and number >= self.first_foreseen:
                 foreseen.append(guidance.attention_of(tokens, block=block, before=before, rope=rope))
             stage, name = self.stages.get(number), f"block{number}"

@@ -42,7 +42,10 @@ _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=LARGEST)])
 
 _CENTRE = "centre."
 """Begins the names of means of features, which stand beside the weights."""
-_OF_THE_MACHINE = {"data": ("cache", "cache_folder", "workers"), "train": ("trackers", "compile", "cuda_graph")}
+_OF_THE_MACHINE = {
+    "data": ("cache", "cache_folder", "workers"),
+    "train": ("trackers", "compile", "cuda_graph", "recompute_blocks"),
+}
 
 
 @dataclass(frozen=True)

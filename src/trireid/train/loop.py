@@ -226,6 +226,7 @@ def _train(config: Config, accelerator: Accelerator, options: _Options) -> RunMe
     first = 1 if state is None else state.epoch + 1
     speed = choose_speed(config, accelerator, precision=precision, inputs=inputs, epochs=settings.epochs + 1 - first)
     model.backbone.cuts_in_training = first > settings.dense_epochs
+    model.backbone.recompute_blocks = settings.recompute_blocks
     speed = compiled_if_possible(
         model,
         speed,

@@ -59,6 +59,7 @@ FREE_TO_CHANGE = (
     "train.trackers",
     "train.compile",
     "train.cuda_graph",
+    "train.recompute_blocks",
 )
 """Settings that may differ when a run is resumed, because they do not change what is learnt."""
 
