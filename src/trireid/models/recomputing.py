@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +17,8 @@ def run_again(block: nn.Module, sequence: Tensor, **named: Tensor) -> Tensor:
     The backward pass runs the block again, with the same random numbers, and gives the same gradients.
     """
     # To keep the state of random numbers is not possible while a step is recorded: it is done where it is needed.
-    output: Tensor = checkpoint(block, sequence, use_reentrant=False, preserve_rng_state=draws_numbers(block), **named)
+    run = partial(block, **named)
+    output: Tensor = checkpoint(run, sequence, use_reentrant=False, preserve_rng_state=draws_numbers(block))
     return output
 
 
