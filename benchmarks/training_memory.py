@@ -195,16 +195,20 @@ def measure(trained: Trained, device: torch.device, *, batch_size: int, limits: 
     return {"peak": peak / 1e9, "ms": 1e3 * seconds, "largest": largest}
 
 
-def largest_that_fits(fit: Callable[[int], bool], *, guess: int, tries: int = 5) -> int:
-    """The largest batch that is known to fit, found near a guess within about 2 %; 0 where none of the tries does."""
-    stride = max(4, round(0.02 * guess) // 4 * 4)
-    size, known, too_large = max(4, guess // 4 * 4), 0, sys.maxsize
+def largest_that_fits(fit: Callable[[int], bool], *, guess: int, tries: int = 7) -> int:
+    """The largest batch that is known to fit, to about 2 %, searched for from a guess; 0 where no try did."""
+    step = max(4, round(0.02 * guess) // 4 * 4)
+    known, too_large, size, stride = 0, 0, max(4, guess // 4 * 4), step
     for _ in range(tries):
         if fit(size):
-            known, size = size, size + stride
+            known = size
         else:
-            too_large, size = size, max(4, size - stride)
-        if size <= known or size >= too_large:
+            too_large = size
+        if known and too_large:
+            size = (known + too_large) // 8 * 4
+        else:
+            size, stride = max(4, size + (stride if known else -stride)), 2 * stride
+        if (too_large and too_large - known <= step) or size in (known, too_large):
             break
     return known
 
