@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from trireid.models.compiling import SharedDropPath
 
 
-def run_again(block: nn.Module, sequence: Tensor, **named: Tensor) -> Tensor:
+def run_again(block: nn.Module, sequence: Tensor, **named: Tensor | None) -> Tensor:
     """The output of a block, of which only the inputs, such as tokens `(R, N, D)`, are kept for the backward pass.
 
     The backward pass runs the block again, with the same random numbers, and gives the same gradients.
