@@ -154,14 +154,20 @@ def prepare(still: Still, pixels: Pixels, *, num_rows: int) -> Pixels:
         pixels: as published.
         num_rows: of the thermal still of this capture. A still with fewer is continued by its first and last row.
     """
-    if still.file.startswith(RESIZED):
-        pixels = shrink(pixels, (round(WIDTH * pixels.shape[0] / pixels.shape[1]), WIDTH))
-    elif (lacking := num_rows - pixels.shape[0]) > 0:
+    pixels = resized(still, pixels)
+    if (lacking := num_rows - pixels.shape[0]) > 0 and not still.file.startswith(RESIZED):
         pixels = np.pad(pixels, ((lacking // 2, lacking - lacking // 2), (0, 0)), mode="edge")
     darkest, brightest = np.percentile(pixels, [0.5, 99.5])
     stretched = (pixels.astype(np.float64) - darkest) / max(brightest - darkest, 1) * 255
     grey: Pixels = stretched.clip(0, 255).astype(np.uint8)
     return 255 - grey if still.file == BLACK_HOT else grey
+
+
+def resized(still: Still, pixels: Pixels) -> Pixels:
+    """The stills of two folders are shrunk to the width of the others."""
+    if not still.file.startswith(RESIZED):
+        return pixels
+    return shrink(pixels, (round(WIDTH * pixels.shape[0] / pixels.shape[1]), WIDTH))
 
 
 def shrink(pixels: Pixels, size: tuple[int, int]) -> Pixels:

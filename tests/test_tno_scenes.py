@@ -118,3 +118,12 @@ def test_the_published_stills_give_the_known_tree_twice(tmp_path, script):
         made = tmp_path / "one" / name
         assert made.read_bytes() == (tmp_path / "two" / name).read_bytes()
         assert np.array_equal(np.asarray(Image.open(made)), np.asarray(Image.open(TREE / name))), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "tno_source").is_dir(), reason="TNO's stills are not here (../shared/data)")
+def test_the_cells_are_those_that_registration_finds(script):
+    if not pytest.importorskip("cv2").__version__.startswith("5.0."):
+        pytest.skip("the table was found with OpenCV 5.0; others may decide differently at a threshold")
+    found = importlib.import_module("tno_registration").table(SHARED / "tno_source")
+    assert found == script.CELLS.read_text(encoding="utf-8")
