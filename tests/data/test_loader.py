@@ -106,7 +106,7 @@ def test_wrong_modalities(records: tuple[Record, ...]) -> None:
 def test_more_workers_than_open_files_allow_are_refused(
     records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trireid.data.loader.resource.getrlimit", lambda _what: (64, 64))
+    monkeypatch.setattr("trireid.data.workers.resource.getrlimit", lambda _what: (64, 64))
     with pytest.raises(ConfigError, match=r"data.workers=12 needs about \d+ open files, and 64 are allowed: use fewer"):
         make_train(records, workers=12)
     make_train(records, workers=0)

@@ -125,7 +125,7 @@ class DataConfig(Section):
     sampler: names.SamplerName = "identity"  # see data/sampler.py
     cache: names.CacheName = "auto"  # where decoded pixels are kept, see data/pixels.py
     cache_folder: Folder | None = None  # of data.cache=disk; None: the user's cache folder
-    workers: NonNegative = 2  # threads that fill the cache; without a cache, processes that decode
+    workers: NonNegative | None = None  # threads or processes that decode; None: as many as cores, at most 16
     augmentation: AugmentationConfig = AugmentationConfig()
 
     @model_validator(mode="after")

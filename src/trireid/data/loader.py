@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch.utils.data import DataLoader
 
@@ -16,12 +14,10 @@ from trireid.data.pixels import FilePixels, Pixels
 from trireid.data.randomness import seeded_generator
 from trireid.data.records import Record
 from trireid.data.sampler import IdentitySampler, RandomBatchSampler, UniformIdentitySampler
+from trireid.data.workers import check_open_files
 from trireid.errors import ConfigError, DataError
 from trireid.names import SamplerName
 from trireid.types import UNKNOWN, Batch
-
-FILES_PER_WORKER, SPARE_FILES = 5, 24
-"""Open files of this process for each worker (pipes, batches in transit), and those that a run opens otherwise."""
 
 
 def train_loader(
@@ -115,7 +111,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
 def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batches: Any) -> DataLoader[Batch]:
     # Reading a filled cache is faster than passing batches between processes.
     num_workers = workers if isinstance(dataset.pixels, FilePixels) else 0
-    _check_open_files(num_workers)
+    check_open_files(num_workers)
     return DataLoader(
         dataset,
         num_workers=num_workers,
@@ -126,21 +122,6 @@ def _loader(dataset: TripletDataset, *, workers: int, pin_memory: bool, **batche
         generator=seeded_generator(0, "workers"),
         **batches,
     )
-
-
-def _check_open_files(num_workers: int) -> None:
-    """Refuse more workers than the limit of open files allows: torch would wait for them forever, or fail later.
-
-    Raises:
-        ConfigError: the limit of open files is too low.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = psutil.Process().num_fds() + num_workers * FILES_PER_WORKER + SPARE_FILES
-    if num_workers and limit != resource.RLIM_INFINITY and needed > limit:
-        raise ConfigError(
-            f"data.workers={num_workers} needs about {needed} open files, and {limit} are allowed: use fewer, "
-            "data.cache=memory, or allow more (ulimit -n)"
-        )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
@@ -28,6 +28,9 @@ from trireid.data.transforms import resize_triplet
 from trireid.errors import ConfigError
 from trireid.names import CacheName, Interpolation
 from trireid.types import NUM_MODALITIES
+
+if TYPE_CHECKING:
+    from trireid.data.filling import Filler
 
 _log = logging.getLogger(__name__)
 
@@ -170,14 +173,14 @@ def open_pixels(
     ranges: Ranges = NO_RANGES,
     report: Progress | None = None,
     name: str = "",
-) -> FilePixels | CachedPixels:
-    """Open the pixels of a set; a cache is filled by this call.
+    filler: Filler | None = None,
+) -> Pixels:
+    """Open the pixels of a set; a cache is filled by this call, or in the background by a filler.
 
     Args:
         records: the triplets of the set.
-        image_size, interpolation: (height, width) and method of the resizing.
-        cache: `auto` (see `choose_cache`), `none`, `memory`, `device` or `disk` (a file mapped into memory, which
-            other runs on the same images share).
+        image_size, interpolation: (height, width) and method.
+        cache: see `choose_cache`; `disk` is a file mapped into memory, which other runs on the same images share.
         device: where training runs.
         folder: of `disk`; None: the user's cache folder.
         workers: threads that decode.
@@ -185,38 +188,43 @@ def open_pixels(
         ranges: value range per modality for images of more than 8 bits, see `trireid.data.ranges`.
         report: called with (done, total) triplets while a cache is filled.
         name: name of the set in the log.
+        filler: fills a cache in memory or on the device once it is started; its errors then show at `read`.
 
     Raises:
         ConfigError: the cache does not fit, or needs a CUDA device.
-        ImageError: an image cannot be read.
-        RunError: the cache file cannot be written.
+        ImageError, RunError: an image cannot be read, or the cache file cannot be written.
     """
-    folder = default_cache_folder() if folder is None else folder
+    folder, label = default_cache_folder() if folder is None else folder, name and f"{name}: "
     size = cache_size(len(records), image_size)
     chosen = choose_cache(cache, size=size, device=device, folder=folder, num_processes=num_processes)
     if chosen == "none":
-        _log.info(
-            "%s%d triplets, decoded from their files at each access (no cache)", name and f"{name}: ", len(records)
-        )
+        _log.info("%s%d triplets, decoded from their files at each access (no cache)", label, len(records))
         return FilePixels(records, image_size, interpolation, ranges)
+    where = {"device": f"on {device}", "memory": "in memory", "disk": f"in a file of {folder}"}[chosen]
+    target = device if chosen == "device" else torch.device("cpu")
+    if filler is not None and chosen != "disk":
+        _log.info("%s%d triplets, %.1f MB of pixels, to be kept %s", label, len(records), size / 1e6, where)
+        return filler.add(records, image_size=image_size, interpolation=interpolation, ranges=ranges, device=target)
     shape = (len(records), NUM_MODALITIES, 3, *image_size)
-    present = torch.tensor([[source is not None for source in record.images] for record in records])
 
     def fill(pixels: Tensor) -> None:
         _decode_all(records, pixels, interpolation=interpolation, ranges=ranges, workers=workers, report=report)
 
-    how = "decoded once"
+    earlier = False
     if chosen == "disk":
         path = folder / f"{_fingerprint(records, image_size, interpolation, ranges)}{SUFFIX}"
         pixels, earlier = open_cache_file(path, shape, fill)
-        how = "decoded by an earlier run" if earlier else how
     else:
-        pixels = torch.empty(shape, dtype=torch.uint8)
-        fill(pixels)
-        pixels = pixels.to(device) if chosen == "device" else pixels
-    where = {"device": f"on {device}", "memory": "in memory", "disk": f"in a file of {folder}"}[chosen]
-    _log.info("%s%d triplets %s, %.1f MB of pixels kept %s", name and f"{name}: ", len(records), how, size / 1e6, where)
-    return CachedPixels(pixels, present)
+        fill(pixels := torch.empty(shape, dtype=torch.uint8))
+        pixels = pixels.to(target)
+    how = "decoded by an earlier run" if earlier else "decoded once"
+    _log.info("%s%d triplets %s, %.1f MB of pixels kept %s", label, len(records), how, size / 1e6, where)
+    return CachedPixels(pixels, presence_of(records))
+
+
+def presence_of(records: Sequence[Record]) -> Tensor:
+    """`(n, M)` bool, which images the records have."""
+    return torch.tensor([[source is not None for source in record.images] for record in records])
 
 
 def _decode_all(
@@ -230,31 +238,57 @@ def _decode_all(
 ) -> None:
     """Fill `pixels`; files that several records show in different orientations are decoded once."""
     files: dict[Path, ImageFacts] = {}
-    groups: dict[tuple[ImageSource | None, ...], list[int]] = {}
-    for position, record in enumerate(records):
-        groups.setdefault(record.images, []).append(position)
     image_size = (pixels.shape[-2], pixels.shape[-1])
 
     def decode(positions: list[int]) -> int:
-        decoded = decode_sources(records[positions[0]], ranges, files.__setitem__)
-        for position in positions:
-            turned = orient_sources(decoded, records[position].orientation)
-            pixels[position] = resize_triplet(turned, image_size, interpolation)[0]
+        shown = [records[position] for position in positions]
+        decoded = decode_group(shown, image_size, interpolation, ranges, files)
+        for position, image in zip(positions, decoded, strict=True):
+            pixels[position] = image
         return len(positions)
 
     done = 0
     with quiet_decoders():
         pool = ThreadPoolExecutor(max_workers=max(1, workers))
         try:
-            for count in pool.map(decode, groups.values()):
+            for count in pool.map(decode, groups_of(records)):
                 done += count
                 if report is not None:
                     report(done, len(records))
         finally:
             pool.shutdown(cancel_futures=True)  # the first damaged image stops the rest
-    turned = sum(facts.orientation != 1 for facts in files.values())
-    if turned:
-        _log.info("%d of %d image files rotated upright by their EXIF orientation", turned, len(files))
+    log_turned(sum(facts.orientation != 1 for facts in files.values()), len(files))
+
+
+def groups_of(records: Sequence[Record]) -> list[list[int]]:
+    """Positions of the records, those together that show the same files in different orientations."""
+    groups: dict[tuple[ImageSource | None, ...], list[int]] = {}
+    for position, record in enumerate(records):
+        groups.setdefault(record.images, []).append(position)
+    return list(groups.values())
+
+
+def decode_group(
+    records: Sequence[Record],
+    image_size: tuple[int, int],
+    interpolation: Interpolation,
+    ranges: Ranges,
+    files: dict[Path, ImageFacts],
+) -> list[Tensor]:
+    """Pixels `(M, 3, H, W)` of records that show the same files, which are decoded once; `files` gets their facts.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    decoded = decode_sources(records[0], ranges, files.__setitem__)
+    turned = (orient_sources(decoded, record.orientation) for record in records)
+    return [resize_triplet(images, image_size, interpolation)[0] for images in turned]
+
+
+def log_turned(num_turned: int, num_files: int) -> None:
+    """Log how many files were rotated upright."""
+    if num_turned:
+        _log.info("%d of %d image files rotated upright by their EXIF orientation", num_turned, num_files)
 
 
 def _fingerprint(

@@ -1,48 +1,35 @@
 """Decoding ahead of the model: threads or processes read items while a batch is computed.
 
-What is decoded and not yet computed is bounded, whatever the number of items: `PREFETCH` units of `UNIT` items for
-each worker, and `AHEAD` batches.
+What is decoded and not yet computed is bounded, whatever the number of items: a few units of `UNIT` items for each
+worker (`data.workers`), and `AHEAD` batches.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
-import os
-import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from trireid.data.formats import quiet_decoders
-from trireid.data.randomness import seeded_generator
+from trireid.data.workers import by_processes, by_threads, fits_shared_memory
+from trireid.data.workers import num_cores as num_cores
 from trireid.embedding.decoding import DecodedItems, ItemDecoder, join_decoded, only_files
 from trireid.embedding.items import Item
 from trireid.types import NUM_MODALITIES
-
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Numbered = tuple[int, Item]
 
 UNIT = 32
 """Items that one worker decodes at a time."""
-PREFETCH = 2
 AHEAD = 2
 """Batches that may be ready beyond the one that the model computes."""
 PROCESSES_FROM = 2048
 """Items of files from which on a GPU is served by processes: threads share one interpreter, and starting takes time."""
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decoded_batches(
@@ -70,30 +57,16 @@ def decoded_batches(
     first = list(islice(numbered, batch_size))
     units = (unit for batch in in_parts(chain(first, numbered), batch_size) for unit in in_parts(batch, UNIT))
     many = total is not None and total >= PROCESSES_FROM and all(only_files(item.images) for _, item in first)
-    if on_cuda and many and workers > 1 and _fits_shared_memory(decoder, workers):
-        decoded = _by_processes(units, decoder, workers=workers)
+    height, width = decoder.image_size
+    unit_bytes = UNIT * NUM_MODALITIES * 3 * height * width
+    if on_cuda and many and workers > 1 and fits_shared_memory(unit_bytes, workers):
+        decoded = by_processes(units, decoder.decode_all, workers=workers)
     else:
-        decoded = _by_threads(units, decoder, workers=workers, ahead=max(2 * workers, AHEAD * batch_size // UNIT))
+        ahead = max(2 * workers, AHEAD * batch_size // UNIT)
+        decoded = by_threads(units, decoder.decode_all, workers=workers, ahead=ahead)
     batches = _batches(decoded, batch_size, pin=on_cuda)
     with quiet_decoders():
         yield from _in_thread(batches) if on_cuda else batches
-
-
-def _fits_shared_memory(decoder: ItemDecoder, workers: int) -> bool:
-    """Whether the units of all workers fit the shared memory that they are passed through; containers have little."""
-    height, width = decoder.image_size
-    needed = 2 * PREFETCH * workers * UNIT * NUM_MODALITIES * 3 * height * width
-    place = Path("/dev/shm")
-    if not place.is_dir() or shutil.disk_usage(place).free >= needed:
-        return True
-    _log.warning(
-        "%s has less than the %.0f MB that %d decoding processes need: threads decode, which is slower; give the "
-        "container more shared memory, or use fewer workers",
-        place,
-        needed / 1e6,
-        workers,
-    )
-    return False
 
 
 def in_parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -113,59 +86,6 @@ def _batches(units: Iterable[DecodedItems], batch_size: int, *, pin: bool) -> It
             parts = []
     if parts:
         yield join_decoded(parts, pin=pin)
-
-
-def _by_threads(
-    units: Iterable[list[Numbered]], decoder: ItemDecoder, *, workers: int, ahead: int
-) -> Iterator[DecodedItems]:
-    waiting: deque[Future[DecodedItems]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decoding") as pool:
-        try:
-            for unit in units:
-                waiting.append(pool.submit(decoder.decode_all, unit))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-class _Units(Dataset[DecodedItems]):
-    """Decodes the units that a loader sends to its workers in place of indices."""
-
-    def __init__(self, decoder: ItemDecoder) -> None:
-        self.decoder = decoder
-
-    def __getitem__(self, key: Any) -> DecodedItems:
-        return self.decoder.decode_all([key])
-
-    def __getitems__(self, keys: list[Numbered]) -> DecodedItems:
-        """A whole unit at once."""
-        return self.decoder.decode_all(keys)
-
-
-def _by_processes(units: Iterable[list[Numbered]], decoder: ItemDecoder, *, workers: int) -> Iterator[DecodedItems]:
-    loader: DataLoader[DecodedItems] = DataLoader(
-        _Units(decoder),
-        batch_sampler=units,
-        num_workers=workers,
-        prefetch_factor=PREFETCH,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_memory_shared,
-        generator=seeded_generator(0, "workers"),  # the global one stays unchanged
-    )
-    return iter(loader)
-
-
-def _as_it_is(unit: Any) -> Any:
-    return unit
-
-
-def _leave_memory_shared(_worker: int) -> None:
-    """Keep the collector of a worker from touching, and so copying, the items of the main process."""
-    gc.freeze()
 
 
 def _in_thread(values: Iterator[T]) -> Iterator[T]:

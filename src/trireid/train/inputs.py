@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,23 +13,22 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import Config, RangeConfig
 from trireid.data.augment import TrainTransform
 from trireid.data.dataset import TripletDataset, restrict
+from trireid.data.filling import Filler
 from trireid.data.labels import LabelMap, copied_queries, rank_labels
-from trireid.data.loader import evaluation_loader, train_loader
+from trireid.data.loader import evaluation_loader, set_epoch, train_loader
 from trireid.data.orientations import expand_orientations
-from trireid.data.pixels import CachedPixels, FilePixels, open_pixels
+from trireid.data.pixels import Pixels, open_pixels
 from trireid.data.range_settings import depth_messages, known_ranges, resolve_ranges, with_ranges
-from trireid.data.readers import scan
 from trireid.data.records import DatasetIndex, Record
 from trireid.data.splits import hold_out
 from trireid.data.transforms import Normalise
+from trireid.data.workers import worker_count
 from trireid.errors import DataError
 from trireid.names import Interpolation
 from trireid.train.progress import progress_bar
+from trireid.train.scanning import check_root as check_root
+from trireid.train.scanning import scan_index as scan_index
 from trireid.types import UNKNOWN, Batch, Labels, Protocol
-
-_log = logging.getLogger(__name__)
-
-MAX_LISTED_FAULTS = 20
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class TrainingInputs:
         test: the data set's own query and gallery.
         validation: held-out training identities against each other, None where none are held out.
         value_range: `data.range` with what was measured on the training images.
+        filler: decodes images in the background; None where all are decoded, or decoded at each access.
     """
 
     index: DatasetIndex
@@ -96,6 +95,15 @@ class TrainingInputs:
     test: EvaluationSplit
     validation: EvaluationSplit | None
     value_range: RangeConfig
+    filler: Filler | None = None
+
+    def __enter__(self) -> TrainingInputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what still decodes in the background."""
+        if self.filler is not None:
+            self.filler.close()
 
     @property
     def complete(self) -> bool:
@@ -128,7 +136,10 @@ def count_items(loader: DataLoader[Batch]) -> int:
 def open_inputs(
     config: Config, *, device: torch.device | str = "cpu", share: tuple[int, int] = (0, 1), progress: bool = False
 ) -> TrainingInputs:
-    """Read the data set and make the loaders of a run.
+    """Read the data set and make the loaders of a run; a context manager, at whose end nothing decodes any more.
+
+    For a CUDA device, images are decoded in the background, those of the first batches first; an error of theirs shows
+    when batches are read.
 
     Args:
         config: the whole configuration.
@@ -140,7 +151,8 @@ def open_inputs(
         DataError: Something is wrong with the data set.
         ConfigError: The settings of the batches are not possible with this data.
     """
-    data, device = config.data, torch.device(device)
+    config, device = _with_workers(config, share[1]), torch.device(device)
+    data = config.data
     index = scan_index(config, progress=progress)
     records, held_out = training_records(config, index)
     augmentation = data.augmentation.model_dump(exclude={"interpolation", "dihedral_identities"})
@@ -151,8 +163,11 @@ def open_inputs(
             "apart; give one with at least 2"
         )
     records = restrict(records, data.modalities)
-    config = with_ranges(config, resolve_ranges(data.range, records, workers=data.workers))
-    pixels_of = partial(_open_pixels, config=config, device=device, num_processes=share[1], progress=progress)
+    config = with_ranges(config, resolve_ranges(data.range, records, workers=worker_count(data.workers)))
+    filler = filler_for(device, data.workers)
+    pixels_of = partial(
+        _open_pixels, config=config, device=device, num_processes=share[1], progress=progress, filler=filler
+    )
     pixels = pixels_of("training", records, data.augmentation.interpolation)
     loader = train_loader(
         records,
@@ -162,7 +177,7 @@ def open_inputs(
         num_instances=data.num_instances,
         sampler=data.sampler,
         seed=config.train.seed,
-        workers=data.workers,
+        workers=worker_count(data.workers),
         pin_memory=device.type == "cuda",
     )
     plain = _plain_loader(records, pixels, label_map, config=config, device=device, share=share)
@@ -170,7 +185,22 @@ def open_inputs(
     validation = split_of("validation", held_out, held_out, index.protocol) if held_out else None
     test = split_of("test", index.query, index.gallery, index.protocol)
     transform = TrainTransform(mean=data.mean, std=data.std, **augmentation)
-    return TrainingInputs(index, records, label_map, loader, transform, plain, test, validation, config.data.range)
+    if filler is not None:
+        set_epoch(loader, 1)
+        filler.start([position for batch in loader.batch_sampler or () for position, _ in batch])
+    ranges = config.data.range
+    return TrainingInputs(index, records, label_map, loader, transform, plain, test, validation, ranges, filler)
+
+
+def filler_for(device: torch.device, workers: int | None) -> Filler | None:
+    """What decodes in the background; None for the CPU, whose cores the training needs."""
+    return None if device.type == "cpu" else Filler(workers=worker_count(workers))
+
+
+def _with_workers(config: Config, num_processes: int) -> Config:
+    """The configuration with the number of workers of each process."""
+    workers = worker_count(config.data.workers, num_processes=num_processes)
+    return config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
 
 
 def training_records(config: Config, index: DatasetIndex) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
@@ -192,6 +222,7 @@ def open_plain(
     progress: bool = False,
 ) -> DataLoader[Batch]:
     """The training triplets of a run in their order, each once, as training reads them but without augmentation."""
+    config = _with_workers(config, share[1])
     records = restrict(training_records(config, index)[0], config.data.modalities)
     interpolation = config.data.augmentation.interpolation
     pixels = _open_pixels(
@@ -202,7 +233,7 @@ def open_plain(
 
 def _plain_loader(
     records: Sequence[Record],
-    pixels: FilePixels | CachedPixels,
+    pixels: Pixels,
     label_map: LabelMap,
     *,
     config: Config,
@@ -214,7 +245,7 @@ def _plain_loader(
         pixels=pixels,
         label_map=label_map,
         batch_size=config.evaluate.batch_size,
-        workers=config.data.workers,
+        workers=worker_count(config.data.workers),
         pin_memory=device.type == "cuda",
         share=share,
     )
@@ -230,6 +261,7 @@ def open_test(
     progress: bool = False,
 ) -> EvaluationSplit:
     """The data set's own query and gallery, for the cameras of a label map."""
+    config = _with_workers(config, share[1])
     pixels_of = partial(_open_pixels, config=config, device=device, num_processes=share[1], progress=progress)
     return _open_split(
         "test",
@@ -253,7 +285,8 @@ def _open_pixels(
     device: torch.device,
     num_processes: int,
     progress: bool,
-) -> FilePixels | CachedPixels:
+    filler: Filler | None = None,
+) -> Pixels:
     data = config.data
     with progress_bar(f"decoding {name} images", enabled=progress, transient=True) as bar:
         return open_pixels(
@@ -263,11 +296,12 @@ def _open_pixels(
             cache=data.cache,
             device=device,
             folder=data.cache_folder,
-            workers=data.workers,
+            workers=worker_count(data.workers),
             num_processes=num_processes,
             ranges=known_ranges(data.range),
             report=bar.reach,
             name=name,
+            filler=filler,
         )
 
 
@@ -280,7 +314,7 @@ def _open_split(
     label_map: LabelMap,
     config: Config,
     device: torch.device,
-    pixels_of: Callable[[str, Sequence[Record], Interpolation], FilePixels | CachedPixels],
+    pixels_of: Callable[[str, Sequence[Record], Interpolation], Pixels],
     share: tuple[int, int],
 ) -> EvaluationSplit:
     """Loaders and labels of one query and gallery; the same tuple twice is computed once."""
@@ -293,7 +327,7 @@ def _open_split(
             pixels=pixels_of(name, shown, data.interpolation),
             label_map=label_map,
             batch_size=config.evaluate.batch_size,
-            workers=data.workers,
+            workers=worker_count(data.workers),
             pin_memory=device.type == "cuda",
             share=share,
         )
@@ -334,7 +368,7 @@ def _copies(
 def _messages(records: Sequence[Record], label_map: LabelMap, config: Config) -> tuple[str, ...]:
     """What a reader of the metrics of these records must know."""
     cameras = _unknown_cameras(records, label_map) if config.model.sie_coefficient > 0 else ()
-    return (*cameras, *depth_messages(config.data.range, records, workers=config.data.workers))
+    return (*cameras, *depth_messages(config.data.range, records, workers=worker_count(config.data.workers)))
 
 
 def _unknown_cameras(records: Sequence[Record], label_map: LabelMap) -> tuple[str, ...]:
@@ -355,43 +389,3 @@ def _unknown_cameras(records: Sequence[Record], label_map: LabelMap) -> tuple[st
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def check_root(config: Config) -> None:
-    """Refuse a data set that does not exist, before anything that takes time; the error is that of its reader.
-
-    Raises:
-        DataError: The folder or file does not exist.
-    """
-    if not config.data.root.exists():
-        scan_index(config)
-
-
-def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
-    """Read the data set of a configuration; log what `data.skip_bad` excluded.
-
-    Raises:
-        DataError: Something is wrong with it.
-    """
-    data = config.data
-    shown = progress and data.skip_bad
-    with progress_bar("checking images", enabled=shown, transient=True) as bar:
-        index = scan(
-            data.format,
-            data.root,
-            exclude=data.exclude,
-            skip_bad=data.skip_bad,
-            progress=bar.reach,
-        )
-    for note in index.notes:
-        _log.warning("%s", note)
-    for fault in index.faults[:MAX_LISTED_FAULTS]:
-        _log.warning("left out: %s", fault.message)
-    if len(index.faults) > MAX_LISTED_FAULTS:
-        _log.warning(
-            "left out: %d faults in all, listed by `trireid check-data --format %s --root %s`",
-            len(index.faults),
-            data.format,
-            data.root,
-        )
-    return index

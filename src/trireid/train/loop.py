@@ -196,11 +196,16 @@ def _log_settings(config: Config, *, resume: bool, brief: bool) -> None:
 
 def _train(config: Config, accelerator: Accelerator, options: _Options) -> RunMetrics:
     """Train in a claimed run folder, from reading the data to the final metrics."""
+    share = (accelerator.process_index, accelerator.num_processes)
+    with open_inputs(config, device=accelerator.device, share=share, progress=options.progress) as inputs:
+        check_same(inputs.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
+        return _train_on(inputs, config, accelerator, options)
+
+
+def _train_on(inputs: TrainingInputs, config: Config, accelerator: Accelerator, options: _Options) -> RunMetrics:
+    """Train on opened data."""
     settings, device, main = config.train, accelerator.device, accelerator.is_main_process
     precision, progress = options.precision, options.progress
-    share = (accelerator.process_index, accelerator.num_processes)
-    inputs = open_inputs(config, device=device, share=share, progress=progress)
-    check_same(inputs.fingerprint(), num_processes=share[1], advice="give all of them the same data set")
     seed_epoch(settings.seed, 0)
     state = find_state(config.output / STATE_FILE)
     model = _make_model(config, inputs.label_map, fresh=state is None).to(device)
@@ -231,9 +236,9 @@ def _train(config: Config, accelerator: Accelerator, options: _Options) -> RunMe
         model,
         speed,
         accelerator=accelerator,
-        sizes={True: config.data.batch_size // share[1], False: config.evaluate.batch_size},
+        sizes={True: config.data.batch_size // accelerator.num_processes, False: config.evaluate.batch_size},
     )
-    if speed.recorded and device.type == "cuda" and share[1] == 1:
+    if speed.recorded and device.type == "cuda" and accelerator.num_processes == 1:
         keeper.run = RecordedRun(model, batch_size=config.evaluate.batch_size, dtype=autocast_dtype(precision))
     run_epoch = _prepare(model, optimizer, loader, inputs, accelerator=accelerator, settings=settings, speed=speed)
 

@@ -1,0 +1,303 @@
+"""The first epoch of training from JPEG files with a cold page cache, beside decoding alone and training alone.
+
+About 80 s on a GPU with 16 cores; a small form runs on a CPU:
+
+python benchmarks/first_epoch.py --device cuda --out runs/first_epoch.json
+python benchmarks/first_epoch.py --quick
+
+The images are synthetic (smooth patterns with noise, JPEG quality 90). "Decoding" reads, decodes and resizes all files
+with all workers and nothing else. "Training" is an epoch of ViT-B/16 (random weights, no head, `train_epoch`) from
+pixels that are already kept where `data.cache=auto` puts them. "First epoch" starts with the first byte that is read
+and ends with the last step: once "at once", where the images are decoded while training begins (`data.filling`), and
+once "before", where all of them are decoded first, by as many threads. The files are dropped from the page cache before
+each reading, where the system allows it. The target is a first epoch of at least 0.9 of the smaller of the two rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from trireid.benchmark import describe_machine
+from trireid.config.load import override_config
+from trireid.config.schema import Config
+from trireid.data.augment import TrainTransform
+from trireid.data.filling import Filler
+from trireid.data.labels import LabelMap
+from trireid.data.loader import set_epoch, train_loader
+from trireid.data.pixels import Pixels, open_pixels
+from trireid.data.records import ImageSource, Record
+from trireid.data.workers import worker_count
+from trireid.files import write_json
+from trireid.models.build import build_model
+from trireid.names import MODALITIES
+from trireid.train.epoch import make_gradients, train_epoch
+from trireid.train.progress import progress_bar
+from trireid.train.recording import record_steps
+
+TARGET = 0.9
+PER_IDENTITY = 8
+
+
+def write_image(task: tuple[Path, int, tuple[int, int]]) -> None:
+    """A smooth pattern with noise, (height, width), of which JPEG needs about as many bytes as of a photograph."""
+    path, seed, (height, width) = task
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    noisy = smooth + generator.integers(-12, 13, (height, width, 1))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def write_triplets(folder: Path, count: int, size: tuple[int, int], workers: int) -> list[Record]:
+    """JPEG triplets of one size, and their records."""
+    records, tasks = [], []
+    for name in MODALITIES:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        paths = [folder / name / f"{number:06d}.jpg" for name in MODALITIES]
+        tasks += [(path, 3 * number + place, size) for place, path in enumerate(paths)]
+        sources = tuple(ImageSource(path) for path in paths)
+        records.append(Record(f"{number:06d}", sources, identity=f"{number // PER_IDENTITY:04d}", camera="1"))
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(write_image, tasks, chunksize=64))
+    os.sync()
+    return records
+
+
+def forget(records: Sequence[Record]) -> bool:
+    """Ask the system to drop the files from its page cache; False where it has no such call."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for record in records:
+        for source in record.images:
+            assert source is not None
+            descriptor = os.open(source.path, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+    return True
+
+
+def wait(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Training:
+    """A model with its optimiser, and an epoch of it; compiled and recorded before anything is measured."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        lines = ["model.head=none", "model.backbone.pretrained=none", "model.backbone.name=vit_base_patch16_224"]
+        tiny = ["model.backbone.name=tiny", "model.backbone.patch_size=16"]
+        self.given, self.device = given, torch.device(given.device)
+        cuda = self.device.type == "cuda"
+        self.config: Config = override_config(Config(), [*lines, *(tiny if given.quick else [])])
+        self.accelerator = Accelerator(mixed_precision="bf16" if cuda else "no", cpu=not cuda)
+        torch.manual_seed(0)
+        model = build_model(self.config.model, image_size=(256, 128), num_classes=4096, num_cameras=1).to(self.device)
+        if given.compile:
+            model.backbone.compile_blocks()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-6, fused=cuda)
+        self.model = self.accelerator.prepare_model(model)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        settings = self.config.data
+        augmentation = settings.augmentation.model_dump(exclude={"interpolation", "dihedral_identities"})
+        gradients = partial(
+            make_gradients,
+            model=self.model,
+            accelerator=self.accelerator,
+            settings=self.config.train,
+            transform=TrainTransform(mean=settings.mean, std=settings.std, **augmentation),
+            complete=True,
+        )
+        self.gradients = record_steps(gradients, model, requested=given.record, possible=cuda)
+
+    def loader(self, records: Sequence[Record], pixels: Pixels) -> Any:
+        """The loader of a run; its sampler is set to the first epoch."""
+        labels = LabelMap.from_records(records)
+        on_cuda = self.device.type == "cuda"
+        loader = train_loader(
+            records,
+            pixels=pixels,
+            label_map=labels,
+            batch_size=self.given.batch,
+            num_instances=4,
+            seed=1,
+            workers=self.given.workers,
+            pin_memory=on_cuda,
+        )
+        set_epoch(loader, 1)
+        return loader
+
+    def epoch(self, loader: Any) -> dict[str, Any]:
+        """An epoch; the count of its triplets, and the share of the time that it waited for data."""
+        prepared = self.accelerator.prepare_data_loader(loader)
+        set_epoch(prepared, 1)
+        with progress_bar("epoch", enabled=False) as bar:
+            entry = train_epoch(
+                self.model,
+                prepared,
+                self.optimizer,
+                gradients=self.gradients,
+                accelerator=self.accelerator,
+                settings=self.config.train,
+                epoch=1,
+                bar=bar,
+            )
+        wait(self.device)
+        return dict(entry)
+
+
+def opened(records: Sequence[Record], training: Training, filler: Filler | None) -> Pixels:
+    """The pixels of a set as a run opens them."""
+    return open_pixels(
+        records,
+        image_size=(256, 128),
+        interpolation="bilinear",
+        cache="auto",
+        device=training.device,
+        workers=training.given.workers,
+        filler=filler,
+        name="training",
+    )
+
+
+def decode_all(records: Sequence[Record], training: Training) -> float:
+    """Triplets per second of the filler with nothing beside it."""
+    started = time.perf_counter()
+    filler = Filler(workers=training.given.workers)
+    filler.add(records, image_size=(256, 128), interpolation="bilinear", ranges=(None,) * 3, device=torch.device("cpu"))
+    filler.start()
+    assert filler._work is not None
+    filler._work.result()
+    filler.close()
+    return len(records) / (time.perf_counter() - started)
+
+
+def at_once(records: Sequence[Record], training: Training) -> tuple[Any, dict[str, Any]]:
+    """The first epoch while the images are decoded."""
+    filler = Filler(workers=training.given.workers)
+    loader = training.loader(records, opened(records, training, filler))
+    filler.start([position for batch in loader.batch_sampler for position, _ in batch])
+    entry = training.epoch(loader)
+    filler.close()
+    return loader, entry
+
+
+def before(records: Sequence[Record], training: Training) -> tuple[Any, dict[str, Any]]:
+    """The first epoch once all images are decoded."""
+    loader = training.loader(records, opened(records, training, None))
+    return loader, training.epoch(loader)
+
+
+def timed(work: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str, Any]]:
+    """What an epoch gave, with its rate from the call on."""
+    started = time.perf_counter()
+    loader, entry = work()
+    seconds = time.perf_counter() - started
+    entry |= {"wall": seconds, "rate": entry["num_triplets"] / seconds, "waiting": entry["data_seconds"] / seconds}
+    return loader, entry
+
+
+def measure(name: str, records: list[Record], training: Training, megabytes: float) -> dict[str, Any]:
+    """All rates of one set of files; prints its row."""
+    cold = forget(records)
+    decoding = decode_all(records, training)
+    forget(records)
+    _, late = timed(lambda: before(records, training))
+    forget(records)
+    loader, first = timed(lambda: at_once(records, training))
+    _, steady = timed(lambda: (loader, training.epoch(loader)))
+    _, steady = timed(lambda: (loader, training.epoch(loader)))
+    least = min(decoding, steady["rate"])
+    row = {
+        "set": name,
+        "triplets": len(records),
+        "megabytes": megabytes,
+        "files_dropped_from_the_page_cache": cold,
+        "decoding": decoding,
+        "training": steady["rate"],
+        "first_epoch": first["rate"],
+        "first_epoch_seconds": first["wall"],
+        "waiting_share": first["waiting"],
+        "before": late["rate"],
+        "before_seconds": late["wall"],
+        "ratio": first["rate"] / least,
+        "ratio_before": late["rate"] / least,
+    }
+    sys.stdout.write(
+        f"| {name} | {decoding:,.0f} | {steady['rate']:,.0f} | {first['rate']:,.0f} | {row['ratio']:.2f} | "
+        f"{100 * first['waiting']:.0f} % | {late['rate']:,.0f} | {row['ratio_before']:.2f} |\n"
+    )
+    sys.stdout.flush()
+    return row
+
+
+def main() -> None:
+    """Write the files, measure, print a table, and write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few files and a tiny model")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--triplets", type=int, default=8192, help="of 256 x 128 pixels")
+    parser.add_argument("--frames", type=int, default=1024, help="triplets of 720 x 1280 pixels")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--compile", action="store_true", help="compile the blocks")
+    parser.add_argument("--record", action="store_true", help="record the steps as a CUDA graph")
+    parser.add_argument("--folder", type=Path, default=None, help="for the files; removed at the end")
+    parser.add_argument("--out", type=Path, default=None)
+    given = parser.parse_args()
+    if given.quick:
+        given.triplets, given.frames, given.batch = 64, 16, 8
+    given.workers = worker_count(given.workers)
+    folder = Path(mkdtemp(prefix="first-epoch-", dir=given.folder))
+    try:
+        training = Training(given)
+        sets = {"256 x 128": (given.triplets, (256, 128)), "720 x 1280": (given.frames, (720, 1280))}
+        written = {}
+        for name, (count, size) in sets.items():
+            written[name] = write_triplets(folder / name.replace(" ", ""), count, size, given.workers)
+        warm = written["256 x 128"][: 16 * given.batch]
+        before(warm, training)  # compiles and records
+        columns = ("files", "decoding", "training", "first epoch", "ratio", "waiting", "decoded before", "ratio")
+        sys.stdout.write(f"triplets per second, {given.workers} workers\n| {' | '.join(columns)} |\n{'|---' * 8}|\n")
+        rows = []
+        for name, records in written.items():
+            paths = [source.path for record in records for source in record.images if source is not None]
+            megabytes = sum(path.stat().st_size for path in paths) / 1e6
+            rows.append(measure(name, records, training, megabytes))
+    finally:
+        shutil.rmtree(folder)
+    result = {
+        "machine": describe_machine(training.device),
+        "workers": given.workers,
+        "batch": given.batch,
+        "compiled": given.compile,
+        "recorded": given.record,
+        "target": TARGET,
+        "sets": rows,
+    }
+    if given.out is None:
+        sys.stdout.write(f"{json.dumps(result)}\n")
+    else:
+        write_json(given.out, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Threads or processes that decode ahead of whoever uses the pixels; what is ready and not yet used is bounded."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from torch.utils.data import DataLoader, Dataset
+
+from trireid.data.randomness import seeded_generator
+from trireid.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+FILES_PER_WORKER, SPARE_FILES = 5, 24
+"""Open files of this process for each worker (pipes, batches in transit), and those that a run opens otherwise."""
+MOST_WORKERS = 16
+"""That are started without a setting: one reading process cannot pass on the images of more."""
+PREFETCH = 2
+"""Units that are on their way to or from each process."""
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(setting: int | None, *, num_processes: int = 1) -> int:
+    """The workers of a setting; None: the cores of this process, at most `MOST_WORKERS`, shared by the processes."""
+    return max(1, min(MOST_WORKERS, num_cores() // num_processes)) if setting is None else setting
+
+
+def check_open_files(num_workers: int) -> None:
+    """Refuse more workers than the limit of open files allows: torch would wait for them forever, or fail later.
+
+    Raises:
+        ConfigError: the limit of open files is too low.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = psutil.Process().num_fds() + num_workers * FILES_PER_WORKER + SPARE_FILES
+    if num_workers and limit != resource.RLIM_INFINITY and needed > limit:
+        raise ConfigError(
+            f"data.workers={num_workers} needs about {needed} open files, and {limit} are allowed: use fewer, "
+            "data.cache=memory, or allow more (ulimit -n)"
+        )
+
+
+def fits_shared_memory(unit_bytes: int, workers: int) -> bool:
+    """Whether the results of all workers fit the shared memory that they are passed through; containers have little."""
+    needed = 2 * PREFETCH * workers * unit_bytes
+    place = Path("/dev/shm")
+    if not place.is_dir() or shutil.disk_usage(place).free >= needed:
+        return True
+    _log.warning(
+        "%s has less than the %.0f MB that %d decoding processes need: threads decode, which is slower; give the "
+        "container more shared memory, or use fewer workers",
+        place,
+        needed / 1e6,
+        workers,
+    )
+    return False
+
+
+def by_threads(
+    units: Iterable[list[Key]], work: Callable[[list[Key]], Result], *, workers: int, ahead: int
+) -> Iterator[Result]:
+    """The results of units of work, in their order, from threads.
+
+    Args:
+        units: taken when they are needed.
+        work: done by the threads.
+        workers: number of threads.
+        ahead: units that may be ready or waiting.
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decoding") as pool:
+        try:
+            for unit in units:
+                waiting.append(pool.submit(work, unit))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class _Units(Dataset[Any]):
+    """Does the work of the units that a loader sends to its processes in place of indices."""
+
+    def __init__(self, work: Callable[[list[Any]], Any]) -> None:
+        self.work = work
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.work([key])
+
+    def __getitems__(self, keys: list[Any]) -> Any:
+        """A whole unit at once."""
+        return self.work(keys)
+
+
+def by_processes(units: Iterable[list[Key]], work: Callable[[list[Key]], Result], *, workers: int) -> Iterator[Result]:
+    """As `by_threads`, from processes, `PREFETCH` units for each; the work is sent to them once."""
+    loader: DataLoader[Any] = DataLoader(
+        _Units(work),
+        batch_sampler=units,
+        num_workers=workers,
+        prefetch_factor=PREFETCH,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_memory_shared,
+        generator=seeded_generator(0, "workers"),  # the global one stays unchanged
+    )
+    return iter(loader)
+
+
+def _as_it_is(unit: Any) -> Any:
+    return unit
+
+
+def _leave_memory_shared(_worker: int) -> None:
+    """Keep the collector of a worker from touching, and so copying, the memory of the main process."""
+    gc.freeze()
