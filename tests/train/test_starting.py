@@ -112,8 +112,8 @@ def test_a_run_is_started_from_a_folder_or_file_and_says_what_was_taken(run, tmp
 
 
 def test_weights_that_do_not_fit_are_refused_before_any_image_is_read(run, tmp_path):
-    config = settings(run, "model.backbone.depth=1", f"output={tmp_path}/out", "data.root=/nowhere")
-    with pytest.raises(CheckpointError, match="does not fit the backbone: 12 not in the model"):
+    config = settings(run, "model.backbone.depth=3", f"output={tmp_path}/out", "data.root=/nowhere")
+    with pytest.raises(CheckpointError, match="does not fit the backbone: 12 missing"):
         train(config, progress=False)
 
 
