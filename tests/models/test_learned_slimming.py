@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trireid.config.load import override_config
-from trireid.config.schema import BackboneConfig, Config, ModelConfig, SlimmingConfig
+from trireid.config.schema import BackboneConfig, Config, ModelConfig, SDTPSConfig, SlimmingConfig
 from trireid.errors import ConfigError
 from trireid.losses import reid_loss
 from trireid.models import guidance as guiding
@@ -16,10 +16,10 @@ SIZE = (32, 32)  # 4 x 4 patches
 TINY = BackboneConfig(name="tiny", pretrained="none", width=32, depth=4, num_heads=4)
 
 
-def build(*cuts, head="none", dropped="fuse"):
+def build(*cuts, head="none", dropped="fuse", **options):
     torch.manual_seed(0)
     stages = tuple(SlimmingConfig(after_block=b, keep_ratio=r, guidance=g, dropped=dropped) for b, r, g in cuts)
-    config = ModelConfig(backbone=TINY, head=head, slimming=stages)
+    config = ModelConfig(backbone=TINY, head=head, slimming=stages, **options)
     return build_model(config, image_size=SIZE, num_classes=5, num_cameras=2)
 
 
@@ -192,6 +192,19 @@ def test_learning_to_foresee_lowers_the_loss():
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("options", [{}, {"cells": (2, 2), "reader": "concat"}])
+def test_an_sdtps_head_keeps_the_same_share_during_a_dense_start(options):
+    model = build((2, 0.5, "consensus"), head="sdtps", sdtps=SDTPSConfig(**options)).train()
+    slots = []
+    for cuts, kept in ((False, 8), (True, 4)):
+        model.backbone.cuts_in_training = cuts
+        out = model(images())
+        assert out.selection["sdtps"].indices.shape[-1] == kept
+        assert out.selection["sdtps"].grid == (4, 4)
+        slots.append(out.selection["sdtps"].weights.shape[2])
+    assert slots[0] == slots[1]
+
+
 def test_evaluation_cuts_also_while_training_is_dense():
     model = build((2, 0.5, "consensus"))
     model.backbone.cuts_in_training = False
@@ -210,8 +223,8 @@ def test_predictors_are_trained_at_the_rate_of_fresh_parts():
     [
         (["train.epochs=5", "train.dense_epochs=5"], "train.dense_epochs=5 leaves no epoch of train.epochs=5"),
         (
-            ["train.dense_epochs=2", "model.head=sdtps", "model.slimming=[{after_block: 2, keep_ratio: 0.5}]"],
-            "but an sdtps head is built for one number: use train.dense_epochs=0",
+            ["train.dense_epochs=2", "model.sdtps.scoring=cut", "model.slimming=[{after_block: 2, keep_ratio: 0.5}]"],
+            "but model.sdtps.scoring=cut needs its scores: use train.dense_epochs=0",
         ),
     ],
 )

@@ -377,15 +377,15 @@ class Config(Section):
             )
 
     def _check_dense_epochs(self) -> None:
-        """Refuse dense epochs that fill the whole training, or that the head does not support."""
+        """Refuse dense epochs that fill the whole training, or in which the head lacks its scores."""
         dense = self.train.dense_epochs
         if dense and dense >= self.train.epochs:
             raise ValueError(
                 f"train.dense_epochs={dense} leaves no epoch of train.epochs={self.train.epochs} with the cuts of "
                 "model.slimming: lower it"
             )
-        if dense and self.model.slimming and self.model.head == "sdtps":
+        if dense and self.model.slimming and self.model.head == "sdtps" and self.model.sdtps.scoring == "cut":
             raise ValueError(
-                f"train.dense_epochs={dense} changes the number of patches, but an sdtps head is built for one number: "
-                "use train.dense_epochs=0, or model.head=none, hdm or hdm_atmoe"
+                f"train.dense_epochs={dense} makes no cut at first, but model.sdtps.scoring=cut needs its scores: use "
+                "train.dense_epochs=0, or scoring=guided"
             )

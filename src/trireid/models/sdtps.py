@@ -7,6 +7,7 @@ explained in docs/sdtps.md. Shapes: B batch, M modality, N patches, K kept, A sl
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -126,7 +127,8 @@ class SDTPS(nn.Module):
         guide_gradient: let the cosines pass gradient to patches and guides (for a `soft` choice or a relaxation).
         spectrum_weight: weight of a whole modality of an item in the feature, see `trireid.models.spectrum_weight`.
         cells: (rows, columns) of slots that are cells of the image, see `trireid.models.cells`; None: learned slots.
-        place_grid: patch grid that the cells divide, where the patches are those that a cut left; None: grid.
+        place_grid: patch grid of the image, which the cells divide, where the patches are those that a cut left; all of
+            its patches are taken as well (a dense start of training), and the same share is kept. None: grid.
 
     Raises:
         InputError: for values out of range.
@@ -168,14 +170,15 @@ class SDTPS(nn.Module):
         _check_ranges(dim=dim, aggr_ratio=aggr_ratio, beta=beta, tau=tau, scores=scores)
         _check_choices(relaxation, noise, mask, normalisation, scoring, choice, spectrum_weight)
         self.num_patches, self.grid = num_patches, _checked_grid(grid, num_patches)
-        self.num_kept = select.keep_count(num_patches, sparse_ratio)
+        self.num_kept, self.sparse_ratio = select.keep_count(num_patches, sparse_ratio), sparse_ratio
+        self.dense_grid = place_grid or self.grid
         self.num_slots = slot_count(num_patches, sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio)
         self.beta, self.tau, self.use_gumbel = beta, tau, use_gumbel
         self.relaxation, self.noise, self.mask_form = relaxation, noise, mask
         self.normalisation, self.scoring, self.scores = normalisation, scoring, scores
         self.choice, self.keep_all_in_test, self.guide_gradient = choice, keep_all_in_test, guide_gradient
 
-        cell = None if cells is None else cell_of_place(place_grid or self.grid, cells)
+        cell = None if cells is None else cell_of_place(self.dense_grid, cells)
         self.cell: Tensor | None  # (places,) int64
         self.register_buffer("cell", cell, persistent=False)
         self.num_slots = self.num_slots if cells is None else cells[0] * cells[1]
@@ -219,7 +222,7 @@ class SDTPS(nn.Module):
         Raises:
             InputError: if the number of patches is not the one given at construction, or scores are missing.
         """
-        if patches.shape[2] != self.num_patches:
+        if patches.shape[2] not in (self.num_patches, math.prod(self.dense_grid)):
             raise InputError(
                 f"SDTPS was built for {self.num_patches} patches and got {patches.shape[2]}: "
                 "build it with the patch count of the backbone at this image size"
@@ -236,7 +239,8 @@ class SDTPS(nn.Module):
             cosines = select.cosine_scores(patches.detach(), guides.detach())
             importance = self.spectrum_weight(patches, cosines, present=present)  # (B, M)
             feature = weigh_blocks(feature, importance, self.blocks, present)
-        chosen = Selection(indices=indices, scores=scores.detach(), mask=mask, grid=self.grid, weights=weights.detach())
+        grid = self.grid if patches.shape[2] == self.num_patches else self.dense_grid
+        chosen = Selection(indices=indices, scores=scores.detach(), mask=mask, grid=grid, weights=weights.detach())
         return SDTPSOutput(feature, slots, _of_present(chosen, present), importance)
 
     def score(
@@ -285,6 +289,7 @@ class SDTPS(nn.Module):
 
         The decision is 0 or 1 with a soft gradient in training; for a soft choice it is the weight of each patch.
         """
+        num_kept = select.keep_count(scores.shape[-1], self.sparse_ratio)
         perturbed = chooser = scores
         if self.training and self.use_gumbel and self.noise != "none":
             noise = select.gumbel_noise(scores)
@@ -297,10 +302,10 @@ class SDTPS(nn.Module):
             indices = torch.arange(scores.shape[-1], device=scores.device).expand(scores.shape)
             if self.choice == "hard":
                 return indices, mask, mask.float()
-            return indices, mask, select.relax_k_hot(perturbed, self.num_kept, tau=self.tau).clamp_min(SMALLEST_WEIGHT)
-        indices, mask = select.select_top(chooser.detach(), self.num_kept)
+            return indices, mask, select.relax_k_hot(perturbed, num_kept, tau=self.tau).clamp_min(SMALLEST_WEIGHT)
+        indices, mask = select.select_top(chooser.detach(), num_kept)
         if self.training and self.relaxation == "k_hot":
-            relaxed = select.relax_k_hot(perturbed, self.num_kept, tau=self.tau)
+            relaxed = select.relax_k_hot(perturbed, num_kept, tau=self.tau)
         elif self.training and self.relaxation == "softmax" and self.use_gumbel:
             relaxed = select.relax_softmax(perturbed, tau=self.tau)
         else:
