@@ -30,8 +30,8 @@ PY
 mkdir -p "$OUT"
 for way in ${WAYS:-plain compiled recorded}; do
   case $way in
-    plain) options=() ;;
-    compiled) options=(train.compile=true) ;;
+    plain) options=(train.compile=false train.cuda_graph=false) ;;
+    compiled) options=(train.compile=true train.cuda_graph=false) ;;
     recorded) options=(train.compile=true train.cuda_graph=true) ;;
   esac
   run "dense-$way" model.slimming=[] "${options[@]}"

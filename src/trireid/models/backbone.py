@@ -178,28 +178,28 @@ class Backbone(nn.Module):
             )
 
     def compile_blocks(self, *, cuts: bool = False) -> None:
-        """Compile the blocks of the ViT, once a token count for any number of rows, and what is before and between.
+        """Compile the blocks of the ViT, one form for all of them, once a token count for any number of rows.
 
         Args:
-            cuts: in evaluation what a cut does, too: two more pieces to compile for each, a little time saved in every
-                batch. Worthwhile for a model that is only used for inference.
+            cuts: what makes the tokens, and in evaluation what a cut does, too: more pieces to compile, a little time
+                saved in every batch. Worthwhile for a model that sees very many.
         """
         if not self.is_compiled:
             share_drop_path(self.vit.blocks)
-            self.embed = torch.compile(self.embed, dynamic=False)  # type: ignore[method-assign]
             for block in self.vit.blocks:
                 block.compile(dynamic=False)
             for predictor in self.predictors.values():
                 predictor.compile(dynamic=True)
         self.is_compiled = True
         if cuts:
+            self.embed = torch.compile(type(self).embed.__get__(self), dynamic=False)  # type: ignore[method-assign]
             self._learned_scores = torch.compile(guidance.learned_scores, dynamic=False)
             self._cut = torch.compile(slimming.cut, dynamic=False)
 
     def uncompile(self) -> None:
         """Run everything plain again, after `compile_blocks`."""
         if self.is_compiled:
-            del self.embed  # the method is seen again
+            self.__dict__.pop("embed", None)  # the method is seen again
             for module in (*self.vit.blocks, *self.predictors.values()):
                 module._compiled_call_impl = None
         self.is_compiled = False

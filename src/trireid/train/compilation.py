@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -75,28 +80,51 @@ def compiled_if_possible(
     """
     if not speed.compiled:
         return speed
-    start, fault = perf_counter(), None
-    folder = use_compiler_cache()
-    try:
-        with room_to_compile():
-            model.backbone.compile_blocks()
-            _try_blocks(model, accelerator, sizes)
-    except FAILURES as error:
-        fault = f"{type(error).__name__}: {printable(str(error).strip().split(chr(10))[0], limit=200)}"
+    start, folder = perf_counter(), use_compiler_cache()
+    fault = _compile(model, accelerator, sizes)
+    if fault is not None and folder is not None and any(folder.iterdir()):
+        with_cache, fault = fault, _compile(model, accelerator, sizes, folder=_temporary_folder())
+        if fault is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        else:
+            _log.warning("the compiler's cache in %s was not usable (%s): empty that folder", folder, with_cache)
     faults = [each for each in gather_object([fault]) if each is not None]
     if not faults:
         where = "torch's default folder" if folder is None else str(folder)
         _log.info("the blocks were compiled in %.1f s; what was compiled is kept in %s", perf_counter() - start, where)
         return speed
     model.backbone.uncompile()
-    model.zero_grad(set_to_none=True)
     _log.warning(
         "the blocks cannot be compiled here (%s): the run goes on without, with the same results; train.compile=false "
-        "switches the attempt off%s",
+        "switches the attempt off",
         faults[0],
-        "" if folder is None else f", and emptying {folder} mends a damaged cache",
     )
     return replace(speed, compiled=False)
+
+
+def _compile(
+    model: ReIDModel, accelerator: Accelerator, sizes: Mapping[bool, int], folder: Path | None = None
+) -> str | None:
+    """Compile and try the blocks, with another folder of the compiler's cache if given; what failed, or None."""
+    if folder is not None:
+        model.backbone.uncompile()
+        torch.compiler.reset()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    try:
+        with room_to_compile():
+            model.backbone.compile_blocks()
+            _try_blocks(model, accelerator, sizes)
+    except FAILURES as error:
+        model.zero_grad(set_to_none=True)
+        return f"{type(error).__name__}: {printable(str(error).strip().split(chr(10))[0], limit=200)}"
+    return None
+
+
+def _temporary_folder() -> Path:
+    """A folder that is deleted when the program ends."""
+    folder = Path(tempfile.mkdtemp(prefix="trireid-compiler-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _try_blocks(model: ReIDModel, accelerator: Accelerator, sizes: Mapping[bool, int]) -> None:
