@@ -9,6 +9,7 @@ python benchmarks/two_gpus.py --out runs/two_gpus
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from trireid.config.schema import Config
 from trireid.data.augment import TrainTransform
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
+from trireid.models.reid import ReIDModel
 from trireid.train.device import make_accelerator, resolve_device, resolve_precision
 from trireid.train.epoch import make_gradients
 from trireid.train.gathering import synchronise_statistics
@@ -39,7 +41,7 @@ from trireid.train.optim import build_optimizer, parameter_groups
 from trireid.train.recording import RecordedGradients
 from trireid.types import NUM_MODALITIES, Batch
 
-WARM_UP, NUM_CLASSES, PROFILED = 8, 171, 5
+WARM_UP, NUM_CLASSES, PROFILED = 8, 171, 3
 OVERRIDES = ("model.backbone.pretrained=none", "model.head=sdtps", "model.sdtps.noise=none", "model.slimming=[]")
 
 Step = Callable[[], dict[str, Tensor]]
@@ -95,13 +97,21 @@ def work(settings: Config, out: Path, *, sizes: list[int], ways: list[str], prof
     logging.basicConfig(level=logging.INFO)
     device = resolve_device(settings.train.device)
     accelerator = make_accelerator(device=device, precision=resolve_precision(settings.train.precision, device))
+    torch.manual_seed(0)
+    start = build_model(
+        settings.model,
+        image_size=settings.data.image_size,
+        num_classes=NUM_CLASSES,
+        num_cameras=4,
+        load_pretrained=False,
+    )
     path = out / f"{accelerator.num_processes}.jsonl"
     if accelerator.is_main_process:
         path.unlink(missing_ok=True)
     for way in ways:
         for size in sizes:
             begun = perf_counter()
-            step, is_replayed = make_step(settings, accelerator, size=size, way=way)
+            step, is_replayed = make_step(copy.deepcopy(start), settings, accelerator, size=size, way=way)
             with room_to_compile():
                 first = step()["total"].item()
                 for _ in range(WARM_UP):
@@ -117,13 +127,12 @@ def work(settings: Config, out: Path, *, sizes: list[int], ways: list[str], prof
             del step, is_replayed
 
 
-def make_step(settings: Config, accelerator, *, size: int, way: str) -> tuple[Step, Callable[[], bool]]:  # type: ignore[no-untyped-def]
-    """A training step of a new model, as `trireid.train.loop` puts it together, and whether it is replayed."""
-    device, number, height_width = accelerator.device, accelerator.num_processes, settings.data.image_size
-    torch.manual_seed(0)
-    model = build_model(
-        settings.model, image_size=height_width, num_classes=NUM_CLASSES, num_cameras=4, load_pretrained=False
-    ).to(device)
+def make_step(  # type: ignore[no-untyped-def]
+    model: ReIDModel, settings: Config, accelerator, *, size: int, way: str
+) -> tuple[Step, Callable[[], bool]]:
+    """A training step of a model, as `trireid.train.loop` puts it together, and whether it is replayed."""
+    number = accelerator.num_processes
+    model = model.to(accelerator.device)
     groups = parameter_groups(
         model.parameter_groups(), lr=1e-5, backbone_lr=1e-6, bias_lr_factor=2.0, classifier_lr_factor=1.0
     )

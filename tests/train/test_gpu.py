@@ -61,12 +61,14 @@ def test_the_fp16_scaler_goes_on_after_a_resume(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices here")
+@pytest.mark.parametrize("recorded", ["false", "true"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_devices_learn_what_one_does(tmp_path: Path, precision: str) -> None:
+def test_two_devices_learn_what_one_does(tmp_path: Path, precision: str, recorded: str) -> None:
     """Over NCCL: the same losses as one process with the same batches, evaluation shared, one set of files."""
     root = write_tree(tmp_path / "data", identities=8, per_camera=4)
     settings = ["train.device=cuda", f"train.precision={precision}", "train.optimizer=sgd", "train.epochs=3"]
     settings += ["train.lr=0.01", "train.backbone_lr=0.01", "model.sdtps.noise=none", "model.head=sdtps"]
+    settings += [f"train.cuda_graph={recorded}"]
     entries = []
     for number in (1, 2):
         config = tiny_config(root, tmp_path / f"run{number}", *settings)
@@ -78,6 +80,7 @@ def test_two_devices_learn_what_one_does(tmp_path: Path, precision: str) -> None
         )
         done = run_processes(script, str(tmp_path / "run.yaml"), number=number)
         assert done.returncode == 0, done.stderr[-3000:]
+        assert "cannot be recorded" not in done.stderr
         entries.append(read_epochs(config.output))
         assert json.loads((config.output / "environment.json").read_text())["num_processes"] == number
         assert load_checkpoint(config.output).epoch == 3

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -155,18 +155,22 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
         own = extract()
     except TrireidError as error:
         fault = error
-    faults = [message for message in _gather_objects(None if fault is None else str(fault)) if message is not None]
+    tables = {} if own is None else {**own.features, _PRESENT: own.present, _ITEM: own.item}
+    described = _Part(
+        fault=None if fault is None else str(fault),
+        size=0 if own is None else len(own),
+        layout={name: (tuple(table.shape[1:]), table.dtype) for name, table in tables.items()},
+        blocks={} if own is None else own.blocks,
+    )
+    others: list[_Part] = _gather_objects(described)
     if fault is not None:
         raise fault
+    faults = [each.fault for each in others if each.fault is not None]
     if faults:
         raise RunError(f"the evaluation failed in another process: {faults[0]}")
-    tables = {} if own is None else {**own.features, _PRESENT: own.present, _ITEM: own.item}
-    sizes: list[int] = _gather_objects(0 if own is None else len(own))
-    layouts = _gather_objects({name: (tuple(table.shape[1:]), table.dtype) for name, table in tables.items()})
-    layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = next(
-        (each for each, size in zip(layouts, sizes, strict=True) if size), {}
-    )
-    blocks: dict[str, Blocks] = next((each for each in _gather_objects(own.blocks if own else {}) if each), {})
+    sizes = [each.size for each in others]
+    layout: _Layout = next((each.layout for each in others if each.size), {})
+    blocks: dict[str, Blocks] = next((each.blocks for each in others if each.blocks), {})
     is_main = distributed.get_rank() == 0
     parts: list[dict[str, Tensor]] = [{} for _ in sizes] if is_main else []
     for name, (shape, dtype) in layout.items():
@@ -181,6 +185,17 @@ def gather_features(extract: Callable[[], FeatureSet | None], *, device: torch.d
 
 
 _PRESENT, _ITEM, _LABEL = "(present)", "(item)", "(label)"  # no names of features
+
+_Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+class _Part(NamedTuple):
+    """What the processes must know of each other's features before they are sent."""
+
+    fault: str | None
+    size: int
+    layout: _Layout
+    blocks: dict[str, Blocks]
 
 
 class _GatherRows(torch.autograd.Function):
