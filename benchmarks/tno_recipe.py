@@ -8,7 +8,8 @@ is ranked by the mean of mAP under the two rules, of its best feature. Runs that
 `--shift` shows what a scene costs that was not trained on: half of its identities are ranked by models that were
 trained without this scene, and by models that were trained with its other half.
 
-    python benchmarks/tno_recipe.py --root data/tno_scenes --out runs/tno_shift --parallel 10 --shift  (TNO; on a GPU)
+    python benchmarks/tno_recipe.py --root data/tno_scenes --out runs/tno_shift --shift --parallel 10 \
+        --config configs/trireid/tno_scenes/recipe.yaml  (TNO; on a GPU)
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("data/tno_scenes"))
     parser.add_argument("--out", type=Path, default=Path("runs/tno_recipe"))
-    parser.add_argument("--config", type=Path, default=Path("configs/trireid/tno_scenes/recipe.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/trireid/tno_scenes/start.yaml"))
     parser.add_argument("--cells", type=Path, default=Path("benchmarks/tno_recipe.yaml"))
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
     parser.add_argument("--limit", type=float, default=1e6, help="seconds")

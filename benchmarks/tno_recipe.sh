@@ -7,6 +7,8 @@ DATA=${DATA:-data/tno_scenes}
 OUT=${OUT:-runs/tno_recipe}
 export OMP_NUM_THREADS=1
 for part in ${PARTS:-search shift}; do
+  options=()
+  [ "$part" = search ] || options=(--shift --config configs/trireid/tno_scenes/recipe.yaml)
   "${PYTHON:-python3}" benchmarks/tno_recipe.py --root "$DATA" --out "$OUT/$part" --parallel "${PARALLEL:-12}" \
-    --limit "${LIMIT:-200}" $([ "$part" = shift ] && echo --shift) "model.backbone.pretrained=${WEIGHTS:-timm}" "$@"
+    --limit "${LIMIT:-200}" "${options[@]}" "model.backbone.pretrained=${WEIGHTS:-timm}" "$@"
 done
