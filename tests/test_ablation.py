@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_cells_of_every_experiment_are_valid(path):
-    of_set = {"landsat": "landsat_places/sdtps.yaml", "tno": "tno_scenes/recipe.yaml"}
+    of_set = {
+        "landsat": "landsat_places/sdtps.yaml",
+        "tno_recipe": "tno_scenes/start.yaml",
+        "tno": "tno_scenes/recipe.yaml",
+    }
     found = [config for name, config in of_set.items() if name in path.stem]
     config = ROOT / "configs" / "trireid" / (found[0] if found else "synthetic/vit_small.yaml")
     cells = ablation.file_cells(path)
