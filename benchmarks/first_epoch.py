@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few files and a tiny model")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--triplets", type=int, default=8192, help="of 256 x 128 pixels")
+    parser.add_argument("--triplets", type=int, default=12_288, help="of 256 x 128 pixels")
     parser.add_argument("--frames", type=int, default=1024, help="triplets of 720 x 1280 pixels")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=None)

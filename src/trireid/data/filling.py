@@ -94,7 +94,7 @@ class Filler:
         self._closed = self._logged = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="filling")
         self._work: Future[None] | None = None
-        self._seconds, self._num_stored = 0.0, 0
+        self._started, self._seconds, self._num_stored = 0.0, 0.0, 0
         self._quiet = ExitStack()
 
     def add(
@@ -124,8 +124,12 @@ class Filler:
         ordered = [(0, self._targets[0].group_of[position]) for position in first]
         rest = [(number, group) for number, each in enumerate(self._sets) for group in range(len(each.groups))]
         self._todo.extend(dict.fromkeys([*ordered, *rest]))
+        self._started = time.perf_counter()
         self._quiet.enter_context(quiet_decoders())
-        self._work = self._thread.submit(self._fill)
+        # Processes begin here, in the thread of the training: a copy of this process that is made while that thread is
+        # in the middle of something else, such as an import, could wait for ever for it.
+        results = self._begin()
+        self._work = self._thread.submit(self._fill, results)
         self._work.add_done_callback(self._wake)
 
     def close(self) -> None:
@@ -162,9 +166,9 @@ class Filler:
     def _ended(self) -> bool:
         return self._work is not None and self._work.done()
 
-    def _fill(self) -> None:
-        """Decode everything; the pixels of each unit are stored by this thread."""
-        started, work = time.perf_counter(), _Work(self._sets)
+    def _begin(self) -> Iterator[_Decoded]:
+        """The results of the workers."""
+        work = _Work(self._sets)
         height, width = self._sets[0].image_size
         many = sum(len(each.records) for each in self._sets) >= PROCESSES_FROM
         self._processes = self._processes and many and self.workers > 1
@@ -173,12 +177,14 @@ class Filler:
         )
         if self._processes:
             check_open_files(self.workers)
-            results = by_processes(self._units(), work, workers=self.workers)
-        else:
-            results = by_threads(self._units(), work, workers=self.workers, ahead=2 * self.workers)
+            return by_processes(self._units(), work, workers=self.workers)
+        return by_threads(self._units(), work, workers=self.workers, ahead=2 * self.workers)
+
+    def _fill(self, results: Iterator[_Decoded]) -> None:
+        """Store what the workers decode, unit by unit, in a thread of its own."""
         for decoded in results:
             self._store(decoded)
-            self._seconds = time.perf_counter() - started
+            self._seconds = time.perf_counter() - self._started
 
     def _units(self) -> Iterator[list[Key]]:
         """Groups that nobody has taken yet, the urgent ones first."""

@@ -170,15 +170,22 @@ def train_epoch(
     log.read()
     if log.num_steps == 0:
         raise RunError(f"epoch {epoch} has no batch: lower data.batch_size, or train in fewer processes")
-    bar.annotate(f"loss {log.means()['total']:.3f}")
+    seconds = perf_counter() - start
+    bar.annotate(f"loss {log.means()['total']:.3f}, {_pace(num_triplets, seconds, waited=data_seconds)}")
     return {
         "epoch": epoch,
         "loss": log.means(),
         "num_steps": log.num_steps,
         "num_triplets": num_triplets,
         "data_seconds": data_seconds,
-        "step_seconds": perf_counter() - start - data_seconds,
+        "step_seconds": seconds - data_seconds,
     }
+
+
+def _pace(num_triplets: int, seconds: float, *, waited: float) -> str:
+    """How fast an epoch was, in words."""
+    seconds = max(seconds, 1e-9)
+    return f"{num_triplets / seconds:,.0f} triplets/s, {waited / seconds:.0%} of the time waiting for data"
 
 
 def loss_terms(output: ReIDOutput, label: Tensor, settings: TrainConfig) -> dict[str, Tensor]:
