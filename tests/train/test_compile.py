@@ -12,6 +12,7 @@ import torch
 
 from compiling import DEVICES
 from tiny_run import tiny_config, write_tree
+from trireid.models import speed_choice
 from trireid.models.backbone import Backbone
 from trireid.train import compilation, loop
 from trireid.train.loop import train
@@ -131,3 +132,33 @@ def test_a_step_that_cannot_be_recorded_goes_on_plain_and_loses_nothing(
         losses[recorded] = [entry["loss"]["total"] for entry in read_epochs(config.output)]
     assert caplog.text.count("a training step cannot be recorded here") == 1
     assert losses["true"] == pytest.approx(losses["false"], rel=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("head", ["none", "sdtps", "hdm_atmoe"])
+def test_a_run_that_sets_nothing_has_the_losses_and_metrics_of_a_plain_one(
+    tmp_path: Path, head: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "trireid")
+    monkeypatch.setattr(speed_choice, "COMPILE_STEPS", 1)
+    monkeypatch.setattr(speed_choice, "RECORD_STEPS", 1)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiler"))
+    root = write_tree(tmp_path / "data")
+    settings = ["train.device=cuda", "train.precision=fp32", "train.epochs=6", f"model.head={head}"]
+    settings += ["evaluate.batch_size=8", "train.checkpoint_every=3"]
+    if head != "sdtps":
+        settings += ["model.backbone.depth=2", CUTS, "train.dense_epochs=2"]
+    found = {}
+    for name, off in (("plain", ("train.compile=false", "train.cuda_graph=false")), ("auto", ())):
+        config = tiny_config(root, tmp_path / name, *settings, *off)
+        metrics = train(config, progress=False)
+        found[name] = (
+            [entry["loss"]["total"] for entry in read_epochs(config.output)],
+            metrics["feature"]["global"]["mAP"],
+        )
+    assert "speed: compiled blocks and a recorded step, because 6 epochs of" in caplog.text
+    assert not [record for record in caplog.records if "cannot be" in record.message]
+    assert found["auto"][0] == pytest.approx(found["plain"][0], rel=2e-2)
+    assert found["auto"][1] == pytest.approx(found["plain"][1], abs=0.05)
+    assert any((tmp_path / "compiler").iterdir())

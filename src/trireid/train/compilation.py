@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 def choose_speed(
     config: Config, accelerator: Accelerator, *, precision: Precision, inputs: TrainingInputs, epochs: int
 ) -> Speed:
-    """How a run is trained, by its settings, its device and the epochs that are left; logged."""
+    """How a run is trained, by settings, device and the epochs that are left; logged. All processes must call it."""
     settings, device = config.train, accelerator.device.type
     speed = training_speed(
         compiled=settings.compile,
@@ -42,24 +42,30 @@ def choose_speed(
         complete=inputs.complete and settings.modality_dropout == 0,
         steps_per_epoch=len(inputs.loader),
         epochs=epochs,
-        obstacle=compiler_obstacle(device),
+        obstacle=_common_obstacle(device),
     )
     _log.info("speed: %s", speed)
     return speed
 
 
 def choose_test_speed(config: Config, accelerator: Accelerator, *, num_items: int) -> Speed:
-    """How a test is run, by its settings, its device and the number of items of this process; logged."""
+    """How a test is run, by its settings, its device and the number of items; logged. All processes must call it."""
     device = accelerator.device.type
     speed = inference_speed(
         compiled=config.train.compile,
         recorded=config.train.cuda_graph,
         device=device,
-        num_items=num_items,
-        obstacle=compiler_obstacle(device),
+        num_items=max(gather_object([num_items])),  # the same choice in all processes
+        obstacle=_common_obstacle(device),
     )
     _log.info("speed: %s", speed)
     return speed
+
+
+def _common_obstacle(device: str) -> str | None:
+    """What keeps any of the processes from compiling, which may run on unlike machines."""
+    obstacles: list[str | None] = gather_object([compiler_obstacle(device)])
+    return next((each for each in obstacles if each is not None), None)
 
 
 def compiled_if_possible(
@@ -90,8 +96,7 @@ def compiled_if_possible(
             _log.warning("the compiler's cache in %s was not usable (%s): empty that folder", folder, with_cache)
     faults = [each for each in gather_object([fault]) if each is not None]
     if not faults:
-        where = "torch's default folder" if folder is None else str(folder)
-        _log.info("the blocks were compiled in %.1f s; what was compiled is kept in %s", perf_counter() - start, where)
+        _log.info("the blocks were compiled in %.1f s; the compiler's cache is %s", perf_counter() - start, _cache())
         return speed
     model.backbone.uncompile()
     _log.warning(
@@ -118,6 +123,10 @@ def _compile(
         model.zero_grad(set_to_none=True)
         return f"{type(error).__name__}: {printable(str(error).strip().split(chr(10))[0], limit=200)}"
     return None
+
+
+def _cache() -> str:
+    return os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's default folder")
 
 
 def _temporary_folder() -> Path:
