@@ -154,6 +154,7 @@ def test_a_folder_holds_one_ablation_at_a_time(tmp_path):
     assert (result.exit_code, "another ablation is running" in result.stderr) == (2, True), result.output
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_by_what_its_own_process_said(tmp_path):
     job = Job(Cell("a", ("train.epochs=x",)), 1, tmp_path / "a/seed1")
     job.folder.parent.mkdir()

@@ -54,25 +54,28 @@ def module_of(path):
 
 
 @cache
-def tree_of(path):
-    """The syntax of a file, which several tests walk through."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+def nodes_of(path):
+    """The nodes of the syntax of a file, which several tests look at."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def part_of(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+@cache
 def imports_of(path):
     """Dotted names of all modules that a file imports, also inside functions and for type checking."""
-    for node in ast.walk(tree_of(path)):
+    names = []
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield node.module
+            names.append(node.module)
             if node.module == "trireid":
-                yield from (f"trireid.{alias.name}" for alias in node.names)
+                names += [f"trireid.{alias.name}" for alias in node.names]
+    return names
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
@@ -108,7 +111,7 @@ def test_the_core_needs_tensors_only(path):
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_no_printing_and_no_catching_of_everything(path):
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
             assert part_of(path) == "cli", f"{module_of(path)}:{node.lineno} prints"
         if isinstance(node, ast.ExceptHandler):
@@ -120,7 +123,7 @@ def test_no_printing_and_no_catching_of_everything(path):
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_no_call_hides_a_partial_load_or_loses_a_batch_of_one(path):
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if not isinstance(node, ast.Call):
             continue
         for keyword in node.keywords:
@@ -135,7 +138,7 @@ def test_no_call_hides_a_partial_load_or_loses_a_batch_of_one(path):
 def test_files_and_functions_are_of_bounded_length(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_FILE, f"{module_of(path)} is too long"
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             limit = MAX_FORWARD if node.name == "forward" else MAX_FUNCTION
             documented = docstring_length(node) if node.name == "forward" else 0
@@ -163,7 +166,7 @@ def test_what_is_written_to_a_terminal_is_made_printable(path):
 def test_the_values_of_a_named_option_are_written_once():
     places = {}
     for path in FILES:
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
                 names = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
                 values = frozenset(name.value for name in names if isinstance(name, ast.Constant))

@@ -46,6 +46,7 @@ def check_batch_sizes(model, *sizes):
             check(graph(*given), expected(model, *given))
 
 
+@pytest.mark.slow
 def test_a_graph_traced_at_one_batch_size_runs_at_others():
     check_batch_sizes(tiny_model("SDTPS sound", "model.backbone.depth=1"), 1, 8)
 

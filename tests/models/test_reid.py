@@ -1,5 +1,6 @@
 """The composed model: shapes by head, every presence subset, batch permutations, gradients, errors."""
 
+import itertools
 from typing import get_args
 
 import pytest
@@ -111,11 +112,20 @@ def without_gradient(model, *, present=None):
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("reader", get_args(SlotPoolingName))
-@pytest.mark.parametrize("use_gumbel", [False, True])
-@pytest.mark.parametrize("scoring", get_args(Scoring))
-@pytest.mark.parametrize("learned_guides", [False, True])
+SDTPS_CHOICES = itertools.product(
+    enumerate(PRESETS), enumerate(get_args(SlotPoolingName)), enumerate([False, True]), enumerate(get_args(Scoring)),
+    enumerate([False, True]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("preset", "reader", "use_gumbel", "scoring", "learned_guides"),
+    [
+        # Every pair of choices is among the fast ones.
+        pytest.param(*(value for _, value in each), marks=[pytest.mark.slow] * (sum(n for n, _ in each) % 3 > 0))
+        for each in SDTPS_CHOICES
+    ],
+)
 def test_a_training_step_reaches_every_parameter_of_sdtps(preset, reader, use_gumbel, scoring, learned_guides):
     settings = SDTPSConfig(
         preset=preset, reader=reader, use_gumbel=use_gumbel, scoring=scoring, learned_guides=learned_guides

@@ -292,7 +292,7 @@ def test_saved_features_are_those_of_the_last_checkpoint(tree: Path, finished: A
         (0, "none"),
         pytest.param(1, "none", marks=pytest.mark.slow),
         pytest.param(0, "memory", marks=pytest.mark.slow),
-        (2, "memory"),
+        pytest.param(2, "memory", marks=pytest.mark.slow),
     ],
 )
 def test_a_corrupt_image_is_named_in_one_line(tmp_path: Path, workers: int, cache: str) -> None:
