@@ -150,6 +150,7 @@ def _try_blocks(model: ReIDModel, accelerator: Accelerator, sizes: Mapping[bool,
             if training:
                 parts = [tokens.cls, tokens.patches, *([] if tokens.fused is None else [tokens.fused])]
                 total = torch.stack([part.float().sum() for part in (*parts, *tokens.auxiliary.values())]).sum()
-                total.backward()
+                if total.requires_grad:  # not where all of the ViT is kept as it is
+                    total.backward()
                 model.zero_grad(set_to_none=True)
     model.train(was_training)
