@@ -29,7 +29,7 @@ SLIMMING = "model.slimming=[{after_block: 1, keep_ratio: 0.5, guidance: cross}]"
 ORIENTATIONS = {"portrait": (32, 16), "landscape": (16, 32)}
 
 
-@pytest.fixture(scope="module", params=ORIENTATIONS)
+@pytest.fixture(scope="module", params=["portrait", pytest.param("landscape", marks=pytest.mark.slow)])
 def run_dir(request, tmp_path_factory):
     """An untrained run with a cut inside the ViT and SDTPS, of persons or vehicles."""
     folder = tmp_path_factory.mktemp(request.param)

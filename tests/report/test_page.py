@@ -52,7 +52,16 @@ def side(tmp_path_factory):
 
 @pytest.fixture
 def run_dir(tmp_path, side):
-    path = tmp_path / "demo_run"
+    return make_run(tmp_path / "demo_run", side)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, side):
+    """The page of a run that tests only read."""
+    return write_report(make_run(tmp_path_factory.mktemp("read") / "demo_run", side))
+
+
+def make_run(path, side):
     path.mkdir()
     saved = Ranking(side, side, Protocol("cross-camera", "camera"))
     save_features(path, saved)
@@ -128,10 +137,8 @@ def test_the_title_says_what_was_trained_on_what(run_dir):
     assert f"<title>{what} · trireid</title>" in text
 
 
-def test_a_list_says_how_many_right_items_its_places_hold(run_dir, side):
-    found = re.findall(
-        r"precision ([\d.]+) %, (\d) of (\d) right items in the first 8 places", read(write_report(run_dir)).text
-    )
+def test_a_list_says_how_many_right_items_its_places_hold(report):
+    found = re.findall(r"precision ([\d.]+) %, (\d) of (\d) right items in the first 8 places", read(report).text)
     assert len(found) >= 6
     # Two of the four items of an identity are of the camera of the query, which the protocol hides.
     assert {right for _, _, right in found} == {"2"}
@@ -142,8 +149,8 @@ def plain(labels):
     return {name: value.tolist() for name, value in vars(labels).items()}
 
 
-def test_marks_and_order_are_those_of_the_literal_ranking(run_dir, side):
-    page = read(write_report(run_dir))
+def test_marks_and_order_are_those_of_the_literal_ranking(report, side):
+    page = read(report)
     joint = torch.nn.functional.normalize(side.features.features["joint"], dim=-1)
     distance = pairwise_distance(joint, joint).tolist()
     names = [record.name for record in side.records]
@@ -186,11 +193,10 @@ def test_chosen_queries_are_what_they_are_called(run_dir, side):
             assert query.average_precision == pytest.approx(precision[row])
 
 
-def test_figures_counts_and_settings_are_there(run_dir):
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    path = write_report(run_dir)
-    assert path == run_dir / "report.html"
-    page = read(path)
+def test_figures_counts_and_settings_are_there(report):
+    metrics = json.loads((report.parent / "metrics.json").read_text())
+    assert report.name == "report.html"
+    page = read(report)
     joint = metrics["feature"]["joint"]
     assert f"mAP {100 * joint['mAP']:.1f} %" in page.text
     assert "untrained: mAP 12.5 %" in page.text
@@ -207,8 +213,8 @@ def test_figures_counts_and_settings_are_there(run_dir):
     assert "What is missing" not in page.text
 
 
-def test_the_page_needs_nothing_else(run_dir):
-    text = write_report(run_dir).read_text(encoding="utf-8")
+def test_the_page_needs_nothing_else(report):
+    text = report.read_text(encoding="utf-8")
     page = Page(text)
     assert page.links
     assert all(link.startswith(("data:", "#")) for link in page.links)
@@ -219,7 +225,7 @@ def test_the_page_needs_nothing_else(run_dir):
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
     assert len(text) < 15_000_000
-    assert not list(run_dir.glob("*.part")) + list(run_dir.glob(".*.tmp"))
+    assert not list(report.parent.glob("*.part")) + list(report.parent.glob(".*.tmp"))
 
 
 PARTS = ("features.safetensors", "records.json", "metrics.json", "metrics.jsonl", "config.yaml", "environment.json")

@@ -115,7 +115,13 @@ def test_evaluating_more_seldom_does_not_change_what_is_learnt(tree: Path, finis
     assert ["metrics" in entry for entry in read_epochs(tmp_path / "run")] == [False, True]
 
 
-@pytest.mark.parametrize("overrides", [(), ("data.val_ids=2", "model.sdtps.use_gumbel=true", "train.optimizer=adamw")])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("data.val_ids=2", "model.sdtps.use_gumbel=true", "train.optimizer=adamw"),
+    ],
+)
 def test_a_resumed_run_ends_as_one_that_was_never_cut_off(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
