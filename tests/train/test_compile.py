@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,10 @@ from compiling import DEVICES
 from tiny_run import tiny_config, write_tree
 from trireid.models import speed_choice
 from trireid.models.backbone import Backbone
+from trireid.models.build import build_model
+from trireid.models.speed_choice import Speed
 from trireid.train import compilation, loop
+from trireid.train.device import make_accelerator
 from trireid.train.loop import train
 from trireid.train.runs import read_epochs
 from trireid.types import Batch
@@ -57,6 +61,26 @@ def test_a_recording_that_is_not_possible_is_said(tmp_path: Path, caplog: pytest
     assert "train.cuda_graph has no effect here" in caplog.text
 
 
+def test_what_cannot_be_compiled_leaves_the_model_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "compile_blocks", _fail_in_backward)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    config = tiny_config(tmp_path, tmp_path / "run")
+    model = build_model(config.model, image_size=(32, 16), num_classes=4, num_cameras=2)
+    before, numbers = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    accelerator = make_accelerator(device=torch.device("cpu"), precision="fp32")
+    chosen = Speed(compiled=True, recorded=False, reason="it was set")
+    speed = compilation.compiled_if_possible(model, chosen, accelerator=accelerator, sizes={True: 2, False: 3})
+    assert not speed.compiled
+    assert not model.backbone.is_compiled
+    assert "the blocks cannot be compiled here (RuntimeError: no compiler): the run goes on without" in caplog.text
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.slow
 def test_a_run_that_cannot_be_compiled_goes_on_plain_and_loses_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
