@@ -50,6 +50,9 @@ for part in ${PARTS:-sdtps cuts ratio landsat}; do
       grid cuts benchmarks/deep_cuts_tno.yaml "$FEW" "${tno[@]}" model.sdtps.preset=reference "$@"
       costs cuts benchmarks/deep_cuts_tno.yaml
       table cuts "dense;half after 4, random" --scene Marne_15
+      "$PYTHON" benchmarks/dropped_places.py "$OUT"/cuts/half_after_4*/seed1/ || true
+      "$PYTHON" -m trireid show patches "$OUT/cuts/half_after_4_consensus/seed1" --ids 000144,000121 --n 2 \
+        --out "$OUT/pictures" >"$OUT/pictures.txt" 2>&1 || true
       ;;
     ratio)
       grid ratio benchmarks/ratio_tno.yaml "$FEW" "${tno[@]}" model.sdtps.preset=reference data.val_ids=24 "$@"
