@@ -100,6 +100,27 @@ def test_a_filler_that_was_closed_or_not_started_says_so_and_ends(records: tuple
     filler.close()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_pixels_move_to_the_device_while_processes_decode(
+    records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "PROCESSES_FROM", 0)
+    monkeypatch.setattr(filling, "MOVED_AT_ONCE", 5)
+    filler, device = Filler(workers=2), torch.device("cuda")
+    settings: Any = {"image_size": SIZE, "interpolation": "bicubic", "device": device, "filler": filler}
+    pixels: Any = open_pixels(records, cache="device", **settings)
+    filler.start([7, 31, 2])
+    files = FilePixels(records, SIZE, "bicubic")
+    for positions in ([7, 31, 7], [2], list(range(32)), *[[4, 9]] * 8):
+        found, present = pixels.read(positions)
+        assert found.is_cuda
+        assert torch.equal(found.cpu(), files.read(positions)[0])
+        assert present.all()
+    assert len(pixels.host) == 0
+    filler.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [False, True])
 def test_a_run_with_pixels_decoded_meanwhile_is_the_same_and_an_error_ends_it(

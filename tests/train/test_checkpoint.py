@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,11 @@ def test_a_file_of_weights_is_read_as_it_was_written_and_as_the_library_writes_i
     tensors |= {"scalar": torch.tensor(2.5), "empty": torch.empty(0, 3), 'a "name" ü': torch.arange(6.0).view(2, 3).T}
     write_weights(tmp_path / "ours", tensors, {"note": "größer"})
     save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "theirs")
+    content = (tmp_path / "ours").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    for name, value in tensors.items():  # a reader that maps the file into memory needs aligned values
+        start = 8 + int.from_bytes(content[:8], "little") + header[name]["data_offsets"][0]
+        assert start % value.element_size() == 0
     with safe_open(tmp_path / "ours", framework="pt") as ours, safe_open(tmp_path / "theirs", framework="pt") as theirs:
         assert ours.metadata() == {"note": "größer"}
         assert set(ours.keys()) == set(theirs.keys()) == set(tensors)
