@@ -8,7 +8,7 @@ set -euo pipefail
 OUT=${OUT:-runs/centring}
 WEIGHTS=${WEIGHTS:-timm}
 TRIREID="${PYTHON:-python3} -m trireid"
-ours=(train.maps_every=0 "train.trackers=[]" train.device=auto)
+ours=(train.compile=false train.maps_every=0 "train.trackers=[]" train.device=auto)
 for set in ${SETS:-tno landsat s2 hard}; do
   seeds=${SEEDS:-3} rules=camera,cross_camera cells=${CELLS:-benchmarks/centring.yaml}
   landsat=(--config configs/trireid/landsat_places/sdtps.yaml train.evaluate_every=35 train.checkpoint_every=35)

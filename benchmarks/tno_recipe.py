@@ -48,7 +48,7 @@ PAIRS = (("Marne_03", "barbed_wire_1"), ("Marne_04", "Kaptein_01"))
 SINGLE = (("Marne_04",), ("Marne_03",), ("barbed_wire_1",), ("Kaptein_01",))
 LATER = ((10, SINGLE, 1), (4, SINGLE, 2))
 """Of the rounds after the first: cells that are left, scenes held out, seed."""
-QUICK = ("train.trackers=[]", "train.maps_every=0", "data.cache=disk", "data.workers=1")
+QUICK = ("train.compile=false", "train.trackers=[]", "train.maps_every=0", "data.cache=disk", "data.workers=1")
 SHIFT_SEEDS = (1, 2, 3)
 Pool = ProcessPoolExecutor
 
