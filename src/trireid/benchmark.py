@@ -90,13 +90,16 @@ def count_macs(call: Callable[[], Any]) -> int:
 def model_macs(model: nn.Module, *, image_size: tuple[int, int], device: torch.device | str = "cpu") -> int:
     """Multiply-adds per triplet in evaluation mode, of `model(images)` with images `(1, M, 3, H, W)`."""
     images = torch.zeros(1, NUM_MODALITIES, 3, *image_size, device=device)
-    was_training = model.training
+    was_training, trained = model.training, [each for each in model.parameters() if each.requires_grad]
     model.eval()
+    model.requires_grad_(False)  # the counter of torch trips over a parameter that a layer is called with (SigLIP)
     try:
         with torch.no_grad():
             return count_macs(lambda: model(images))
     finally:
         model.train(was_training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def inference_step(model: Callable[[Tensor], object], images: Tensor, *, dtype: torch.dtype | None) -> Step:

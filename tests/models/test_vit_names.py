@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+from trireid.benchmark import model_macs
 from trireid.errors import InputError
 from trireid.models.backbone import Backbone, create_vit
 from trireid.models.slimming import SlimmingStage
@@ -105,6 +106,12 @@ def test_a_camera_embedding_needs_a_token_to_be_added_to():
     images, camera = torch.randn(1, 3, 3, 32, 16), torch.tensor([1])
     backbone = small("vit_base_patch16_siglip_224", num_cameras=2, sie_tokens="all")
     assert not torch.allclose(backbone(images, camera=camera).cls, backbone(images).cls)
+
+
+def test_multiply_adds_are_counted_where_a_layer_is_called_with_a_parameter():
+    backbone = small("vit_base_patch16_siglip_224")
+    assert model_macs(backbone, image_size=(32, 16)) > 0
+    assert backbone.vit.attn_pool.latent.requires_grad
 
 
 def attention_in_blocks(backbone):
