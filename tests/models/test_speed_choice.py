@@ -29,7 +29,7 @@ def chosen(speed: Speed) -> str:
         ),
         ({"epochs": 5}, "recorded", "a recorded step without compiled blocks, because 5 epochs of 53"),
         ({"epochs": 1}, "plain", "plain steps, because 1 epoch of 53 steps are left"),
-        ({"num_processes": 2}, "compiled", "compiled blocks without a recorded step, because .* on 2 GPUs"),
+        ({"num_processes": 2}, "compiled+recorded", "compiled blocks and a recorded step, because .* on 2 GPUs"),
         ({"complete": False}, "compiled", "on one GPU and triplets lack modalities in training$"),
         ({"precision": "fp16"}, "compiled", "50 epochs"),
         ({"obstacle": "Triton is not installed"}, "recorded", "on one GPU and Triton is not installed"),

@@ -61,7 +61,7 @@ def training_speed(
     Args:
         compiled, recorded: the settings `train.compile` and `train.cuda_graph`; `auto` leaves the choice to this.
         device: type of the device, such as `cuda`.
-        num_processes: of the run. Several processes compile and do not record, which is slower with two.
+        num_processes: of the run, for the reason. With two, recorded steps were the fastest as well.
         precision: in which the model computes; fp16 changes its loss scale between steps and is not recorded.
         complete: no triplet lacks a modality in training. Where some do, the number of images varies by step, and no
             step is recorded, whatever is set.
@@ -73,14 +73,14 @@ def training_speed(
         >>> print(training_speed(compiled="auto", recorded="auto", **on_a_gpu, steps_per_epoch=53, epochs=50))
         compiled blocks and a recorded step, because 50 epochs of 53 steps are left on one GPU
     """
-    steps, several = steps_per_epoch * epochs, num_processes > 1
-    where = f"{num_processes} GPUs" if several else "one GPU"
+    steps = steps_per_epoch * epochs
+    where = f"{num_processes} GPUs" if num_processes > 1 else "one GPU"
     reason = f"{epochs} epoch{'s' * (epochs != 1)} of {steps_per_epoch} steps are left on {where}"
     return _chosen(
         compiled,
         recorded,
         compiling_pays=steps >= COMPILE_STEPS,
-        recording_pays=steps >= RECORD_STEPS and not several and precision != "fp16",
+        recording_pays=steps >= RECORD_STEPS and precision != "fp16",
         reason=reason if complete else f"{reason} and triplets lack modalities in training",
         device=device,
         obstacle=obstacle,
