@@ -15,18 +15,18 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from trireid.errors import DataError, TrireidError
-from trireid.files import write_text
+from trireid.files import write_text, writing
 
 Pixels = NDArray[np.uint8]
 HERE = Path(__file__).resolve().parent
@@ -213,18 +213,31 @@ def patches(cell: Cell, capture: int, pixels: Pixels) -> list[Pixels]:
 
 def write_tree(out: Path, images: Mapping[Still, Pixels], cells: Sequence[Cell]) -> int:
     """Write every patch as a grey PNG and return their number; the folder appears when it is complete."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    _check_absent(out)
+    with writing(out.parent, advice="choose another --out"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of our own name, removed whatever happens: one that a user has is not touched.
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as unfinished:
+            number = _write_patches(Path(unfinished) / "tree", images, cells)
+            if out.exists():
+                out.rmdir()
+            (Path(unfinished) / "tree").rename(out)
+    return number
+
+
+def _check_absent(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise DataError(f"{out} exists and is not an empty folder: choose another --out, or remove it")
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+
+
+def _write_patches(root: Path, images: Mapping[Still, Pixels], cells: Sequence[Cell]) -> int:
     split_of = {scene: split for split, scenes in SPLITS.items() for scene in scenes}
     num_rows = {
         (still.scene, still.capture): len(pixels) for still, pixels in images.items() if still.modality == "tir"
     }
     number = 0
     for still, pixels in images.items():
-        folder = unfinished / split_of[still.scene] / FOLDERS[still.modality]
+        folder = root / split_of[still.scene] / FOLDERS[still.modality]
         folder.mkdir(parents=True, exist_ok=True)
         prepared = prepare(still, pixels, num_rows=num_rows[still.scene, still.capture])
         for cell in cells:
@@ -232,10 +245,7 @@ def write_tree(out: Path, images: Mapping[Still, Pixels], cells: Sequence[Cell])
                 for view, patch in enumerate(patches(cell, still.capture, prepared)):
                     Image.fromarray(patch).save(folder / f"{cell.identity}_cam{still.capture}_0_{view:02d}.png")
                     number += 1
-    write_text(unfinished / "CREDIT.txt", CREDIT)
-    if out.exists():
-        out.rmdir()
-    unfinished.rename(out)
+    write_text(root / "CREDIT.txt", CREDIT)
     return number
 
 
@@ -251,7 +261,9 @@ def convert(
 
     Raises:
         DataError: stills are missing or altered, all in one message of a line each; or `out` is not empty.
+        RunError: `out` cannot be written.
     """
+    _check_absent(out)
     stills = known_stills() if stills is None else stills
     images, faults = read_stills(find_stills(folder), stills)
     if faults:
@@ -270,6 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TrireidError as error:
         sys.stderr.write("".join(f"error: {line}\n" for line in str(error).split("\n")))
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing was written\n")
+        sys.exit(130)
     print(f"{given.out}: {number} images; credit TNO as {given.out / 'CREDIT.txt'} says")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from errno import ENOSPC
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from data.trees import write_image
 from trireid.data.readers import read_index, scan
 from trireid.data.tno_scenes import SCENES
-from trireid.errors import DataError
+from trireid.errors import DataError, RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -63,7 +64,11 @@ def tiny_stills(script, folder):
     return stills, [script.Cell("000144", "Marne_15", {1: (48, 48), 2: (46, 50)})]
 
 
-def test_patches_are_cut_where_the_table_says_and_every_wrong_still_is_one_line(tmp_path, script):
+def disk_is_full(*_):
+    raise OSError(ENOSPC, "No space left on device")
+
+
+def test_patches_are_cut_where_the_table_says_and_every_wrong_still_is_one_line(tmp_path, script, monkeypatch):
     stills, cells = tiny_stills(script, tmp_path / "TNO" / "Triclobs_images")
     out = tmp_path / "made" / "tree"
     assert script.convert(tmp_path / "TNO", out, stills=stills, cells=cells) == 24
@@ -77,6 +82,15 @@ def test_patches_are_cut_where_the_table_says_and_every_wrong_still_is_one_line(
     assert "TNO, Soesterberg" in (out / "CREDIT.txt").read_text()
     with pytest.raises(DataError, match="not an empty folder"):
         script.convert(tmp_path / "TNO", out, stills=stills, cells=cells)
+
+    kept = tmp_path / "made" / "next.unfinished"
+    kept.mkdir()
+    with monkeypatch.context() as full:
+        full.setattr(script, "write_text", disk_is_full)
+        for place in (out / "CREDIT.txt" / "next", tmp_path / "made" / "next"):
+            with pytest.raises(RunError, match="cannot write .* choose another --out"):
+                script.convert(tmp_path / "TNO", place, stills=stills, cells=cells)
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [kept.name, "tree"]
 
     folder = tmp_path / "TNO" / "Triclobs_images"
     (folder / stills[0].file).unlink()

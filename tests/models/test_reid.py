@@ -217,8 +217,14 @@ def test_image_size_must_be_a_multiple_of_the_patch():
 
 
 def test_unknown_backbone_names_the_nearest():
-    with pytest.raises(InputError, match="near: vit_base_patch16_224"):
-        create_vit("vit_base_patch16_22", image_size=(32, 16))
+    for name, message in (
+        ("vit_base_patch16_22", "near: vit_base_patch16_224"),
+        ("dinov3", "near: vit_7b_patch16_dinov3"),
+        ("CLIP_VIT_B16", "near: clip_vit_b16"),
+        ("vit_small_patch16_dinov3.nosuch", "no weights of vit_small_patch16_dinov3 by the tag 'nosuch'; .*lvd1689m"),
+    ):
+        with pytest.raises(InputError, match=message):
+            create_vit(name, image_size=(32, 16))
 
 
 def test_atmoe_heads_must_divide_the_width():

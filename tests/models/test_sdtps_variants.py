@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
+from trireid.config.schema import BackboneConfig, Config, ModelConfig, SDTPSConfig, SlimmingConfig
 from trireid.errors import ConfigError, InputError
+from trireid.models.build import build_model, check_model
 from trireid.models.cells import cell_of_place, cell_softmax
 from trireid.models.sdtps import PRESETS, SDTPS
 from trireid.models.spectrum_weight import SpectrumWeight, spectrum_statistics, weigh_blocks
+from trireid.train.scanning import check_blinding
 from trireid.types import MODALITIES, modality_subsets
 
 from reference import cosine, min_max
@@ -184,9 +187,6 @@ def test_scores_of_a_cut_are_taken_on():
 
 
 def test_a_model_hands_the_scores_and_places_of_its_cut_to_the_head():
-    from trireid.config.schema import BackboneConfig, ModelConfig, SDTPSConfig, SlimmingConfig
-    from trireid.models.build import build_model
-
     def build(**options):
         settings = SDTPSConfig(scoring="cut", cells=(2, 2), reader="concat", choice="soft", gumbel_tau=0.2)
         backbone = BackboneConfig(name="tiny", pretrained="none", width=32, depth=3, num_heads=2)
@@ -213,9 +213,28 @@ def test_a_model_hands_the_scores_and_places_of_its_cut_to_the_head():
         ({"scores": ("own", "own")}, "each once"),
         ({"choice": "firm"}, "choice is 'firm'; allowed are hard, soft"),
         ({"spectrum_weight": "mean"}, "spectrum_weight is 'mean'; allowed are none, spread"),
-        ({"cells": (4, 4)}, "4 x 4 cells do not fit a grid of 3 x 4"),
+        (
+            {"cells": (4, 4)},
+            r"4 x 4 cells do not fit a grid of 3 x 4 patches: model\.sdtps\.cells may be at most \[3, 4\]",
+        ),
     ],
 )
 def test_bad_settings_of_variants_are_named(options, message):
     with pytest.raises(InputError, match=message):
         make(**options)
+
+
+def test_settings_without_an_effect_are_refused_before_training_and_not_on_loading():
+    backbone = BackboneConfig(name="tiny", pretrained="none", width=32, depth=1, num_heads=2)
+    for options, message in (
+        ({"preset": "sound"}, "below 1"),
+        ({"choice": "soft"}, "choice=soft, which drops nothing"),
+    ):
+        model = ModelConfig(backbone=backbone, sdtps=SDTPSConfig(keep_all_in_test=True, **options))
+        with pytest.raises(ConfigError, match=f"keep_all_in_test=true has no effect .*{message}"):
+            check_model(model, image_size=(16, 16))
+        build_model(model, image_size=(16, 16), num_classes=0, num_cameras=0)
+    blinded = {"data": {"augmentation": {"blinding": 0.5}, "modalities": ["nir"]}}
+    with pytest.raises(ConfigError, match=r"blinding=0.5 has no effect with one modality \(data.modalities: nir\)"):
+        check_blinding(Config.model_validate(blinded))
+    check_blinding(Config.model_validate({"data": {"augmentation": {"blinding": 0.5}}}))

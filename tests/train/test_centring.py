@@ -111,6 +111,10 @@ def test_a_checkpoint_without_the_mean_is_refused_with_the_way_to_get_it(run: Pa
     assert tested.exit_code == 0, tested.output
     assert "the mean of the training features is subtracted" in " ".join(tested.output.split())
     assert runner.invoke(app, ["centre", str(old), "--out", str(new)]).exit_code == 0
+    taken = runner.invoke(app, ["centre", str(new), "--out", str(old)])
+    assert (taken.exit_code, "is no centred checkpoint: choose another" in " ".join(taken.output.split())) == (2, True)
+    assert not load_checkpoint(old).centre
+    assert runner.invoke(app, ["centre", str(old), "--out", str(new)]).exit_code == 0  # its own file is replaced
     checkpoint = load_checkpoint(new)
     for name, mean in load_checkpoint(run).centre.items():
         assert torch.allclose(checkpoint.centre[name], mean, atol=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
@@ -24,7 +23,7 @@ from trireid.models.rotary import Rotations, switch_off_augmentation
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.models.tokens import embed_tokens, read_tokens
 from trireid.models.untrusted import one_line
-from trireid.models.vit_parts import FAMILIES, MODULES, ViT, check_vit
+from trireid.models.vit_parts import FAMILIES, MODULES, ViT, check_vit, near_names
 from trireid.names import SieTokens
 from trireid.types import Selection
 
@@ -352,14 +351,18 @@ def timm_model_name(name: str) -> str:
         InputError: if it is no vision transformer of timm that can be used; the nearest names are given.
     """
     timm_name = ALIASES.get(name, name)
-    architecture = timm_name.split(".")[0]
+    architecture, _, tag = timm_name.partition(".")
     if not timm.models.is_model_in_modules(architecture, MODULES):
-        known = [each for module in MODULES for each in timm.list_models(module=module)]
-        near = difflib.get_close_matches(architecture, known, n=3)
-        hint = f"; near: {', '.join(near)}" if near else ""
+        hint = ", ".join(near_names(architecture.lower(), others=tuple(ALIASES)))
         raise InputError(
             f"backbone {name!r} is neither tiny, nor one of {', '.join(ALIASES)}, nor a ViT of timm of the families "
-            f"{FAMILIES}{hint}"
+            f"{FAMILIES}{hint and f'; near: {hint}'}"
+        )
+    tags = [each.partition(".")[2] for each in timm.list_models(f"{architecture}.*", include_tags=True)]
+    if tag and tag not in tags:
+        raise InputError(
+            f"backbone {name!r}: timm knows no weights of {architecture} by the tag {tag!r}; its tags are "
+            f"{', '.join(filter(None, tags)) or 'none'}"
         )
     return timm_name
 

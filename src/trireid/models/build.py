@@ -82,10 +82,24 @@ def check_model(config: ModelConfig, *, image_size: tuple[int, int], load_pretra
 
     Start weights of a local file are tried; `check_published_weights` does it for those of a name.
     """
+    _check_choice_in_test(config)
     with torch.device("meta"):  # shapes without numbers
         model = build_model(config, image_size=image_size, num_classes=1, num_cameras=1, load_pretrained=False)
     if load_pretrained and config.backbone.pretrained not in ("none", "timm"):
         _load_start(model.backbone.vit, config)
+
+
+def _check_choice_in_test(config: ModelConfig) -> None:
+    settings = config.sdtps
+    if config.head != "sdtps" or not settings.keep_all_in_test:
+        return
+    if settings.choice == "soft":
+        raise ConfigError("model.sdtps.keep_all_in_test=true has no effect with choice=soft, which drops nothing")
+    if (settings.sparse_ratio or SPARSE_RATIOS[settings.preset]) == 1:
+        raise ConfigError(
+            "model.sdtps.keep_all_in_test=true has no effect where training keeps all patches too: set "
+            "model.sdtps.sparse_ratio below 1, such as 0.5"
+        )
 
 
 def check_published_weights(config: ModelConfig, *, image_size: tuple[int, int]) -> None:

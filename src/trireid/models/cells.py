@@ -23,7 +23,10 @@ def cell_of_place(grid: tuple[int, int], cells: tuple[int, int]) -> Tensor:
         [0, 0, 1, 1, 0, 0, 1, 1]
     """
     if not (1 <= cells[0] <= grid[0] and 1 <= cells[1] <= grid[1]):
-        raise InputError(f"{cells[0]} x {cells[1]} cells do not fit a grid of {grid[0]} x {grid[1]} patches")
+        raise InputError(
+            f"{cells[0]} x {cells[1]} cells do not fit a grid of {grid[0]} x {grid[1]} patches: model.sdtps.cells may "
+            f"be at most [{grid[0]}, {grid[1]}]"
+        )
     row = torch.arange(grid[0]) * cells[0] // grid[0]  # (rows,)
     column = torch.arange(grid[1]) * cells[1] // grid[1]  # (columns,)
     return (row[:, None] * cells[1] + column).flatten()

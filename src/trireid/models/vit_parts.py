@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, NamedTuple, TypeAlias
 
+import timm
 from timm.layers.attention import Attention, AttentionRope
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
@@ -20,6 +22,13 @@ MODULES = ("vision_transformer", "eva")
 
 FAMILIES = "ViT, CLIP, DINOv2, DINOv3, SigLIP, SigLIP 2, EVA, EVA-02, RoPE-ViT, Perception Encoder, AIMv2"
 """Families of timm that can be backbones, for messages; docs/backbones.md has the table."""
+
+
+def near_names(name: str, *, others: tuple[str, ...] = ()) -> list[str]:
+    """At most three names of backbones that are spelled like this one, or else contain it; `others` are known too."""
+    known = [*others, *(each for module in MODULES for each in timm.list_models(module=module))]
+    containing = sorted((each for each in known if name and name in each), key=len)
+    return difflib.get_close_matches(name, known, n=3) or containing[:3]
 
 
 class AttentionLayer(NamedTuple):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import Config
 from trireid.data.records import DatasetIndex
 from trireid.data.transforms import Normalise
+from trireid.errors import InputError, TrireidError
 from trireid.evaluation.centring import block_means
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, extract_features
 from trireid.train.checkpoint import Checkpoint, build_for, checkpoint_writer, config_here, load_checkpoint
@@ -25,6 +26,9 @@ from trireid.train.progress import progress_bar
 from trireid.types import Batch, filled_blocks
 
 _log = logging.getLogger(__name__)
+
+CENTRED = "centred"
+"""Ends the note of a checkpoint that `centre_checkpoint` wrote."""
 
 
 def training_means(
@@ -133,8 +137,10 @@ def centre_checkpoint(path: Path, out: Path, *, config: Config | None = None, pr
     Raises:
         CheckpointError: the checkpoint is damaged.
         DataError: it has no mean, and something is wrong with the training images.
+        InputError: `out` exists and is no centred checkpoint, such as one that a run wrote.
         RunError: the file cannot be written.
     """
+    _check_replaceable(out)
     checkpoint = load_checkpoint(path)
     here = config_here(checkpoint) if config is None else config
     if not checkpoint.centre:
@@ -151,11 +157,22 @@ def centre_checkpoint(path: Path, out: Path, *, config: Config | None = None, pr
         config=centred.config,
         label_map=centred.label_map,
         epoch=centred.epoch,
-        note=f"{centred.note}, centred" if centred.note else "centred",
+        note=centred.note if centred.note.endswith(CENTRED) else f"{centred.note}, {CENTRED}".lstrip(", "),
         figures=centred.figures,
         centre=centred.centre,
     )()
     return centred
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists():
+        return
+    try:
+        ours = load_checkpoint(out).note.endswith(CENTRED)
+    except TrireidError:
+        ours = False
+    if not ours:
+        raise InputError(f"{out} exists and is no centred checkpoint: choose another file, or remove it")
 
 
 def uncentred(config: Config) -> Config:

@@ -26,6 +26,7 @@ from trireid.data.workers import worker_count
 from trireid.errors import DataError
 from trireid.names import Interpolation
 from trireid.train.progress import progress_bar
+from trireid.train.scanning import check_blinding as check_blinding
 from trireid.train.scanning import check_root as check_root
 from trireid.train.scanning import scan_index as scan_index
 from trireid.types import UNKNOWN, Batch, Labels, Protocol

@@ -40,7 +40,7 @@ from trireid.train.environment import describe_environment
 from trireid.train.epoch import make_gradients, train_epoch
 from trireid.train.gathering import check_batch_size, check_same, lost_process, synchronise_statistics
 from trireid.train.gradient_mean import GradientMean
-from trireid.train.inputs import TrainingInputs, check_root, open_inputs
+from trireid.train.inputs import TrainingInputs, check_blinding, check_root, open_inputs
 from trireid.train.keeper import NUM_WEIGHT_COPIES, RunKeeper
 from trireid.train.optim import ParameterGroups, build_optimizer, group_lr_factor, parameter_groups, set_lr
 from trireid.train.progress import progress_bar
@@ -135,6 +135,7 @@ class _Options:
 def _check_start(config: Config, accelerator: Accelerator, *, resume: bool) -> None:
     """Refuse what can be refused before anything that takes time; errors as `train`."""
     check_batch_size(config.data.batch_size, accelerator.num_processes)
+    check_blinding(config)
     check_model(config.model, image_size=config.data.image_size, load_pretrained=not resume)
     if not resume:
         check_root(config)

@@ -14,7 +14,7 @@ from trireid.data.splits import hold_out
 from trireid.errors import ConfigError, TrireidError
 from trireid.models.build import check_model
 from trireid.train.device import resolve_device, resolve_precision
-from trireid.train.inputs import scan_index
+from trireid.train.inputs import check_blinding, scan_index
 from trireid.train.trackers import check_trackers
 
 
@@ -46,6 +46,7 @@ def check_run(config: Config) -> None:
     """
     data, train = config.data, config.train
     check_trackers(train.trackers)
+    check_blinding(config)
     device = resolve_device(train.device)
     resolve_precision(train.precision, device)
     check_model(config.model, image_size=data.image_size)

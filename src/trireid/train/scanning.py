@@ -7,6 +7,7 @@ import logging
 from trireid.config.schema import Config
 from trireid.data.readers import scan
 from trireid.data.records import DatasetIndex
+from trireid.errors import ConfigError
 from trireid.train.progress import progress_bar
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,20 @@ def check_root(config: Config) -> None:
     """
     if not config.data.root.exists():
         scan_index(config)
+
+
+def check_blinding(config: Config) -> None:
+    """Refuse blinding in training with one modality, which always keeps its sight.
+
+    Raises:
+        ConfigError: Blinding would change nothing.
+    """
+    used, blinding = config.data.modalities, config.data.augmentation.blinding
+    if blinding > 0 and len(used) < 2:
+        raise ConfigError(
+            f"data.augmentation.blinding={blinding:g} has no effect with one modality (data.modalities: {used[0]}), "
+            "since an item keeps its sight in one at least: use 0, or more modalities"
+        )
 
 
 def scan_index(config: Config, *, progress: bool = False) -> DatasetIndex:
