@@ -339,7 +339,7 @@ def no_space(*_, **__):
     [
         "trireid.train.runs.write_text",
         "trireid.train.runs.write_json",
-        "trireid.train.checkpoint.write_weights",
+        "trireid.train.checkpoint.save_file",
         "torch.save",
         "trireid.evaluation.feature_files.save_file",
         "trireid.train.keeper.write_metrics",

@@ -86,7 +86,7 @@ def forked(work: Callable[..., Any], *args: Any, **options: Any) -> int:
 
 def run_until(config: Config, name: str, number: int) -> None:
     """Train with a slow disk, and die when half of a file is written for the given time."""
-    write_weights, save, left = checkpoint.write_weights, torch.save, [number]
+    save_file, save, left = checkpoint.save_file, torch.save, [number]
 
     def end_or_wait(path: Path) -> None:
         time.sleep(0.05)  # longer than an epoch: the run is ahead of what is on the disk
@@ -96,15 +96,15 @@ def run_until(config: Config, name: str, number: int) -> None:
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def slow_weights(path: Path, *rest: Any) -> None:
-        write_weights(path, *rest)
+    def slow_weights(tensors: Any, path: Path, *rest: Any) -> None:
+        save_file(tensors, path, *rest)
         end_or_wait(path)
 
     def slow_state(content: Any, path: Path) -> None:
         save(content, path)
         end_or_wait(path)
 
-    checkpoint.write_weights, state.torch.save = slow_weights, slow_state
+    checkpoint.save_file, state.torch.save = slow_weights, slow_state
     train(config, progress=False)
 
 

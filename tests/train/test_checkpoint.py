@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from trireid.train.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from trireid.train.weight_file import write_weights
 
 LABELS = LabelMap(identities=("000001", "000002", "000003"), cameras=("1", "2"))
 
@@ -291,35 +289,15 @@ def test_a_full_disk_leaves_the_older_checkpoint(
     path = tmp_path / "a.safetensors"
     save(path, config, epoch=1)
 
-    def fail(temporary: Path, *_: object) -> None:
+    def fail(_: object, temporary: Path, *__: object) -> None:
         temporary.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "write_weights", fail)
+    monkeypatch.setattr(module, "save_file", fail)
     with pytest.raises(RunError, match="No space left"):
         save(path, config, epoch=2)
     assert load_checkpoint(path).epoch == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
-
-
-def test_a_file_of_weights_is_read_as_it_was_written_and_as_the_library_writes_it(tmp_path: Path) -> None:
-    """Every type, an empty tensor, a scalar, one that is not contiguous, and a name that needs escapes."""
-    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16)
-    tensors = {str(kind): torch.arange(5).to(kind) for kind in (*kinds, torch.int8, torch.uint8, torch.bool)}
-    tensors |= {"scalar": torch.tensor(2.5), "empty": torch.empty(0, 3), 'a "name" ü': torch.arange(6.0).view(2, 3).T}
-    write_weights(tmp_path / "ours", tensors, {"note": "größer"})
-    save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "theirs")
-    content = (tmp_path / "ours").read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    for name, value in tensors.items():  # a reader that maps the file into memory needs aligned values
-        start = 8 + int.from_bytes(content[:8], "little") + header[name]["data_offsets"][0]
-        assert start % value.element_size() == 0
-    with safe_open(tmp_path / "ours", framework="pt") as ours, safe_open(tmp_path / "theirs", framework="pt") as theirs:
-        assert ours.metadata() == {"note": "größer"}
-        assert set(ours.keys()) == set(theirs.keys()) == set(tensors)
-        for name in tensors:
-            assert ours.get_tensor(name).dtype == theirs.get_tensor(name).dtype
-            assert torch.equal(ours.get_tensor(name), theirs.get_tensor(name))
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "", 5.0])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trireid.config.schema import LARGEST, Config
@@ -26,7 +27,6 @@ from trireid.models.untrusted import checked_table, one_line
 from trireid.models.weights import check_values
 from trireid.train.host_copy import HostCopy
 from trireid.train.run_files import LAST_FILE, Figures
-from trireid.train.weight_file import write_weights
 
 if TYPE_CHECKING:
     from trireid.models.reid import ReIDModel
@@ -144,7 +144,7 @@ def checkpoint_writer(
 
     def write() -> None:
         with replacing(path, advice=advice) as temporary:
-            write_weights(temporary, {**state, **means}, metadata)
+            save_file({**state, **means}, temporary, metadata)
 
     return write
 
