@@ -1,6 +1,7 @@
 """Grids: how cells are named, planned, resumed, and what the table says."""
 
 import json
+import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -270,6 +272,30 @@ def test_runs_at_a_time_are_spread_over_the_devices(tmp_path, monkeypatch):
     options = {"config_path": tmp_path / "c.yaml", "overrides": []}
     assert ablation.run_jobs(jobs, parallel=4, devices=["0", "5"], **options) == []
     assert started == ["0", "5", "0", "5"]
+
+
+def test_a_run_does_not_start_again_the_program_that_starts_it(tmp_path, monkeypatch):
+    """A script without a guard of `__main__` would start its runs in each of them. A run without a log ends in a line."""
+
+    class Process:
+        exitcode = 1
+
+        def __init__(self, **_):
+            pass
+
+        def start(self):
+            prepared.append(multiprocessing.spawn.get_preparation_data("run"))
+
+        terminate = join = start
+
+    prepared, program = [], sys.modules["__main__"]
+    monkeypatch.setattr(forking, "_context", lambda: SimpleNamespace(Process=Process))
+    (tmp_path / "c.yaml").write_text("train: {epochs: 2}\n")
+    jobs = [Job(Cell("a", ()), seed, tmp_path / f"seed{seed}") for seed in range(2)]
+    failed = ablation.run_jobs(jobs, config_path=tmp_path / "c.yaml", overrides=[])
+    assert [line for _, line in failed] == ["exit code 1", "exit code 1"]
+    assert not [name for data in prepared for name in data if name.startswith("init_main")]
+    assert sys.modules["__main__"] is program
 
 
 @pytest.mark.slow

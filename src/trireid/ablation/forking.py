@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from types import ModuleType
 
 PRELOADED = (
     "torch",
@@ -43,7 +45,8 @@ class ForkedRun:
         before = os.environ.get(_NVML_CHECK)
         os.environ[_NVML_CHECK] = "1"  # the server inherits it when the first run starts it
         try:
-            self._process.start()
+            with _program_hidden():
+                self._process.start()
         finally:
             if before is None:
                 del os.environ[_NVML_CHECK]
@@ -90,6 +93,20 @@ def run_command(arguments: list[str], log: str, environment: dict[str, str]) -> 
         torch.set_num_threads(int(threads))  # the library has read the variable of the server
     sys.argv = ["trireid", *arguments]
     runpy.run_module("trireid", run_name="__main__", alter_sys=False)
+
+
+@contextmanager
+def _program_hidden() -> Iterator[None]:
+    """Keep a fork from running the program that starts it once more, as multiprocessing does to import its functions.
+
+    A script of a user would otherwise start its own runs again in each of them.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _context() -> BaseContext:

@@ -135,6 +135,7 @@ def _start(
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
     log = _log_file(job)
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.touch()  # there is a log also of a run that ends before its first line
     if forks:
         return ForkedRun(arguments, log=log, environment=environment)
     with log.open("ab") as stream:
