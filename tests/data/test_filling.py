@@ -12,7 +12,7 @@ import torch
 
 from tiny_run import tiny_config, write_tree
 from trireid.config.load import override_config
-from trireid.data import filling
+from trireid.data import filling, workers
 from trireid.data.filling import Filler
 from trireid.data.orientations import expand_orientations
 from trireid.data.pixels import FilePixels, open_pixels
@@ -98,6 +98,20 @@ def test_a_filler_that_was_closed_or_not_started_says_so_and_ends(records: tuple
     with pytest.raises(RuntimeError, match="after their filler was closed"):
         pixels.read([0])
     filler.close()
+
+
+def test_threads_decode_where_processes_would_need_more_open_files_than_are_allowed(
+    records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(filling, "PROCESSES_FROM", 0)
+    monkeypatch.setattr(workers.resource, "getrlimit", lambda _kind: (64, 64))
+    filler = Filler(workers=12)
+    pixels = open_filling(filler, records[:2])
+    filler.start()
+    assert torch.equal(pixels.read([1])[0], FilePixels(records, SIZE, "bicubic").read([1])[0])
+    filler.close()
+    assert "open files, and 64 are allowed: threads decode" in caplog.text
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ from trireid.data.formats import quiet_decoders
 from trireid.data.pixels import decode_group, groups_of, log_turned, presence_of
 from trireid.data.ranges import Ranges
 from trireid.data.records import ImageFacts, Record
-from trireid.data.workers import by_processes, by_threads, check_open_files, fits_shared_memory
+from trireid.data.workers import by_processes, by_threads, processes_fit
 from trireid.names import Interpolation
 from trireid.types import NUM_MODALITIES
 
@@ -171,12 +171,9 @@ class Filler:
         work = _Work(self._sets)
         height, width = self._sets[0].image_size
         many = sum(len(each.records) for each in self._sets) >= PROCESSES_FROM
-        self._processes = self._processes and many and self.workers > 1
-        self._processes = self._processes and fits_shared_memory(
-            UNIT * NUM_MODALITIES * 3 * height * width, self.workers
-        )
+        unit_bytes = UNIT * NUM_MODALITIES * 3 * height * width
+        self._processes = self._processes and many and self.workers > 1 and processes_fit(unit_bytes, self.workers)
         if self._processes:
-            check_open_files(self.workers)
             return by_processes(self._units(), work, workers=self.workers)
         return by_threads(self._units(), work, workers=self.workers, ahead=2 * self.workers)
 

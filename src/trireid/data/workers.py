@@ -48,26 +48,45 @@ def check_open_files(num_workers: int) -> None:
     Raises:
         ConfigError: the limit of open files is too low.
     """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = psutil.Process().num_fds() + num_workers * FILES_PER_WORKER + SPARE_FILES
-    if num_workers and limit != resource.RLIM_INFINITY and needed > limit:
+    needed, limit = _open_files(num_workers)
+    if num_workers and limit is not None and needed > limit:
         raise ConfigError(
             f"data.workers={num_workers} needs about {needed} open files, and {limit} are allowed: use fewer, "
             "data.cache=memory, or allow more (ulimit -n)"
         )
 
 
-def fits_shared_memory(unit_bytes: int, workers: int) -> bool:
-    """Whether the results of all workers fit the shared memory that they are passed through; containers have little."""
-    needed = 2 * PREFETCH * workers * unit_bytes
+def _open_files(num_workers: int) -> tuple[int, int | None]:
+    """Open files that this process needs with this many workers, and those that it may have; None: any number."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = psutil.Process().num_fds() + num_workers * FILES_PER_WORKER + SPARE_FILES
+    return needed, None if limit == resource.RLIM_INFINITY else limit
+
+
+def processes_fit(unit_bytes: int, workers: int) -> bool:
+    """Whether there are the open files and the shared memory that decoding processes need; a warning says what lacks.
+
+    The results of all workers pass through shared memory, of which containers have little.
+    """
+    needed, limit = _open_files(workers)
+    if limit is not None and needed > limit:
+        _log.warning(
+            "%d decoding processes need about %d open files, and %d are allowed: threads decode, which is slower; "
+            "allow more (ulimit -n), or use fewer workers",
+            workers,
+            needed,
+            limit,
+        )
+        return False
+    size = 2 * PREFETCH * workers * unit_bytes
     place = Path("/dev/shm")
-    if not place.is_dir() or shutil.disk_usage(place).free >= needed:
+    if not place.is_dir() or shutil.disk_usage(place).free >= size:
         return True
     _log.warning(
         "%s has less than the %.0f MB that %d decoding processes need: threads decode, which is slower; give the "
         "container more shared memory, or use fewer workers",
         place,
-        needed / 1e6,
+        size / 1e6,
         workers,
     )
     return False

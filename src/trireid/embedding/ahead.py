@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import torch
 
 from trireid.data.formats import quiet_decoders
-from trireid.data.workers import by_processes, by_threads, fits_shared_memory
+from trireid.data.workers import by_processes, by_threads, processes_fit
 from trireid.data.workers import num_cores as num_cores
 from trireid.embedding.decoding import DecodedItems, ItemDecoder, join_decoded, only_files
 from trireid.embedding.items import Item
@@ -59,7 +59,7 @@ def decoded_batches(
     many = total is not None and total >= PROCESSES_FROM and all(only_files(item.images) for _, item in first)
     height, width = decoder.image_size
     unit_bytes = UNIT * NUM_MODALITIES * 3 * height * width
-    if on_cuda and many and workers > 1 and fits_shared_memory(unit_bytes, workers):
+    if on_cuda and many and workers > 1 and processes_fit(unit_bytes, workers):
         decoded = by_processes(units, decoder.decode_all, workers=workers)
     else:
         ahead = max(2 * workers, AHEAD * batch_size // UNIT)
