@@ -275,7 +275,7 @@ def test_runs_at_a_time_are_spread_over_the_devices(tmp_path, monkeypatch):
 
 
 def test_a_run_does_not_start_again_the_program_that_starts_it(tmp_path, monkeypatch):
-    """A script without a guard of `__main__` would start its runs in each of them. A run without a log ends in a line."""
+    """A script without a guard of `__main__` would start its runs in each of them. A missing log is no error."""
 
     class Process:
         exitcode = 1
