@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tiny_run import tiny_config
 from trireid.cli.app import app
 from trireid.config.load import override_config
+from trireid.config.schema import EvaluateConfig
 from trireid.data.images import load_images
 from trireid.data.readers import scan
 from trireid.data.transforms import EvaluationTransform
@@ -21,11 +22,14 @@ from trireid.embedding.embedder import Embedder
 from trireid.embedding.items import Item
 from trireid.errors import CheckpointError, InputError
 from trireid.evaluation.feature_files import load_features
+from trireid.evaluation.features import FeatureSet
+from trireid.evaluation.ranking import Ranking, Side
 from trireid.export.graph import ExportedModel
 from trireid.train.checkpoint import build_for, checkpoint_writer, load_checkpoint, load_model
+from trireid.train.evaluating import centring_notes
 from trireid.train.loop import train
 from trireid.train.testing import checkpoint_features, evaluate_checkpoint
-from trireid.types import MODALITIES, filled_blocks, modality_subsets
+from trireid.types import MODALITIES, Labels, Protocol, filled_blocks, modality_subsets
 
 ROOT = Path(__file__).resolve().parents[2]
 runner = CliRunner()
@@ -90,6 +94,7 @@ def test_a_test_and_embeddings_centre_alike_and_embeddings_of_both_kinds_never_m
     assert np.allclose(found.vectors, saved.query.features.features["joint"].numpy(), atol=1e-4)
     plain = Embedder(run, device="cpu", centring="none").embed(items)
     assert not found.model.makes_the_same_vectors_as(plain.model)
+    assert found.model.description == f"{plain.model.description}, centred"
     assert np.abs(plain.vectors - found.vectors).max() > 1e-3
     by_camera = found.centred_by_camera()
     literal = checkpoint_features(
@@ -121,7 +126,7 @@ def test_a_checkpoint_without_the_mean_is_refused_with_the_way_to_get_it(run: Pa
     again = evaluate_checkpoint(new, progress=False)
     assert again["feature"]["joint"]["mAP"] == pytest.approx(expected["feature"]["joint"]["mAP"], abs=1e-6)
     broken = replace(checkpoint, centre={"global": torch.zeros(3), "head": checkpoint.centre["head"]})
-    with pytest.raises(CheckpointError, match="the file is damaged"):
+    with pytest.raises(CheckpointError, match="the file is damaged; copy it again"):
         build_for(broken, broken.config)
 
 
@@ -138,6 +143,15 @@ def test_the_benchmark_finds_the_metrics_of_both_kinds_from_the_files_of_a_run(t
             {name: metrics["mAP"] for name, metrics in tested.items()}, abs=1e-5
         )
     assert "| none | head | camera | 1 |" in script["table"]({"none": [found]}, ("camera",))
+
+
+def test_items_that_are_alone_with_their_camera_are_reported() -> None:
+    number = torch.arange(5)
+    labels = Labels(number, torch.tensor([0, 0, 1, 2, 2]), number, item=number)
+    side = Side(FeatureSet({}, torch.ones(5, 3, dtype=torch.bool), number, {}), labels)
+    (note,) = centring_notes(EvaluateConfig(centring="camera"), Ranking(side, side, Protocol("test")))
+    assert "each of 3 cameras" in note
+    assert note.endswith("; with a single item, whose feature becomes 0: 1")
 
 
 @pytest.mark.slow

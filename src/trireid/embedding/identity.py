@@ -44,6 +44,7 @@ def model_identity(checkpoint: Checkpoint, model: ReIDModel, *, feature: str = "
     height, size = settings.data.image_size
     name = checkpoint.path.name if checkpoint.path.parent.name == "" else "/".join(checkpoint.path.parts[-2:])
     about = f"{name}: {settings.model.backbone.name}, head {settings.model.head}, {height} x {size}"
+    about += ", centred" if settings.evaluate.centring == "train" else ""
     return ModelIdentity(fingerprint(checkpoint), feature, blocks, width, about, version("trireid"))
 
 

@@ -149,7 +149,7 @@ def centre_checkpoint(path: Path, out: Path, *, config: Config | None = None, pr
         index = scan_index(here, progress=progress)
         checkpoint = with_means(checkpoint, here, index, device=device, dtype=dtype, progress=progress)
     evaluate = checkpoint.config.evaluate.model_copy(update={"centring": "train"})
-    centred = replace(checkpoint, config=checkpoint.config.model_copy(update={"evaluate": evaluate}), path=out)
+    centred = replace(checkpoint, config=checkpoint.config.model_copy(update={"evaluate": evaluate}))
     model = build_for(centred, centred.config)
     checkpoint_writer(
         out,
@@ -161,7 +161,7 @@ def centre_checkpoint(path: Path, out: Path, *, config: Config | None = None, pr
         figures=centred.figures,
         centre=centred.centre,
     )()
-    return centred
+    return replace(centred, path=out)
 
 
 def _check_replaceable(out: Path) -> None:

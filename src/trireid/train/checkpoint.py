@@ -340,7 +340,7 @@ def _centre(checkpoint: Checkpoint, model: ReIDModel) -> FeatureCentre:
     if given != {name: (width,) for name, width in expected.items()}:
         raise CheckpointError(
             f"the means of features in {checkpoint.path} are of {given}, the model's features have {expected} numbers: "
-            "the file is damaged; find them again with `trireid centre`"
+            "the file is damaged; copy it again, or train again"
         )
     check_values(checkpoint.centre, source=checkpoint.path)
     return FeatureCentre(checkpoint.centre)

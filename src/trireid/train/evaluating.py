@@ -71,18 +71,20 @@ def evaluate_split(
     if ranking is None:
         return None
     result = evaluate_features(ranking, device=device, missing=settings.missing, missing_as=settings.missing_as)
-    return replace(result, messages=(*split.messages, *_centring(settings, ranking), *result.messages))
+    return replace(result, messages=(*split.messages, *centring_notes(settings, ranking), *result.messages))
 
 
-def _centring(settings: EvaluateConfig, ranking: Ranking) -> list[str]:
-    """What was subtracted from the features."""
+def centring_notes(settings: EvaluateConfig, ranking: Ranking) -> list[str]:
+    """What was subtracted from the features of a ranking, for every output."""
     if settings.centring == "train":
         return ["centred: the mean of the training features is subtracted (evaluate.centring=train)"]
     if settings.centring == "none":
         return []
-    count = len(ranking.gallery.labels.camera.unique())
+    sizes = ranking.gallery.labels.camera.unique(return_counts=True)[1]
+    count, alone = len(sizes), int((sizes == 1).sum())
     unknown = ranking.gallery.labels.camera == UNKNOWN
     more = f"; {int(unknown.sum())} items of unknown camera count as one camera" if bool(unknown.any()) else ""
+    more += f"; with a single item, whose feature becomes 0: {alone}" if alone else ""
     return [
         f"centred by camera: the mean feature of each of {count} cameras of the gallery is subtracted, so the metrics "
         f"depend on the gallery as a whole (transductive; evaluate.centring=camera){more}"
