@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,7 +81,11 @@ def test_the_compilers_cache_is_the_users_own(monkeypatch: pytest.MonkeyPatch, t
     assert folder.stat().st_mode & 0o777 == 0o700
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     folder.chmod(0o777)
-    assert use_compiler_cache() is None
+    monkeypatch.setattr(compiling.tempfile, "tempdir", str(tmp_path))
+    temporary = use_compiler_cache()
+    assert temporary.parent == tmp_path
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    assert use_compiler_cache() == temporary == Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 
 
 def test_shared_stochastic_depth_has_the_mean_and_the_rate_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,23 @@ def test_what_cannot_be_compiled_leaves_the_model_as_it_was(
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_cache_that_cannot_be_made_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_blocks(_backbone: Backbone) -> None:
+        Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(Backbone, "compile_blocks", compile_blocks)
+    config = tiny_config(tmp_path, tmp_path / "run")
+    model = build_model(config.model, image_size=(32, 16), num_classes=4, num_cameras=2)
+    accelerator = make_accelerator(device=torch.device("cpu"), precision="fp32")
+    chosen = Speed(compiled=True, recorded=False, reason="it was set")
+    assert compilation.compiled_if_possible(model, chosen, accelerator=accelerator, sizes={True: 2}).compiled
+    assert f"the compiler's cache in {tmp_path / 'file' / 'cache'} was not usable (NotADirectoryError" in caplog.text
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import shutil
@@ -69,19 +70,34 @@ def compiler_obstacle(device: str) -> str | None:
     return None
 
 
-def use_compiler_cache() -> Path | None:
+def use_compiler_cache() -> Path:
     """Keep what is compiled in the user's cache folder, so that the next run finds it; the folder may be emptied.
 
     It is `trireid/compiler` in `$XDG_CACHE_HOME` or `~/.cache`. `TORCHINDUCTOR_CACHE_DIR` names another one. A folder
-    that others may write to is not used, because its files are run as programs.
+    that others may write to is not used, because its files are run as programs; nor is torch's default, whose name in
+    the folder of temporary files others may take first. What is compiled then lasts as long as the program.
 
     Returns:
-        The folder; None: torch's own default, since this one cannot be used.
+        The folder; one that was named by the user may be unusable.
     """
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     default = str(Path(tempfile.gettempdir()) / "torchinductor_")  # torch sets the variable to a folder of this kind
     if given and not given.startswith(default):
         return Path(given)
+    folder = _own_cache() or temporary_cache()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    return folder
+
+
+def temporary_cache() -> Path:
+    """A folder that is deleted when the program ends."""
+    folder = Path(tempfile.mkdtemp(prefix="trireid-compiler-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _own_cache() -> Path | None:
+    """The folder in the user's cache; None where it cannot be used, or others could."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trireid" / "compiler"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,12 +105,9 @@ def use_compiler_cache() -> Path | None:
         shared = hasattr(os, "getuid") and (
             found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         )
-        if shared or not os.access(folder, os.W_OK):
-            return None
     except (OSError, RuntimeError):  # no home, no room, no permission
         return None
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-    return folder
+    return None if shared or not os.access(folder, os.W_OK) else folder
 
 
 class SharedDropPath(nn.Module):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +15,7 @@ from accelerate.utils import gather_object
 
 from trireid.config.schema import Config
 from trireid.errors import printable
-from trireid.models.compiling import FAILURES, compiler_obstacle, room_to_compile, use_compiler_cache
+from trireid.models.compiling import FAILURES, compiler_obstacle, room_to_compile, temporary_cache, use_compiler_cache
 from trireid.models.reid import ReIDModel
 from trireid.models.speed_choice import Speed, inference_speed, training_speed
 from trireid.names import Precision
@@ -88,15 +85,21 @@ def compiled_if_possible(
         return speed
     start, folder = perf_counter(), use_compiler_cache()
     fault = _compile(model, accelerator, sizes)
-    if fault is not None and folder is not None and any(folder.iterdir()):
-        with_cache, fault = fault, _compile(model, accelerator, sizes, folder=_temporary_folder())
+    if fault is not None and _may_be_at_fault(folder):
+        with_cache, fault = fault, _compile(model, accelerator, sizes, folder=temporary_cache())
         if fault is not None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         else:
-            _log.warning("the compiler's cache in %s was not usable (%s): empty that folder", folder, with_cache)
+            _log.warning(
+                "the compiler's cache in %s was not usable (%s): empty that folder, or name another one with "
+                "TORCHINDUCTOR_CACHE_DIR",
+                folder,
+                with_cache,
+            )
     faults = [each for each in gather_object([fault]) if each is not None]
     if not faults:
-        _log.info("the blocks were compiled in %.1f s; the compiler's cache is %s", perf_counter() - start, _cache())
+        cache = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        _log.info("the blocks were compiled in %.1f s; the compiler's cache is %s", perf_counter() - start, cache)
         return speed
     model.backbone.uncompile()
     _log.warning(
@@ -125,15 +128,12 @@ def _compile(
     return None
 
 
-def _cache() -> str:
-    return os.environ.get("TORCHINDUCTOR_CACHE_DIR", "torch's default folder")
-
-
-def _temporary_folder() -> Path:
-    """A folder that is deleted when the program ends."""
-    folder = Path(tempfile.mkdtemp(prefix="trireid-compiler-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def _may_be_at_fault(cache: Path) -> bool:
+    """Whether another folder for the compiler's cache could help: this one holds files, or cannot be written."""
+    try:
+        return any(cache.iterdir()) or not os.access(cache, os.W_OK)
+    except OSError:  # it cannot be made, or not be read
+        return True
 
 
 def _try_blocks(model: ReIDModel, accelerator: Accelerator, sizes: Mapping[bool, int]) -> None:
