@@ -14,7 +14,8 @@ import pytest
 pytestmark = pytest.mark.server
 
 STARTS = """
-import milvus_server, time
+import milvus_server, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 with milvus_server.running() as server:
     print(server.process, flush=True)
     time.sleep(300)
