@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from cold_files import forget, write_images
 
 from trireid.benchmark import describe_machine
 from trireid.config.load import override_config
@@ -47,16 +45,6 @@ from trireid.types import Batch
 TARGET = 0.9
 
 
-def write_image(task: tuple[Path, int, tuple[int, int]]) -> None:
-    """A smooth pattern with noise, (height, width), of which JPEG needs about as many bytes as of a photograph."""
-    path, seed, (height, width) = task
-    generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
-    noisy = smooth + generator.integers(-12, 13, (height, width, 1))
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-
-
 def write_triplets(folder: Path, count: int, size: tuple[int, int]) -> list[Item]:
     """JPEG triplets of one size, and the items."""
     items, tasks = [], []
@@ -66,21 +54,8 @@ def write_triplets(folder: Path, count: int, size: tuple[int, int]) -> list[Item
         images = {name: folder / name / f"{number:06d}.jpg" for name in MODALITIES}
         tasks += [(path, 3 * number + place, size) for place, path in enumerate(images.values())]
         items.append(Item({name: str(path) for name, path in images.items()}, key=str(number)))
-    with ProcessPoolExecutor(num_cores()) as pool:
-        list(pool.map(write_image, tasks, chunksize=64))
+    write_images(tasks, workers=num_cores())
     return items
-
-
-def forget(items: Sequence[Item]) -> bool:
-    """Ask the system to drop the files from its page cache; False where it has no such call."""
-    if not hasattr(os, "posix_fadvise"):
-        return False
-    for path in {path for item in items for path in item.images.values()}:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-    return True
 
 
 def repeated(items: Sequence[Item], times: int) -> list[Item]:
@@ -210,9 +185,10 @@ def measure(name: str, items: list[Item], checkpoint: Path, given: argparse.Name
     """All rates of one set of files."""
     embedder = Embedder(checkpoint, device=given.device, batch_size=given.batch, workers=given.workers, fast=True)
     end_to_end(embedder, items[: 2 * given.batch])  # compiles and records
-    cold = forget(items)
+    files = [path for item in items for path in item.images.values()]
+    cold = forget(files)
     decoding = decoding_rate(embedder, repeated(items, given.repeats))
-    forget(items)
+    forget(files)
     whole = end_to_end(embedder, repeated(items, given.repeats))
     row: dict[str, Any] = {
         "set": name,

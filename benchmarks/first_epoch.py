@@ -17,21 +17,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from cold_files import forget, write_images
 
 from trireid.benchmark import describe_machine
 from trireid.config.load import override_config
@@ -54,16 +51,6 @@ TARGET = 0.9
 PER_IDENTITY = 8
 
 
-def write_image(task: tuple[Path, int, tuple[int, int]]) -> None:
-    """A smooth pattern with noise, (height, width), of which JPEG needs about as many bytes as of a photograph."""
-    path, seed, (height, width) = task
-    generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
-    noisy = smooth + generator.integers(-12, 13, (height, width, 1))
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-
-
 def write_triplets(folder: Path, count: int, size: tuple[int, int], workers: int) -> list[Record]:
     """JPEG triplets of one size, and their records."""
     records, tasks = [], []
@@ -74,23 +61,8 @@ def write_triplets(folder: Path, count: int, size: tuple[int, int], workers: int
         tasks += [(path, 3 * number + place, size) for place, path in enumerate(paths)]
         sources = tuple(ImageSource(path) for path in paths)
         records.append(Record(f"{number:06d}", sources, identity=f"{number // PER_IDENTITY:04d}", camera="1"))
-    with ProcessPoolExecutor(workers) as pool:
-        list(pool.map(write_image, tasks, chunksize=64))
-    os.sync()
+    write_images(tasks, workers=workers)
     return records
-
-
-def forget(records: Sequence[Record]) -> bool:
-    """Ask the system to drop the files from its page cache; False where it has no such call."""
-    if not hasattr(os, "posix_fadvise"):
-        return False
-    for record in records:
-        for source in record.images:
-            assert source is not None
-            descriptor = os.open(source.path, os.O_RDONLY)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
-    return True
 
 
 def wait(device: torch.device) -> None:
@@ -217,11 +189,12 @@ def timed(work: Callable[[], tuple[Any, dict[str, Any]]]) -> tuple[Any, dict[str
 
 def measure(name: str, records: list[Record], training: Training, megabytes: float) -> dict[str, Any]:
     """All rates of one set of files; prints its row."""
-    cold = forget(records)
+    files = [source.path for record in records for source in record.images if source is not None]
+    cold = forget(files)
     decoding = decode_all(records, training)
-    forget(records)
+    forget(files)
     _, late = timed(lambda: before(records, training))
-    forget(records)
+    forget(files)
     loader, first = timed(lambda: at_once(records, training))
     _, steady = timed(lambda: (loader, training.epoch(loader)))
     _, steady = timed(lambda: (loader, training.epoch(loader)))
