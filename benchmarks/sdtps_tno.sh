@@ -3,6 +3,7 @@
 # TNO: folder of tno_scenes. LANDSAT: folder of landsat_places. WEIGHTS: timm, or a file of vit_small_patch14_dinov2.
 # CONFIG: settings of the runs on TNO. OUT: folder of all runs. PARALLEL: runs at once. PARTS: some of sdtps, cuts,
 #   ratio, landsat. SEEDS: how many, of landsat and cuts 3 at most. LIMIT: seconds after which a grid is interrupted.
+# COSTS=no: without the time of each cell (of an idle GPU).
 # Arguments: KEY=VALUE for all runs.
 set -euo pipefail
 TNO=${TNO:-data/tno_scenes}
@@ -26,6 +27,7 @@ grid() { # name, cells, seeds, then settings
   echo "$name: $((SECONDS - start)) s"
 }
 costs() { # name, cells
+  [ "${COSTS:-yes}" = yes ] || return 0
   timeout "${LIMIT:-0}" "$PYTHON" -m trireid bench "${tno[@]}" model.backbone.pretrained=none --cells "$2" \
     --mode inference --out "$OUT/$1_costs.json" $BENCH >"$OUT/$1_costs.txt" 2>&1 || rm -f "$OUT/$1_costs.json"
 }
