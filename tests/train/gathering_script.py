@@ -125,8 +125,6 @@ def check_mean(bucket_bytes: int) -> None:
             one.grad = two.grad = None
         with pytest.raises(InputError), mean:  # a step that fails leaves nothing behind
             raise InputError("no loss")
-    mean.close()
-    models[1](torch.ones(1, 4)).sum().backward()  # sends nothing: the other process may do something else
 
 
 def part_of(items: list[int]) -> FeatureSet | None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tiny_run import FOLDERS, tiny_config, untrained_run, write_tree
 from trireid.cli.app import app
+from trireid.cli.metric_tables import page
 from trireid.config.load import override_config
 from trireid.errors import InputError
 from trireid.evaluation.feature_files import load_features
@@ -80,20 +81,24 @@ def test_a_single_case_leaves_out_what_nothing_is_left_of(lacking: Path, missing
 
 
 def test_metrics_by_camera_stand_beside_each_case(lacking: Path, tmp_path: Path) -> None:
-    shown = call("test", lacking, "--by", "camera", "--missing", "all", "--out", tmp_path / "metrics.json")
+    shown = call("test", lacking, "--by", "camera", "--missing", "all", "--rerank", "--out", tmp_path / "metrics.json")
     assert shown.exit_code == 0, shown.output
     written = json.loads((tmp_path / "metrics.json").read_text())
     groups = written["by"]["camera"]
     assert {camera: each["num_queries"] for camera, each in groups.items()} == {"cam1": 12, "cam2": 12}
-    for name, metrics in written["feature"].items():
+    matched = sum(each["num_queries"] - each["num_unmatched"] for each in groups.values())
+    for name, found in [(name, found) for name in written["feature"] for found in (written, written["reranked"])]:
         parts = [
-            each["feature"][name]["mAP"] * (each["num_queries"] - each["num_unmatched"]) for each in groups.values()
+            each["feature"][name]["mAP"] * (each["num_queries"] - each["num_unmatched"])
+            for each in found["by"]["camera"].values()
         ]
-        matched = sum(each["num_queries"] - each["num_unmatched"] for each in groups.values())
-        assert sum(parts) / matched == pytest.approx(metrics["mAP"])
+        assert sum(parts) / matched == pytest.approx(found["feature"][name]["mAP"])
     case = written["missing"]["cases"]["nt"]
     assert sum(each["num_queries"] for each in case["by"]["camera"].values()) == case["num_queries"] == ITEMS - 4
     assert "| cam1 | 12 |" in shown.stdout
+    assert "**by camera of the query, re-ranked**" in shown.stdout
+    text = page({**written, "checkpoint": "last"})
+    assert all(f"{title}**" in text for title in ("last", "lambda 0.3)", "by camera of the query, re-ranked"))
     assert "by camera of the query; columns: withheld" in shown.stdout
     refused = call("test", lacking, "--by", "camera,scene")
     assert refused.exit_code == 2

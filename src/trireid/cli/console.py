@@ -109,9 +109,14 @@ def show_rule(metrics: Mapping[str, Any]) -> None:
 def show_reranked(title: str, metrics: Mapping[str, Any]) -> None:
     """Print the `reranked` metrics of a run or test, if there are any."""
     if "reranked" in metrics:
-        again = metrics["reranked"]
-        settings = f"k1 {again['k1']}, k2 {again['k2']}, lambda {again['lambda_value']:g}"
-        show_metrics(f"{title}, re-ranked (k-reciprocal, {settings})", again["feature"])
+        show_metrics(reranked_title(title, metrics), metrics["reranked"]["feature"])
+
+
+def reranked_title(title: str, metrics: Mapping[str, Any]) -> str:
+    """The title of the `reranked` metrics, with the settings of re-ranking."""
+    again = metrics["reranked"]
+    settings = f"k1 {again['k1']}, k2 {again['k2']}, lambda {again['lambda_value']:g}"
+    return f"{title}, re-ranked (k-reciprocal, {settings})"
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from trireid.cli.console import METRICS, PATTERNS, metric_columns, with_errors
+from trireid.cli.console import METRICS, PATTERNS, metric_columns, reranked_title, with_errors
 from trireid.report.values import percent
 
 _SHOWN = METRICS[:3]
@@ -22,6 +22,8 @@ _REASONS = {
 def tables(metrics: Mapping[str, Any]) -> list[str]:
     """The tables by column and those of `describe_cases`, if any, as Markdown in percent."""
     shown = [_groups_table(f"by {column} of the query", groups) for column, groups in metrics.get("by", {}).items()]
+    again = metrics.get("reranked", {}).get("by", {})
+    shown += [_groups_table(f"by {column} of the query, re-ranked", groups) for column, groups in again.items()]
     if "missing" in metrics:
         shown += [_cases_table(metrics["missing"]), *_groups_of_cases(metrics["missing"])]
     return shown + (_matrices(metrics["any_to_any"]) if "any_to_any" in metrics else [])
@@ -72,18 +74,24 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def page(metrics: Mapping[str, Any]) -> str:
     """All metrics of a test as one Markdown text."""
-    features = with_errors(metrics)
+    counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} in the gallery"
+    parts = [_features_table(f"test split: {counts}, {metrics['checkpoint']}", with_errors(metrics))]
+    if "reranked" in metrics:
+        parts.append(_features_table(reranked_title("test split", metrics), metrics["reranked"]["feature"]))
+    parts += tables(metrics)
+    rule = [metrics["rule"]["text"]] if "rule" in metrics else []
+    rule += [note] if (note := metrics.get("verification", {}).get("note")) else []
+    return "\n\n".join([*parts, *rule, *(f"Note: {line}" for line in metrics["messages"])]) + "\n"
+
+
+def _features_table(title: str, features: Mapping[str, Mapping[str, float | None]]) -> str:
+    """One row per feature."""
     columns = metric_columns(features)
-    header = ["feature", *(label for label, _ in columns)]
     body = [
         [PATTERNS.get(name, name), *(percent(values.get(key), absent="-") for _, key in columns)]
         for name, values in features.items()
     ]
-    counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} in the gallery"
-    parts = [_table(f"test split: {counts}, {metrics['checkpoint']}", header, body), *tables(metrics)]
-    rule = [metrics["rule"]["text"]] if "rule" in metrics else []
-    rule += [note] if (note := metrics.get("verification", {}).get("note")) else []
-    return "\n\n".join([*parts, *rule, *(f"Note: {line}" for line in metrics["messages"])]) + "\n"
+    return _table(title, ["feature", *(label for label, _ in columns)], body)
 
 
 def _cases_table(missing: Mapping[str, Any]) -> str:

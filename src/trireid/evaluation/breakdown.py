@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
 
 import torch
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from trireid.data.records import Record
 from trireid.errors import InputError, printable

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from trireid.config.schema import EvaluateConfig
 from trireid.data.records import DatasetIndex, Record
+from trireid.evaluation.breakdown import break_down
 from trireid.evaluation.centring import centred_by_camera
 from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
 from trireid.evaluation.features import FeatureSet, RunModel, extract_features
@@ -170,17 +171,27 @@ def describe_data(index: DatasetIndex) -> EvaluationMetrics:
     }
 
 
-def describe_reranked(result: EvaluationResult, *, settings: EvaluateConfig, device: torch.device) -> EvaluationMetrics:
+def describe_reranked(
+    result: EvaluationResult, *, settings: EvaluateConfig, device: torch.device, by: Sequence[str] = ()
+) -> EvaluationMetrics:
     """`{"reranked": ...}`: the metrics of the same features after k-reciprocal re-ranking; empty where it is off.
 
     Re-ranking takes far longer than the plain ranking and needs a table of all pairs of items. It is therefore done
     once, with the final features, and reported beside the plain metrics.
+
+    Args:
+        result: of the plain ranking.
+        settings: of re-ranking.
+        device: where distances are computed.
+        by: columns of the queries that these metrics are broken down by as well.
     """
     if not settings.rerank:
         return {}
     rerank = Rerank(k1=settings.rerank_k1, k2=settings.rerank_k2, lambda_value=settings.rerank_lambda)
     again = evaluate_features(replace(result.source, rerank=rerank), device=device, missing=settings.missing)
     used = RerankedMetrics(k1=rerank.k1, k2=rerank.k2, lambda_value=rerank.lambda_value, feature=again.metrics)
+    if by:
+        used["by"] = break_down(again.rankings, result.source.query.records, by)
     return {"reranked": used}
 
 

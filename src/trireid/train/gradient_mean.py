@@ -35,7 +35,8 @@ class GradientMean:
     as zeros where another process has one or its bucket has others.
 
     Args:
-        model: gets the weights and statistics of the first process in all of them.
+        model: gets the weights and statistics of the first process in all of them; every backward pass through it
+            then belongs into this context.
         bucket_bytes: at most, of a message with more than one gradient.
     """
 
@@ -47,7 +48,8 @@ class GradientMean:
         self._number_of = {each: number for number, each in enumerate(self._parameters)}
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
-        self._handles = [each.register_post_accumulate_grad_hook(self._arrive) for each in self._parameters]
+        for each in self._parameters:
+            each.register_post_accumulate_grad_hook(self._arrive)
         self._begin()
 
     def __enter__(self) -> GradientMean:
@@ -72,11 +74,6 @@ class GradientMean:
             for parameter, mean in zip(sent.parameters, sent.values.split(sizes), strict=True):
                 parameter.grad = mean.view_as(parameter)
         self._begin()
-
-    def close(self) -> None:
-        """Leave the parameters alone from now on."""
-        for handle in self._handles:
-            handle.remove()
 
     def _begin(self) -> None:
         self._arrived: list[nn.Parameter] = []

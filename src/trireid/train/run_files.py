@@ -64,11 +64,12 @@ class VerificationMetrics(TypedDict, total=False):
 
 
 class RerankedMetrics(FeatureMetrics, total=False):
-    """Figures after k-reciprocal re-ranking, and its settings."""
+    """Figures after k-reciprocal re-ranking, and its settings; `by` where a test broke them down by columns."""
 
     k1: Required[Count]
     k2: Required[Count]
     lambda_value: Required[Share]
+    by: Breakdown
 
 
 class BestMetrics(FeatureMetrics, total=False):

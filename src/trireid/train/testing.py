@@ -61,8 +61,8 @@ def evaluate_checkpoint(
     Returns:
         `{"feature": {"global" | "head" | "joint": {"mAP": ..., ...}}, "num_queries": ..., ...}`, metrics in [0, 1];
         the requested tables as `missing` and `any_to_any`; the metrics by column and value as `by`; with
-        `evaluate.rerank` also `reranked`, the same metrics after re-ranking. Several processes of a launcher share the
-        work; the result is empty on all but the main one.
+        `evaluate.rerank` also `reranked`, the same metrics after re-ranking, with a `by` of its own. Several processes
+        of a launcher share the work; the result is empty on all but the main one.
 
     Raises:
         ConfigError: The configuration withholds modalities, and a table over withheld modalities is requested.
@@ -83,7 +83,7 @@ def evaluate_checkpoint(
         **describe_result(result),
         **_describe_groups(result, by),
         **tested.cases,
-        **describe_reranked(result, settings=tested.config.evaluate, device=tested.device),
+        **describe_reranked(result, settings=tested.config.evaluate, device=tested.device, by=by),
         **describe_data(tested.index),
     }
 
