@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -79,6 +80,27 @@ def test_what_cannot_be_compiled_leaves_the_model_as_it_was(
     assert torch.equal(torch.get_rng_state(), numbers)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("device", "compiled", "started"), [("cuda", True, 1), ("cuda", False, 0), ("cpu", True, 0)])
+def test_processes_that_compile_start_with_the_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, device: str, compiled: bool, started: int
+) -> None:
+    calls: list[str] = []
+
+    def fail() -> None:
+        calls.append("started")
+        raise RuntimeError("no process can be started")  # which loses nothing: the compilation goes on without
+
+    monkeypatch.setattr("torch._inductor.async_compile.maybe_warm_pool", fail)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compilation, "training_speed", lambda **_: Speed(compiled, recorded=False, reason="it was set"))
+    accelerator = SimpleNamespace(device=torch.device(device), num_processes=1)
+    inputs = SimpleNamespace(complete=True, loader=[])
+    config = tiny_config(tmp_path, tmp_path / "run")
+    arguments: dict[str, Any] = {"precision": "bf16", "inputs": inputs, "epochs": 1}
+    assert compilation.choose_speed(config, cast("Any", accelerator), **arguments).compiled is compiled
+    assert len(calls) == started
 
 
 def test_a_cache_that_cannot_be_made_is_replaced(

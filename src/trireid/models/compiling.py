@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import logging
 import os
 import shutil
 import stat
@@ -16,6 +17,8 @@ from pathlib import Path
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
+
+_log = logging.getLogger(__name__)
 
 FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,  # torch's own, of its tracer, its compiler and its recordings
@@ -87,6 +90,21 @@ def use_compiler_cache() -> Path:
     folder = _own_cache() or temporary_cache()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     return folder
+
+
+def start_compile_workers() -> None:
+    """Start the processes that compile kernels for a GPU, in the background, long before the first kernel.
+
+    They take seconds to import torch. Kernels that are needed before they are ready are compiled one by one, in this
+    process, so that a compilation that finds them ready takes less. `TORCH_WARM_POOL=0` leaves them to the compilation.
+    """
+    use_compiler_cache()
+    try:
+        from torch._inductor.async_compile import maybe_warm_pool  # torch's own, which has no public name for it
+
+        maybe_warm_pool()
+    except FAILURES as error:
+        _log.debug("processes for compilation were not started: %s", error)
 
 
 def temporary_cache() -> Path:

@@ -15,7 +15,14 @@ from accelerate.utils import gather_object
 
 from trireid.config.schema import Config
 from trireid.errors import printable
-from trireid.models.compiling import FAILURES, compiler_obstacle, room_to_compile, temporary_cache, use_compiler_cache
+from trireid.models.compiling import (
+    FAILURES,
+    compiler_obstacle,
+    room_to_compile,
+    start_compile_workers,
+    temporary_cache,
+    use_compiler_cache,
+)
 from trireid.models.reid import ReIDModel
 from trireid.models.speed_choice import Speed, inference_speed, training_speed
 from trireid.names import Precision
@@ -28,7 +35,10 @@ _log = logging.getLogger(__name__)
 def choose_speed(
     config: Config, accelerator: Accelerator, *, precision: Precision, inputs: TrainingInputs, epochs: int
 ) -> Speed:
-    """How a run is trained, by settings, device and the epochs that are left; logged. All processes must call it."""
+    """How a run is trained, by settings, device and the epochs that are left; logged. All processes must call it.
+
+    What will compile kernels for a GPU is started, and becomes ready while the model is made.
+    """
     settings, device = config.train, accelerator.device.type
     speed = training_speed(
         compiled=settings.compile,
@@ -41,8 +51,7 @@ def choose_speed(
         epochs=epochs,
         obstacle=_common_obstacle(device),
     )
-    _log.info("speed: %s", speed)
-    return speed
+    return _announced(speed, device)
 
 
 def choose_test_speed(config: Config, accelerator: Accelerator, *, num_items: int) -> Speed:
@@ -55,7 +64,14 @@ def choose_test_speed(config: Config, accelerator: Accelerator, *, num_items: in
         num_items=max(gather_object([num_items])),  # the same choice in all processes
         obstacle=_common_obstacle(device),
     )
+    return _announced(speed, device)
+
+
+def _announced(speed: Speed, device: str) -> Speed:
+    """The choice, logged, and the compiler made ready for it."""
     _log.info("speed: %s", speed)
+    if speed.compiled and device == "cuda":
+        start_compile_workers()
     return speed
 
 

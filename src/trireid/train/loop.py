@@ -209,6 +209,8 @@ def _train_on(inputs: TrainingInputs, config: Config, accelerator: Accelerator, 
     precision, progress = options.precision, options.progress
     seed_epoch(settings.seed, 0)
     state = find_state(config.output / STATE_FILE)
+    first = 1 if state is None else state.epoch + 1
+    speed = choose_speed(config, accelerator, precision=precision, inputs=inputs, epochs=settings.epochs + 1 - first)
     model = _make_model(config, inputs.label_map, fresh=state is None).to(device)
     optimizer = _make_optimizer(model.parameter_groups(), settings)
     if state is not None:
@@ -229,8 +231,6 @@ def _train_on(inputs: TrainingInputs, config: Config, accelerator: Accelerator, 
     if options.untrained and state is None:
         keeper.measure_untrained()
     loader = accelerator.prepare_data_loader(inputs.loader)
-    first = 1 if state is None else state.epoch + 1
-    speed = choose_speed(config, accelerator, precision=precision, inputs=inputs, epochs=settings.epochs + 1 - first)
     model.backbone.cuts_in_training = first > settings.dense_epochs
     model.backbone.recompute_blocks = settings.recompute_blocks
     speed = compiled_if_possible(
