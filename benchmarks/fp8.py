@@ -9,8 +9,11 @@ python benchmarks/fp8.py --no-speed --weights dinov2_vits14.safetensors --data d
 Speed: dense and with three cuts, blocks compiled and the forward pass recorded, all models of a group timed in turn.
 A variant is a list of products, `qkv+fc1+fc2`, of all blocks or of some, `fc1+fc2@2-11` (blocks count from 0). Three
 cuts are timed with the first two variants.
-Accuracy: mAP and the features' cosine to those in bf16, of trained runs, or of a ViT-S/14 as it is. Scales and rounding
+Accuracy: mAP and the features' cosine to those in bf16, of trained runs, or of a ViT-S/14 as it is; with cuts, also the
+cosine with the choices of bf16 imposed (`cosine_given`), by cut the share of the patches kept that are others
+(`changed`), and the share of triplets with equal choices; row fp32 shows what bf16 itself changes. Scales and rounding
 are found with the first batch of the data that is used. A variant that fails is reported, and the others go on.
+Many trained runs at once: benchmarks/fp8_accuracy.py.
 What it gave: docs/performance.md.
 """
 
@@ -21,12 +24,23 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from fp8_accuracy import (
+    BF16,
+    Row,
+    accuracy,
+    agreement,
+    all_float8,
+    autocast,
+    compare_choices,
+    of_variant,
+    reported,
+    show,
+)
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -34,21 +48,18 @@ from trireid.benchmark import describe_machine, inference_step, time_steps
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
-from trireid.errors import InputError, TrireidError
 from trireid.files import write_json
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
-from trireid.models.low_precision import PRODUCTS, use_float8
+from trireid.models.low_precision import PRODUCTS
 from trireid.models.recorded import RecordedModel
 from trireid.models.reid import ReIDModel
 from trireid.models.rounding import cast, scale_of
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import resolve_device
-from trireid.train.evaluating import evaluate_split
-from trireid.train.inputs import open_test, scan_index
+from trireid.train.inputs import scan_index
 from trireid.types import NUM_MODALITIES
 
-BF16 = torch.bfloat16
 CUTS = (
     "model.slimming=[{after_block: 2, keep_ratio: 0.6}, {after_block: 4, keep_ratio: 0.6}, "
     "{after_block: 7, keep_ratio: 0.8}]"
@@ -60,41 +71,6 @@ KINDS = {
     "matrix products": r"gemm|gemv|cutlass|nvjet|xmma|sm90_|sm80_|cublas|scaled_mm",
 }
 REPEATED = 20  # calls of a single product
-Row = dict[str, Any]
-
-
-@contextmanager
-def reported(what: str, failures: list[str]) -> Iterator[None]:
-    """Report an error of one part and go on: the machine's time is short."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError, AssertionError, TrireidError, ImportError, KeyError, TypeError) as error:
-        failures.append(f"{what}: {type(error).__name__}: {str(error).strip()[:600]}")
-        typer.echo(f"FAILED {failures[-1]}")
-
-
-def all_float8(model: ReIDModel, calibrate: Callable[[ReIDModel], object]) -> ReIDModel:
-    """A copy of the model with every product of its blocks in e4m3."""
-    changed = copy.deepcopy(model)
-    use_float8(changed.backbone.vit, lambda: calibrate(changed), products=PRODUCTS)
-    return changed
-
-
-def of_variant(variant: str, converted: ReIDModel, model: ReIDModel) -> ReIDModel:
-    """A copy of the converted model that has only the products of a variant in e4m3, the others as in the model."""
-    names, _, between = variant.partition("@")
-    first, _, last = between.partition("-")
-    chosen = PRODUCTS if names == "all" else names.split("+")
-    if not set(chosen) <= set(PRODUCTS):
-        raise InputError(f"variant {variant!r}: products are {', '.join(PRODUCTS)}, or all")
-    changed = copy.deepcopy(converted)
-    for number, block in enumerate(changed.backbone.vit.blocks):
-        for product in PRODUCTS:
-            if product not in chosen or (between and not int(first) <= number <= int(last)):
-                part = "attn" if product in ("qkv", "proj") else "mlp"
-                plain = getattr(getattr(model.backbone.vit.blocks[number], part), product)
-                setattr(getattr(block, part), product, copy.deepcopy(plain))
-    return changed
 
 
 def fresh(settings: Config, device: torch.device) -> ReIDModel:
@@ -108,17 +84,6 @@ def fresh(settings: Config, device: torch.device) -> ReIDModel:
                 part.weight.mul_(torch.exp(0.5 * torch.randn_like(part.weight)))
                 part.bias.add_(0.2 * torch.randn_like(part.bias))
     return model.to(device).eval()
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on the device."""
-    return torch.autocast(device.type, dtype=BF16)
-
-
-def agreement(first: Tensor, second: Tensor) -> Row:
-    """Cosine of two sets of features `(n, D)`."""
-    cosine = nn.functional.cosine_similarity(first.float(), second.float())
-    return {"cosine": float(cosine.mean()), "lowest_cosine": float(cosine.min())}
 
 
 def time_group(
@@ -145,6 +110,10 @@ def time_group(
     conversion = time.perf_counter() - start
     steps: dict[str, Callable[[], Any]] = {}
     rows: dict[str, Row] = {}
+    compared: list[Row] = []
+    if model.backbone.stages:
+        with reported(f"choices of {group}", failures):
+            compared = compare_choices(model, {name: of_variant(name, converted, model) for name in variants}, images)
     expected = None
     for name in ("bf16", *variants):
         with reported(f"{group}, {name}", failures):
@@ -161,6 +130,9 @@ def time_group(
             rows[name] = {"group": group, "variant": name, **agreement(feature, expected)}
             rows[name] |= {"convert_s": conversion, "compile_s": time.perf_counter() - start}
             steps[name] = step
+    for row in compared:  # not compiled: the choices of bf16 are imposed
+        known = rows.setdefault(row["variant"], {"group": group})
+        rows[row["variant"]] = {**row, **known}
     seconds = time_steps(steps, device=device, repeats=repeats, warmup=3)
     for name, values in seconds.items():
         latency = sorted(values)[len(values) // 2]
@@ -224,41 +196,6 @@ def _milliseconds(call: Callable[[], Tensor]) -> float:
     return float(start.elapsed_time(end)) / REPEATED
 
 
-def accuracy(
-    name: str,
-    model: ReIDModel,
-    settings: Config,
-    label_map: LabelMap,
-    variants: Sequence[str],
-    *,
-    device: torch.device,
-    failures: list[str],
-) -> list[Row]:
-    """Rows of bf16 and all variants on the test split of the settings."""
-    model = model.to(device).eval()
-    split = open_test(settings, scan_index(settings), label_map, device=device)
-
-    def calibrate(changed: ReIDModel) -> None:
-        batch = next(iter(split.query_loader)).to(device)
-        with autocast(device):
-            changed(split.transform(batch.images, batch.present), present=batch.present, camera=batch.camera)
-
-    converted = all_float8(model, calibrate)
-    rows, expected = [], {}
-    for variant in ("bf16", *variants):
-        with reported(f"{name}, {variant}", failures):
-            each = model if variant == "bf16" else of_variant(variant, converted, model)
-            result = evaluate_split(each, split, settings=settings.evaluate, device=device, dtype=BF16, progress=False)
-            assert result is not None
-            features = result.source.query.features.features
-            expected = expected or features
-            feature = "joint" if "joint" in features else "global"
-            metrics = result.metrics.get(feature, result.metrics["global"])
-            row = {"data": name, "variant": variant, **agreement(features[feature], expected[feature])}
-            rows.append(row | {"mAP": 100 * metrics["mAP"], "rank1": 100 * metrics["rank1"]})
-    return rows
-
-
 def opened(
     run: Sequence[Path], weights: Path | None, data: Path | None, failures: list[str]
 ) -> Iterator[tuple[str, ReIDModel, Config, LabelMap]]:
@@ -275,15 +212,6 @@ def opened(
             settings.model, image_size=settings.data.image_size, num_classes=2, num_cameras=0, load_pretrained=True
         )
         yield "ViT-S/14 as it is", model, settings, labels
-
-
-def show(rows: Sequence[Row], columns: dict[str, str]) -> None:
-    """Rows as a Markdown table."""
-    typer.echo("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in rows:
-        typer.echo(
-            "| " + " | ".join(format(row[key], form) if key in row else "-" for key, form in columns.items()) + " |"
-        )
 
 
 def main(
@@ -322,6 +250,7 @@ def main(
         save(name)
     if found["accuracy"]:
         columns = {"data": "", "variant": "", "mAP": ".2f", "rank1": ".2f", "cosine": ".5f", "lowest_cosine": ".5f"}
+        columns |= {"cosine_given": ".5f", "changed": ".4f", "same_items": ".3f"}
         show(found["accuracy"], columns)
     for group, override in GROUPS.items() if speed else ():
         if time.perf_counter() - began > budget:
@@ -336,7 +265,8 @@ def main(
         save(group)
     if found["speed"]:
         columns = {"group": "", "variant": "", "ms": ".2f", "triplets_per_s": ".0f", "ratio": ".3f", "cosine": ".5f"}
-        show(found["speed"], columns | {"lowest_cosine": ".5f", "convert_s": ".1f", "compile_s": ".1f"})
+        columns |= {"lowest_cosine": ".5f", "cosine_given": ".5f", "changed": ".4f", "same_items": ".3f"}
+        show(found["speed"], columns | {"convert_s": ".1f", "compile_s": ".1f"})
     for row in found["speed"]:
         if "profile" in row:
             kinds = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["profile"]["kinds"].items())

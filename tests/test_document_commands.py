@@ -62,7 +62,7 @@ NEEDS = (
     (r"benchmarks/serve_\w+\.py", r"minute"),  # tests/serve/test_running.py
     (r"benchmarks/gallery_(kills|scale)\.py", r"minutes"),  # tests/gallery/test_gallery_survives.py
     (r"benchmarks/export_speed\.py", r"minutes"),
-    (r"benchmarks/(two_gpus|training_memory|cold_compile)\.py", r"GPU"),
+    (r"benchmarks/(two_gpus|training_memory|fp8_accuracy|cold_compile)\.py", r"GPU"),
     (r"benchmarks/(choose_ratio|dropped_places)\.py", r"minutes"),
     (r"WEIGHTS", r"vit_small_patch14_dinov2|DINOv2"),
     (r"runs/synthetic/vit_small", r"run"),
