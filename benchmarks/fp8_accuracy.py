@@ -8,7 +8,7 @@ A cut chooses patches by scores, and where two are nearly equal the least roundi
 the cosine to the features in bf16; the same with the choices of bf16 imposed, which is what the products alone cost;
 and the share of the patches kept that are others. Row fp32 is the control: what bf16 itself changes in this way.
 Variants are as in benchmarks/fp8.py. The file is written after each run, and runs that it has are not repeated.
-benchmarks/fp8_trained.sh trains the runs.
+benchmarks/fp8_trained.sh trains the runs, on the synthetic set and on the scene patches of TNO.
 """
 
 from __future__ import annotations
