@@ -92,7 +92,9 @@ def test_processes_that_compile_start_with_the_choice(
         calls.append("started")
         raise RuntimeError("no process can be started")  # which loses nothing: the compilation goes on without
 
-    monkeypatch.setattr("torch._inductor.async_compile.maybe_warm_pool", fail)
+    monkeypatch.setattr("torch._inductor.async_compile.AsyncCompile.warm_pool", fail)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: "found")
+    monkeypatch.delenv("TORCH_WARM_POOL", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compilation, "training_speed", lambda **_: Speed(compiled, recorded=False, reason="it was set"))
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=1)

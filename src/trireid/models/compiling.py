@@ -98,11 +98,14 @@ def start_compile_workers() -> None:
     They take seconds to import torch. Kernels that are needed before they are ready are compiled one by one, in this
     process, so that a compilation that finds them ready takes less. `TORCH_WARM_POOL=0` leaves them to the compilation.
     """
+    if os.environ.get("TORCH_WARM_POOL") == "0" or importlib.util.find_spec("triton") is None:
+        return
     use_compiler_cache()
     try:
-        from torch._inductor.async_compile import maybe_warm_pool  # torch's own, which has no public name for it
+        from torch._inductor.async_compile import AsyncCompile  # torch has no public name for it
 
-        maybe_warm_pool()
+        AsyncCompile.warm_pool()
+        AsyncCompile.use_process_pool()  # an empty job, without which some versions start no worker
     except FAILURES as error:
         _log.debug("processes for compilation were not started: %s", error)
 
