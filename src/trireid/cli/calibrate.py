@@ -26,6 +26,10 @@ def calibrate(
         typer.Option(help="CSV file of labelled items that the run was not trained on (its held-out identities)."),
     ] = None,
     feature: Annotated[str | None, typer.Option(help="Feature of the run: global, head or joint (joint).")] = None,
+    centring: Annotated[
+        str | None,
+        typer.Option(help="Of the run: train subtracts the mean training feature, none nothing (as the run)."),
+    ] = None,
     exclude: Annotated[
         str | None,
         typer.Option(help="Pairs that do not count: camera, scene, cross_camera or none (as the data set says)."),
@@ -47,6 +51,7 @@ def calibrate(
         data=data,
         overrides=settings or [],
         feature=feature,
+        centring=centring,
         exclude=exclude,
         all_presences=all_presences,
         replicates=replicates,

@@ -17,6 +17,7 @@ from trireid.names import Exclusion
 from trireid.train.run_files import CALIBRATION_FILE
 
 if TYPE_CHECKING:
+    from trireid.config.schema import Config
     from trireid.embedding.embeddings import Embeddings
 
 SHOWN_RATES = (0.1, 0.01, 0.001, 0.0001)
@@ -29,6 +30,7 @@ def run(
     data: Path | None,
     overrides: Sequence[str],
     feature: str | None,
+    centring: str | None,
     exclude: str | None,
     all_presences: bool,
     replicates: int,
@@ -44,6 +46,7 @@ def run(
         data: a CSV file of other labelled items as `trireid embed` reads it, of a run; an exported file needs one.
         overrides: `section.setting=value`, of a run.
         feature: of a run; None: `joint`.
+        centring: of a run, `none` or `train`; None: as its settings.
         exclude: which pairs do not count; None: as the data set's protocol, of embeddings `camera`.
         all_presences: also embed each subset of the modalities, of a run.
         replicates, seed: of the bootstrap.
@@ -61,6 +64,7 @@ def run(
     check_replaceable(target)
     check_writable(target)
     given: dict[str, Any] = {"data": data, "overrides": overrides, "feature": feature, "all_presences": all_presences}
+    given["centring"] = centring
     if is_exported(source):
         parts, about, rule, notes = _exported(source, **given, target_fmr=target_fmr)
     elif source.suffix == ".csv" or is_file(source.with_suffix(".csv")):
@@ -98,8 +102,8 @@ def _saved(source: Path, *, needs_model: bool) -> Source:
 
     if needs_model:
         raise ConfigError(
-            f"{source} holds embeddings: --data, --feature, --all-presences and settings need the model; give the run "
-            "folder instead"
+            f"{source} holds embeddings: --data, --feature, --centring, --all-presences and settings need the model; "
+            "give the run folder instead"
         )
     note("a calibration is only right for items that the model was not trained on; embeddings do not tell")
     return [Embeddings.load(source)], str(source), "camera", ()
@@ -111,6 +115,7 @@ def _embedded(
     data: Path | None,
     overrides: Sequence[str],
     feature: str | None,
+    centring: str | None,
     all_presences: bool,
     target_fmr: float,
 ) -> Source:
@@ -132,9 +137,16 @@ def _embedded(
         feature=feature or "joint",
         batch_size=config.evaluate.batch_size,
         ranges=ranges_in(overrides, config),
+        centring=centring or _changed_centring(overrides, config),
     )
     parts = embed_presences(embedder, found.items, all_presences=all_presences, progress=is_main_process())
     return parts, found.about, found.exclude, found.notes
+
+
+def _changed_centring(overrides: Sequence[str], config: Config) -> str | None:
+    """`evaluate.centring` where a setting gives it."""
+    given = any(each.partition("=")[0].strip() == "evaluate.centring" for each in overrides)
+    return config.evaluate.centring if given else None
 
 
 def _exported(
@@ -143,6 +155,7 @@ def _exported(
     data: Path | None,
     overrides: Sequence[str],
     feature: str | None,
+    centring: str | None,
     all_presences: bool,
     target_fmr: float,
 ) -> Source:
@@ -162,7 +175,7 @@ def _exported(
     assert data is not None
     found = items_of_table(data)
     check_identities(len({item.identity for item in found.items}), target_fmr)
-    embedder = open_embedder(source, feature=feature or "joint")
+    embedder = open_embedder(source, feature=feature or "joint", centring=centring)
     parts = embed_presences(embedder, found.items, all_presences=all_presences, progress=True)
     return parts, found.about, found.exclude, found.notes
 

@@ -15,12 +15,14 @@ from trireid.cli.gallery_options import (
     AsJson,
     Before,
     Cameras,
+    Centre,
     Device,
     Feature,
     Features,
     Identities,
     Image,
     Keys,
+    ModelCentre,
     ModelDevice,
     ModelFeature,
     Name,
@@ -38,6 +40,7 @@ from trireid.cli.gallery_options import (
     Split,
     Texts,
     calibrate_by_run,
+    centring_of,
     check_before,
     embeddings_of,
     filter_of,
@@ -61,6 +64,7 @@ def create(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a .onnx file, or embeddings.")],
     name: Name = "gallery",
     feature: ModelFeature = "joint",
+    centring: ModelCentre = None,
     root: Root = None,
     partial: Partial = False,
     as_json: AsJson = False,
@@ -68,7 +72,7 @@ def create(
     """Make an empty gallery for the vectors of a model."""
     from trireid.gallery.gallery import Gallery
 
-    with Gallery.create(gallery, model_of(model, feature), name=name, root=root, partial=partial) as made:
+    with Gallery.create(gallery, model_of(model, feature, centring), name=name, root=root, partial=partial) as made:
         calibrate_by_run(made, model)
         report(asdict(made.info()), f"created: {gallery} for {made.model}", as_json=as_json)
 
@@ -82,6 +86,7 @@ def add(
     split: Split = None,
     feature: Feature = "joint",
     device: Device = "auto",
+    centring: Centre = None,
     skip_bad: SkipBad = False,
     make: Annotated[bool, typer.Option("--create", help="Make the gallery first if it is not there.")] = False,
     root: Root = None,
@@ -92,11 +97,9 @@ def add(
     from trireid.gallery.gallery import Gallery
 
     is_new = make and not Gallery.exists(gallery, name=name)
-    if not is_new:
-        check_before(gallery, name, root, partial=partial)
-    parts, left_out = embeddings_of(
-        inputs or [], run=run, feature=feature, device=device, split=split, skip_bad=skip_bad
-    )
+    own = None if is_new else check_before(gallery, name, root, partial=partial)
+    how: dict[str, Any] = {"feature": feature, "device": device, "centring": centring_of(run, centring, own)}
+    parts, left_out = embeddings_of(inputs or [], run=run, split=split, skip_bad=skip_bad, **how)
     if is_new:
         with Gallery.create(gallery, parts.model, name=name, root=root, partial=partial) as made:
             calibrate_by_run(made, run)
@@ -172,6 +175,7 @@ def query(
     skip_bad: SkipBad = False,
     feature: Feature = "joint",
     device: Device = "auto",
+    centring: Centre = None,
     top: Annotated[int, typer.Option(help="Matches of each query.")] = 10,
     by: Annotated[str, typer.Option(help="item, or identity: each identity once.")] = "item",
     reduce: Annotated[str, typer.Option(help="With identity: its best item, or the mean of its items.")] = "best",
@@ -196,8 +200,9 @@ def query(
         raise InputError("give one of: INPUT (embeddings; with --run images), --rgb/--nir/--tir with --run, or --key")
     facts = {"camera": query_camera, "scene": query_scene, "identity": query_identity}
     more: dict[str, Any] = {"images": images, "skip_bad": skip_bad, "facts": facts}
-    given = key or embeddings_of(inputs or [], run=run, feature=feature, device=device, **more)[0]
     with opened_gallery(gallery, name) as opened:
+        more["centring"] = centring_of(run, centring, opened.model)
+        given = key or embeddings_of(inputs or [], run=run, feature=feature, device=device, **more)[0]
         results = opened.query(
             given,
             top=top,
@@ -259,6 +264,7 @@ def info(gallery: Place, name: Name = "gallery", as_json: AsJson = False) -> Non
         ["items", f"{found.items:,}"],
         *([f"  {names}", f"{count:,}"] for names, count in found.by_presence.items()),
         ["model", str(found.model)],
+        ["centring", found.model.centring],
         ["parts stored", "yes" if found.partial else "no: queries with fewer modalities than items are slow"],
         ["cosine of unrelated items", unrelated],
         ["calibrated", "yes" if found.calibrated else "no"],
@@ -299,13 +305,14 @@ def rebuild(
     target_name: Annotated[str | None, typer.Option(help="Name of the new gallery (as the gallery).")] = None,
     feature: ModelFeature = "joint",
     device: ModelDevice = "auto",
+    centring: ModelCentre = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed all items of a gallery again by another model, into a new gallery, from the images that they name."""
     from trireid.embedding.opening import open_embedder
     from trireid.gallery.rebuilding import rebuild as embed_again
 
-    embedder = open_embedder(run, device=device, feature=feature)
+    embedder = open_embedder(run, device=device, feature=feature, centring=centring)
     with opened_gallery(gallery, name) as opened, progress("embedding again") as bar:
         count = embed_again(opened, target, embedder, name=target_name or name, progress=bar.reach)
     result = {"items": count, "fingerprint": embedder.model.fingerprint, "feature": embedder.model.feature}

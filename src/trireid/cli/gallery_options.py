@@ -34,6 +34,18 @@ Feature = Annotated[str, typer.Option(help="With --run: global, head or joint.")
 Device = Annotated[str, typer.Option(help="With --run: auto, cpu or cuda.")]
 Split = Annotated[str | None, typer.Option(help="With --run: train, query, gallery or test of its own data set.")]
 ModelFeature = Annotated[str, typer.Option("--feature", help="Of a run or checkpoint: global, head or joint.")]
+Centre = Annotated[
+    str | None,
+    typer.Option(
+        "--centring",
+        help="With --run: train subtracts the mean training feature, none nothing (as the gallery; a new one as the "
+        "run).",
+    ),
+]
+ModelCentre = Annotated[
+    str | None,
+    typer.Option("--centring", help="Of a run: train subtracts the mean training feature, none nothing (as the run)."),
+]
 ModelDevice = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="With --run: list items that cannot be read and leave them out.")
@@ -67,8 +79,8 @@ def opened_gallery(location: str, name: str) -> Iterator[Gallery]:
         yield opened
 
 
-def check_before(location: str, name: str, root: Path | None, *, partial: bool) -> None:
-    """What is wrong with a gallery that items are added to, before they are embedded.
+def check_before(location: str, name: str, root: Path | None, *, partial: bool) -> ModelIdentity:
+    """What is wrong with a gallery that items are added to, before they are embedded. Returns its model.
 
     Raises:
         InputError: it was made with another root, or without `--partial`.
@@ -84,16 +96,45 @@ def check_before(location: str, name: str, root: Path | None, *, partial: bool) 
             "--partial is for a gallery that --create makes, and this one was made without: leave it out, or copy the "
             "gallery with --partial"
         )
+    return found.model
 
 
-def model_of(path: Path, feature: str) -> ModelIdentity:
+def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None = None) -> str | None:
+    """The centring that a run embeds images with: that of the gallery, or of a new one as given.
+
+    Args:
+        run: that embeds; None: embeddings are there already.
+        given: by the user; None: not given.
+        own: the model of the gallery; None: there is none yet.
+
+    Raises:
+        InputError: it is given without a run, or is not that of the gallery.
+    """
+    from trireid.embedding.opening import is_exported
+
+    if given is not None and run is None:
+        raise InputError(
+            f"--centring {printable(given, limit=40)} is for images, with --run: embeddings have their own"
+        )
+    if own is None or run is None or (is_exported(run) and given is None):
+        return given
+    if given is not None and given != own.centring:
+        raise InputError(
+            f"--centring is {printable(given, limit=40)}, and the vectors of the gallery have centring {own.centring}: "
+            "leave it out, or build another gallery (trireid gallery rebuild)"
+        )
+    return None if is_exported(run) else own.centring
+
+
+def model_of(path: Path, feature: str, centring: str | None) -> ModelIdentity:
     """The model of a run, a checkpoint or embeddings."""
     from trireid.embedding.embeddings import Embeddings
     from trireid.embedding.opening import is_exported, open_embedder
 
     if not is_exported(path) and path.with_suffix(".csv").is_file():
+        centring_of(None, centring)
         return Embeddings.load(path).model
-    return open_embedder(path, device="cpu", feature=feature).model
+    return open_embedder(path, device="cpu", feature=feature, centring=centring).model
 
 
 def embeddings_of(
@@ -106,6 +147,7 @@ def embeddings_of(
     split: str | None = None,
     skip_bad: bool = False,
     facts: Mapping[str, Any] | None = None,
+    centring: str | None = None,
 ) -> tuple[Embeddings, int]:
     """Finished embeddings, or those of images or of a split of the run; and how many items were left out.
 
@@ -116,6 +158,7 @@ def embeddings_of(
         split: of the run's data set.
         skip_bad: leave out items that cannot be read.
         facts: what is known about the single item.
+        centring: of the model, see `centring_of`.
     """
     from trireid.embedding.embeddings import Embeddings, concatenate
 
@@ -138,7 +181,8 @@ def embeddings_of(
     for line in given.notes:
         note(line)
     items = [replace(item, **facts) for item in given.items] if images and facts else list(given.items)
-    found = open_embedder(run, device=device, feature=feature).embed(items, progress=True, skip_bad=skip_bad)
+    embedder = open_embedder(run, device=device, feature=feature, centring=centring)
+    found = embedder.embed(items, progress=True, skip_bad=skip_bad)
     return found, len(items) - len(found)
 
 

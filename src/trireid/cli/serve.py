@@ -172,13 +172,14 @@ def _media_folder(gallery: str, name: str, media: Path | None) -> Path:
 
 def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, ItemEmbedder]:
     """The gallery and the model that made its vectors."""
-    from trireid.embedding.opening import open_embedder
+    from trireid.embedding.opening import is_exported, open_embedder
     from trireid.gallery.gallery import Gallery
 
     with progress("loading the model and the gallery", counted=False):
         opened = Gallery.open(gallery, name=name)
         own = opened.model
-        embedder = open_embedder(model, device=device, feature=own.feature)
+        centring = None if is_exported(model) else own.centring  # the same for queries
+        embedder = open_embedder(model, device=device, feature=own.feature, centring=centring)
         if embedder.model.fingerprint != own.fingerprint:
             opened.close()
             raise InputError(

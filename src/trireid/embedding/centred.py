@@ -25,5 +25,6 @@ def centred_by_camera(embeddings: Embeddings) -> Embeddings:
     model = embeddings.model
     # Vectors that depend on the whole set are of no model that another set was embedded by.
     own_print = hashlib.sha256(f"{model.fingerprint} centred by camera".encode()).hexdigest()
-    described = replace(model, fingerprint=own_print, description=f"{model.description}, centred by camera")
+    about = f"{model.description}, centred by camera"
+    described = replace(model, fingerprint=own_print, description=about, centring="camera")
     return replace(embeddings, vectors=vectors, model=described)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from trireid.embedding.embeddings import ROWS, Embeddings, ModelIdentity
 from trireid.embedding.items import Box, Item, metadata_text
 from trireid.errors import DataError, InputError, RunError, printable
 from trireid.files import check_regular, is_file, read_bytes, read_head, replacing
-from trireid.names import MODALITIES
+from trireid.names import MODALITIES, Centring
 
 _log = logging.getLogger(__name__)
 
@@ -220,7 +220,10 @@ def _model_of(text: str) -> ModelIdentity:
     blocks = tuple(tuple(map(int, block)) for block in given["blocks"])
     if not all(block and set(block) <= set(range(len(MODALITIES))) for block in blocks):
         raise ValueError("its blocks name modalities that do not exist")
-    return ModelIdentity(blocks=blocks, width=given["width"], **texts)
+    centring = given.get("centring", "none")  # which vectors of earlier versions all are
+    if centring not in get_args(Centring):
+        raise ValueError("its centring does not exist")
+    return ModelIdentity(blocks=blocks, width=given["width"], centring=centring, **texts)
 
 
 def _read_items(text: IO[str]) -> Iterator[Item]:

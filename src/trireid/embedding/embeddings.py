@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trireid.embedding.items import Item
 from trireid.errors import InputError, printable
-from trireid.names import MODALITIES
+from trireid.names import MODALITIES, Centring
 
 if TYPE_CHECKING:
     from trireid.types import Blocks
@@ -32,6 +32,7 @@ class ModelIdentity:
         width: of a vector.
         description: a line for people: the checkpoint, its backbone and head.
         version: of trireid, which made the vectors.
+        centring: what was subtracted from the features: `none`, `train` or `camera`.
 
     Example:
         >>> model = ModelIdentity("0" * 64, "global", blocks=((0,), (1,), (2,)), width=6)
@@ -45,6 +46,7 @@ class ModelIdentity:
     width: int
     description: str = ""
     version: str = ""
+    centring: Centring = "none"
 
     def __post_init__(self) -> None:
         if not self.blocks or self.width < 1 or self.width % len(self.blocks):

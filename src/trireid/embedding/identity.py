@@ -16,6 +16,7 @@ from trireid.embedding.embeddings import ModelIdentity
 from trireid.errors import InputError
 from trireid.evaluation.features import RANKED_FEATURES
 from trireid.models.reid import ReIDModel
+from trireid.names import Centring
 from trireid.train.checkpoint import Checkpoint
 from trireid.types import MODALITY_BLOCKS, NUM_MODALITIES, Blocks
 
@@ -44,8 +45,9 @@ def model_identity(checkpoint: Checkpoint, model: ReIDModel, *, feature: str = "
     height, size = settings.data.image_size
     name = checkpoint.path.name if checkpoint.path.parent.name == "" else "/".join(checkpoint.path.parts[-2:])
     about = f"{name}: {settings.model.backbone.name}, head {settings.model.head}, {height} x {size}"
-    about += ", centred" if settings.evaluate.centring == "train" else ""
-    return ModelIdentity(fingerprint(checkpoint), feature, blocks, width, about, version("trireid"))
+    centring: Centring = "train" if settings.evaluate.centring == "train" else "none"
+    about += ", centred" if centring == "train" else ""
+    return ModelIdentity(fingerprint(checkpoint), feature, blocks, width, about, version("trireid"), centring)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

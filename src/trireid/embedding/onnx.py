@@ -104,7 +104,7 @@ class OnnxEmbedder:
             raise InputError(f"{file} has no feature {printable(feature, limit=40)!r}: choose {known}")
         layout = about.features[feature]
         self.model = ModelIdentity(
-            about.fingerprint, feature, layout.blocks, layout.width, about.description, about.version
+            about.fingerprint, feature, layout.blocks, layout.width, about.description, about.version, about.centring
         )
         self.modalities: tuple[str, ...] = tuple(about.reads)
         self.batch_size, self.feature, self.precision = batch_size, feature, str(about.precision)

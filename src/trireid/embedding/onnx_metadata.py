@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trireid.errors import CheckpointError, printable
-from trireid.names import Interpolation, ModalityName
+from trireid.names import Centring, Interpolation, ModalityName
 
 METADATA_KEY = "trireid"
 """Under this name the description stands in the metadata of the file, as JSON."""
@@ -36,6 +36,7 @@ class OnnxDescription(_Part):
         version: of trireid, which wrote the file.
         fingerprint: of the model, see `ModelIdentity`.
         description: a line for people.
+        centring: what was subtracted from the features, see `ModelIdentity`.
         features: by name.
         modalities: of the images that the file takes, in the order of its input.
         has_present: it also takes which modalities each item has; else every item needs all of `modalities`.
@@ -55,6 +56,7 @@ class OnnxDescription(_Part):
     version: str
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     description: str
+    centring: Centring = "none"
     features: Annotated[dict[str, FeatureDescription], Field(min_length=1)]
     modalities: Annotated[tuple[ModalityName, ...], Field(min_length=1)]
     has_present: bool

@@ -232,7 +232,7 @@ class Calibration:
             raise InputError(
                 f"the calibration is of the feature {printable(self.feature)} of model "
                 f"{printable(self.fingerprint, limit=15)}, the vectors are of {printable(feature)} of "
-                f"{printable(fingerprint, limit=15)}: calibrate the model that made the vectors"
+                f"{printable(fingerprint, limit=15)}: calibrate the model that made the vectors, with the same centring"
             )
 
     def save(self, path: str | Path) -> None:

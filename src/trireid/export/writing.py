@@ -173,6 +173,7 @@ def describe(
         version=version("trireid"),
         fingerprint=identities["joint"].fingerprint,
         description=identities["joint"].description,
+        centring=identities["joint"].centring,
         features={name: FeatureDescription(blocks=each.blocks, width=each.width) for name, each in identities.items()},
         modalities=_ORDER if modalities is None else modalities,
         has_present=modalities is None,

@@ -13,6 +13,7 @@ from trireid.embedding.embeddings import ModelIdentity
 from trireid.errors import InputError, RunError, printable
 from trireid.files import real_path
 from trireid.gallery.layout import Layout
+from trireid.names import Centring
 from trireid.typed_json import parse_object
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class About(BaseModel):
     Attributes:
         schema_version: see `SCHEMA`.
         name: of the gallery.
-        fingerprint, feature, blocks, width, description, version: of its model, see `ModelIdentity`.
+        fingerprint, feature, blocks, width, description, version, centring: of its model, see `ModelIdentity`.
         partial: whether parts of items are stored, see `layout.Layout`.
         root: folder that the paths of images are relative to.
         created: time in ISO 8601, UTC.
@@ -48,6 +49,7 @@ class About(BaseModel):
     width: int
     description: str
     version: str
+    centring: Centring = "none"
     partial: bool
     root: str | None
     created: str
@@ -66,6 +68,7 @@ class About(BaseModel):
             width=self.width,
             description=self.description,
             version=self.version,
+            centring=self.centring,
         )
 
     @property
@@ -81,6 +84,11 @@ class About(BaseModel):
         """Raise InputError unless embeddings were made by the model of the gallery."""
         other, own = embeddings.model, self.model
         if (other.fingerprint, other.feature, other.width) != (own.fingerprint, own.feature, own.width):
+            if other.centring != own.centring:
+                raise InputError(
+                    f"these vectors have centring {other.centring}, those of the gallery {own.centring}: embed the "
+                    f"images with --centring {own.centring}, or build the gallery again (trireid gallery rebuild)"
+                )
             raise InputError(
                 f"these vectors are of another model ({_named(other)}) than the gallery's ({_named(own)}): embed the "
                 "images again with its model, or build the gallery again with the other one (trireid gallery rebuild)"
@@ -98,6 +106,7 @@ def new_about(model: ModelIdentity, *, name: str, root: str | Path | None, parti
         width=model.width,
         description=model.description,
         version=model.version,
+        centring=model.centring,
         partial=partial,
         root=None if root is None else str(real_path(Path(root))),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
