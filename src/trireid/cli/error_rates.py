@@ -57,7 +57,6 @@ def run(
         TrireidError: the source cannot be read or embedded, its identities are too few, or the target is another file.
     """
     from trireid.embedding.calibrating import calibrate, check_settings
-    from trireid.embedding.opening import is_exported
 
     check_settings(exclude or "camera", target_fmr, 0.95, replicates)
     target = out or (source / CALIBRATION_FILE if is_folder(source) else source.with_suffix(f".{CALIBRATION_FILE}"))
@@ -65,12 +64,7 @@ def run(
     check_writable(target)
     given: dict[str, Any] = {"data": data, "overrides": overrides, "feature": feature, "all_presences": all_presences}
     given["centring"] = centring
-    if is_exported(source):
-        parts, about, rule, notes = _exported(source, **given, target_fmr=target_fmr)
-    elif source.suffix == ".csv" or is_file(source.with_suffix(".csv")):
-        parts, about, rule, notes = _saved(source, needs_model=any(given.values()))
-    else:
-        parts, about, rule, notes = _embedded(source, **given, target_fmr=target_fmr)
+    parts, about, rule, notes = _read(source, given, target_fmr)
     with progress("calibrating") as bar:
         settings: dict[str, Any] = {"target_fmr": target_fmr, "replicates": replicates, "seed": seed}
         rule = cast("Exclusion", exclude or rule)
@@ -90,6 +84,17 @@ def run(
 
 Source = tuple["list[Embeddings]", str, str, tuple[str, ...]]
 """Embeddings, what they are of, the rule that goes with them, and notes."""
+
+
+def _read(source: Path, given: dict[str, Any], target_fmr: float) -> Source:
+    """Embeddings of whatever the source is."""
+    from trireid.embedding.opening import is_exported
+
+    if is_exported(source):
+        return _exported(source, **given, target_fmr=target_fmr)
+    if source.suffix == ".csv" or is_file(source.with_suffix(".csv")):
+        return _saved(source, needs_model=any(given.values()))
+    return _embedded(source, **given, target_fmr=target_fmr)
 
 
 def _saved(source: Path, *, needs_model: bool) -> Source:
