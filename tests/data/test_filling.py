@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def test_what_is_read_while_it_is_decoded_is_what_the_files_hold(
     # A device of its own, so that the moving of rows is tested without CUDA.
     training._on_device = torch.zeros_like(training.host)
     filler.start([7, 31, 2])
-    files = FilePixels(records, SIZE, "bicubic")
+    files, held = FilePixels(records, SIZE, "bicubic"), weakref.ref(training.host)
     for positions in ([7, 31, 7], [2], [0, 30, 12], list(range(32)), *[[4]] * 8):
         for one, other in zip(training.read(positions), files.read(positions), strict=True):
             assert torch.equal(one, other)
@@ -62,6 +64,19 @@ def test_what_is_read_while_it_is_decoded_is_what_the_files_hold(
     test.read([1])
     assert f"36 triplets decoded by 2 {'processes' if processes else 'threads'}" in caplog.text
     assert not multiprocessing.active_children()
+    gc.collect()
+    assert held() is None  # nothing else keeps the memory
+
+
+def test_workers_take_as_many_groups_as_they_decode_in_a_short_time(records: tuple[Record, ...]) -> None:
+    filler = Filler(workers=1, processes=False)
+    open_filling(filler, records)
+    sizes = [filler._unit]
+    for seconds in (0.01, 10.0, 0.0):
+        filler._group_seconds, filler._num_groups = 0.0, 0
+        filler._store(filling._Decoded([(0, 0)], set(), seconds))
+        sizes.append(filler._unit)
+    assert sizes == [1, 5, 1, filling.UNIT]
 
 
 def test_what_is_needed_now_is_decoded_before_what_was_ordered(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
+import mmap
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from threading import Condition
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,12 +29,15 @@ from trireid.types import NUM_MODALITIES
 
 _log = logging.getLogger(__name__)
 
-UNIT = 16
-"""Groups of triplets that a worker decodes at a time."""
+UNIT, UNIT_SECONDS = 32, 0.05
+"""Groups of triplets that a worker decodes at a time: this many at most, and no more than take it about this long.
+
+The first batches, and the last ones, then wait for a short unit only, however large the images are.
+"""
 PROCESSES_FROM = 512
 """Triplets from which on processes decode: threads share one interpreter with the training, and starting takes time."""
-MOVED_AT_ONCE = 128
-"""Triplets that a reading moves to the device beyond those that it needs, so that no single step waits for all."""
+MOVED_AT_ONCE = 64
+"""Triplets that a reading moves to the device, or those that it needs if they are more: the step waits for the copy."""
 
 Key = tuple[int, int]
 """Number of a set, and of a group in it."""
@@ -49,27 +56,32 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Pixels `(n, M, 3, H, W)` of some groups one after the other, and the files they come from."""
+    """The groups whose pixels are written, those of their files that were turned upright, and the time it took."""
 
     keys: list[Key]
-    pixels: Tensor
-    files: dict[Path, ImageFacts]
+    turned: set[Path]
+    seconds: float
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Decodes groups; it can be sent to other processes."""
+    """Decodes groups into `pixels`, which threads and copies of this process share: no pixels are sent."""
 
     sets: list[_Set]
+    pixels: list[Tensor]
 
     def __call__(self, keys: list[Key]) -> _Decoded:
+        started = time.perf_counter()
         files: dict[Path, ImageFacts] = {}
-        images: list[Tensor] = []
         for number, group in keys:
             of = self.sets[number]
-            shown = [of.records[position] for position in of.groups[group]]
-            images += decode_group(shown, of.image_size, of.interpolation, of.ranges, files)
-        return _Decoded(keys, torch.stack(images), files)
+            positions = of.groups[group]
+            shown = [of.records[position] for position in positions]
+            decoded = decode_group(shown, of.image_size, of.interpolation, of.ranges, files)
+            for position, image in zip(positions, decoded, strict=True):
+                self.pixels[number][position] = image
+        turned = {path for path, facts in files.items() if facts.orientation != 1}
+        return _Decoded(keys, turned, time.perf_counter() - started)
 
 
 class Filler:
@@ -90,11 +102,13 @@ class Filler:
         self._todo: deque[Key] = deque()
         self._urgent: deque[Key] = deque()
         self._taken: set[Key] = set()
-        self._files: dict[Path, ImageFacts] = {}
+        self._turned: set[Path] = set()
         self._closed = self._logged = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="filling")
         self._work: Future[None] | None = None
         self._started, self._seconds, self._num_stored = 0.0, 0.0, 0
+        self._unit = 1  # until it is known how long a group takes
+        self._group_seconds, self._num_groups = 0.0, 0
         self._quiet = ExitStack()
 
     def add(
@@ -167,14 +181,12 @@ class Filler:
         return self._work is not None and self._work.done()
 
     def _begin(self) -> Iterator[_Decoded]:
-        """The results of the workers."""
-        work = _Work(self._sets)
-        height, width = self._sets[0].image_size
+        """The results of the workers; nothing here keeps the memory of a set once it has moved to the device."""
+        work = _Work(self._sets, [target.host for target in self._targets])
         many = sum(len(each.records) for each in self._sets) >= PROCESSES_FROM
-        unit_bytes = UNIT * NUM_MODALITIES * 3 * height * width
-        self._processes = self._processes and many and self.workers > 1 and processes_fit(unit_bytes, self.workers)
+        self._processes = self._processes and many and self.workers > 1 and processes_fit(0, self.workers)
         if self._processes:
-            return by_processes(self._units(), work, workers=self.workers)
+            return by_processes(self._units(), work, workers=self.workers, background=True)
         return by_threads(self._units(), work, workers=self.workers, ahead=2 * self.workers)
 
     def _fill(self, results: Iterator[_Decoded]) -> None:
@@ -188,7 +200,7 @@ class Filler:
         while not self._closed:
             unit: list[Key] = []
             with self._changed:
-                while len(unit) < UNIT and (self._urgent or self._todo):
+                while len(unit) < self._unit and (self._urgent or self._todo):
                     key = (self._urgent or self._todo).popleft()
                     if key not in self._taken:
                         self._taken.add(key)
@@ -198,18 +210,18 @@ class Filler:
             yield unit
 
     def _store(self, decoded: _Decoded) -> None:
-        start = 0
-        for number, group in decoded.keys:
-            target, positions = self._targets[number], self._sets[number].groups[group]
-            for offset, position in enumerate(positions):
-                target.host[position] = decoded.pixels[start + offset]
-            start += len(positions)
+        """Note what can be read now, and how long units should be."""
+        self._group_seconds += decoded.seconds
+        self._num_groups += len(decoded.keys)
+        fitting = UNIT_SECONDS * self._num_groups / max(self._group_seconds, 1e-9)
         with self._changed:
             for number, group in decoded.keys:
-                for position in self._sets[number].groups[group]:
+                positions = self._sets[number].groups[group]
+                for position in positions:
                     self._targets[number].done[position] = True
-            self._files.update(decoded.files)
-            self._num_stored += start
+                self._num_stored += len(positions)
+            self._turned |= decoded.turned
+            self._unit = max(1, min(UNIT, math.floor(fitting)))
             self._changed.notify_all()
 
     def _log_end(self) -> None:
@@ -218,7 +230,9 @@ class Filler:
         if self._logged or self._num_stored < count:
             return
         self._logged = True
-        log_turned(sum(facts.orientation != 1 for facts in self._files.values()), len(self._files))
+        if self._turned:
+            images = chain.from_iterable(record.images for each in self._sets for record in each.records)
+            log_turned(len(self._turned), len({source.path for source in images if source is not None}))
         _log.info(
             "%d triplets decoded by %d %s in %.1f s, %.0f triplets/s, while training began",
             count,
@@ -251,7 +265,7 @@ class FillingPixels:
     ) -> None:
         self._filler, self.number, self.device = filler, number, device
         shape = (len(records), NUM_MODALITIES, 3, *image_size)
-        self.host = torch.empty(shape, dtype=torch.uint8)
+        self.host = _shared(shape)
         self.present = presence_of(records)
         self.done = [False] * len(records)
         self.group_of = [0] * len(records)
@@ -283,19 +297,28 @@ class FillingPixels:
         chosen = {position: None for position in positions if not self._moved[position]}
         for _ in range(min(MOVED_AT_ONCE, len(self._to_move))):
             position = self._to_move.popleft()
-            if not self.done[position]:
-                self._to_move.append(position)
-            elif not self._moved[position] and position not in chosen:
+            if self._moved[position] or position in chosen:
+                continue
+            if self.done[position] and len(chosen) < MOVED_AT_ONCE:
                 chosen[position] = None
+            else:
+                self._to_move.append(position)
         if chosen:
             index = torch.tensor(list(chosen))
             rows = torch.empty(len(chosen), *self.host.shape[1:], dtype=torch.uint8, pin_memory=on_device.is_cuda)
-            torch.index_select(self.host, 0, index, out=rows)
+            # By this thread alone: torch's would wait for cores that decode. "clip" keeps NumPy from a copy of its own.
+            np.take(self.host.numpy(), index.numpy(), axis=0, out=rows.numpy(), mode="clip")
             on_device.index_copy_(0, _to_device(index, self.device), rows.to(self.device, non_blocking=True))
             for position in chosen:
                 self._moved[position] = True
         if not self._to_move:
             self.host = self.host.new_empty(0)
+
+
+def _shared(shape: tuple[int, ...]) -> Tensor:
+    """Memory of uint8 that copies of this process write to as well; it takes no room in /dev/shm."""
+    size = math.prod(shape)
+    return torch.frombuffer(mmap.mmap(-1, max(1, size)), dtype=torch.uint8)[:size].view(shape)
 
 
 def _to_device(index: Tensor, device: torch.device) -> Tensor:

@@ -18,6 +18,8 @@ def orient(image: Tensor, orientation: int) -> Tensor:
 
     These are the eight symmetries of the square; orientation 0 returns the image unchanged.
     """
+    if orientation == 0:
+        return image  # torch would copy it
     mirrored = image.flip(-1) if orientation >= NUM_ORIENTATIONS // 2 else image
     return torch.rot90(mirrored, orientation % 4, dims=(-2, -1))
 
