@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from gallery_cases import calibrated, embed, model_of
 from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.cli.gallery_options import centring_of
-from trireid.embedding.embeddings import ModelIdentity
-from trireid.errors import InputError
+from trireid.embedding.embeddings import Embeddings, ModelIdentity
+from trireid.errors import InputError, RunError
+from trireid.gallery.filters import Filter
+from trireid.gallery.gallery import Gallery
 from trireid.train.loop import train
 
 
@@ -66,3 +71,67 @@ def test_queries_and_calibrations_have_the_centring_of_the_gallery(tmp_path: Pat
     assert json.loads(again.read_text())["fingerprint"] == json.loads(rates.read_text())["fingerprint"]
     call("gallery", "rebuild", things, run, tmp_path / "plain", "--centring", "none")
     assert json.loads(call("gallery", "info", tmp_path / "plain", "--json"))["model"]["centring"] == "none"
+
+
+def seen() -> Embeddings:
+    """Items of two cameras and of an unknown one; some lack a modality."""
+    random = np.random.default_rng(0)
+    present = np.ones((12, 3), dtype=bool)
+    present[[1, 4, 6], 2] = False
+    cameras = [(None, "gate", "d\u00e4mmerung")[row % 3] for row in range(12)]
+    return embed(model_of(), 3.0 + random.standard_normal((12, 12)), present, camera=cameras)
+
+
+def test_a_gallery_centred_by_camera_ranks_as_its_centred_embeddings(gallery_location: dict[str, Any]) -> None:
+    items = seen()
+    literal = items.centred_by_camera()
+    with Gallery.create(**gallery_location, model=items.model, by_camera=True) as things:
+        with pytest.raises(RunError, match="was not filled, or not to its end"):
+            things.query(items)
+        with pytest.raises(InputError, match=r"item 'item0001' is its own mean.* \(camera 'gate' has 1 item\)"):
+            things.add(items.select([0, 1, 2, 3, 5]))
+        assert not len(things)
+        things.add(items)
+    with Gallery.open(**gallery_location) as things:
+        assert things.model.centring == "camera"
+        for row, result in enumerate(things.query(items, top=12)):
+            there = items.present[row]
+            for match in result.matches:
+                other = items.keys.index(match.key)
+                both = np.repeat(there & items.present[other], 4)
+                pair = [literal.vectors[number][both].astype(float) for number in (row, other)]
+                cosine = pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1])
+                assert match.similarity == pytest.approx(cosine, abs=1e-5)
+        with pytest.raises(InputError, match="has camera 'roof', and the gallery .* 'gate', an unknown camera alone"):
+            things.query(embed(model_of(), np.ones((1, 12)), np.ones((1, 3)), camera="roof"))
+        with pytest.raises(InputError, match="these vectors have centring camera, and the gallery centres by camera"):
+            things.query(literal)
+        for change in (lambda: things.add(items), lambda: things.remove(Filter(cameras=["gate"]))):
+            with pytest.raises(InputError, match="would change with each item: make another one of all items"):
+                change()
+        with pytest.raises(InputError, match="give a threshold, or use centring train"):
+            things.set_calibration(calibrated(items.model))
+    with pytest.raises(InputError, match="these have centring camera: embed the images with --centring none"):
+        Gallery.create("nowhere", literal.model)
+
+
+def test_a_camera_without_a_modality_has_no_mean_for_it(tmp_path: Path) -> None:
+    items = embed(model_of(), np.random.default_rng(1).standard_normal((3, 12)), [[1, 1, 0]] * 3, camera="gate")
+    with Gallery.create(tmp_path / "things", items.model, by_camera=True) as things:
+        things.add(items)
+        with pytest.raises(InputError, match="has a modality that no item of camera 'gate' has in the gallery"):
+            things.query(embed(model_of(), np.ones((1, 12)), np.ones((1, 3)), camera="gate"))
+
+
+@pytest.mark.slow
+def test_commands_fill_a_gallery_that_is_centred_by_camera_once(tmp_path: Path) -> None:
+    items, things, copy = tmp_path / "items", tmp_path / "things", tmp_path / "copy"
+    seen().save(items)
+    call("gallery", "add", things, items, "--create", "--centring", "camera")
+    call("gallery", "copy", things, copy)
+    answers = [call("gallery", "query", place, items, "--json") for place in (things, copy)]
+    assert answers[0] == answers[1]
+    shown = CliRunner().invoke(app, ["gallery", "query", str(things), str(items)])
+    assert "3 cameras of the gallery is subtracted, so distances depend on the gallery as a whole" in shown.stderr
+    assert "make another one of all items" in call("gallery", "add", things, items, code=2)
+    assert "give --centring none" in call("gallery", "rebuild", things, tmp_path / "no", tmp_path / "other", code=2)

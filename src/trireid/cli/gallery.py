@@ -11,6 +11,7 @@ import typer
 
 from trireid.cli.console import note, progress, say, show_table
 from trireid.cli.gallery_options import (
+    BY_CAMERA,
     After,
     AsJson,
     Before,
@@ -26,6 +27,7 @@ from trireid.cli.gallery_options import (
     ModelDevice,
     ModelFeature,
     Name,
+    NewCentre,
     NotCameras,
     Partial,
     Place,
@@ -46,6 +48,7 @@ from trireid.cli.gallery_options import (
     filter_of,
     item_facts,
     model_of,
+    note_centring,
     opened_gallery,
     plain_item,
     report,
@@ -64,7 +67,7 @@ def create(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint, a .onnx file, or embeddings.")],
     name: Name = "gallery",
     feature: ModelFeature = "joint",
-    centring: ModelCentre = None,
+    centring: NewCentre = None,
     root: Root = None,
     partial: Partial = False,
     as_json: AsJson = False,
@@ -72,7 +75,8 @@ def create(
     """Make an empty gallery for the vectors of a model."""
     from trireid.gallery.gallery import Gallery
 
-    with Gallery.create(gallery, model_of(model, feature, centring), name=name, root=root, partial=partial) as made:
+    about: dict[str, Any] = {"name": name, "root": root, "partial": partial, "by_camera": centring == BY_CAMERA}
+    with Gallery.create(gallery, model_of(model, feature, centring), **about) as made:
         calibrate_by_run(made, model)
         report(asdict(made.info()), f"created: {gallery} for {made.model}", as_json=as_json)
 
@@ -101,7 +105,8 @@ def add(
     how: dict[str, Any] = {"feature": feature, "device": device, "centring": centring_of(run, centring, own)}
     parts, left_out = embeddings_of(inputs or [], run=run, split=split, skip_bad=skip_bad, **how)
     if is_new:
-        with Gallery.create(gallery, parts.model, name=name, root=root, partial=partial) as made:
+        about: dict[str, Any] = {"name": name, "root": root, "partial": partial, "by_camera": centring == BY_CAMERA}
+        with Gallery.create(gallery, parts.model, **about) as made:
             calibrate_by_run(made, run)
     with Gallery.open(gallery, name=name) as opened, progress("adding") as bar:
         done = opened.add(parts, progress=bar.reach)
@@ -213,6 +218,7 @@ def query(
             threshold=threshold,
             fmr=fmr,
         )
+        note_centring(opened)
     if as_json:
         say(json.dumps([asdict(result) for result in results]))
     else:
@@ -312,8 +318,12 @@ def rebuild(
     from trireid.embedding.opening import open_embedder
     from trireid.gallery.rebuilding import rebuild as embed_again
 
-    embedder = open_embedder(run, device=device, feature=feature, centring=centring)
     with opened_gallery(gallery, name) as opened, progress("embedding again") as bar:
+        if centring is None and opened.model.centring == BY_CAMERA:
+            raise InputError(
+                "the gallery is centred by camera, and one by another model cannot be: give --centring none"
+            )
+        embedder = open_embedder(run, device=device, feature=feature, centring=centring)
         count = embed_again(opened, target, embedder, name=target_name or name, progress=bar.reach)
     result = {"items": count, "fingerprint": embedder.model.fingerprint, "feature": embedder.model.feature}
     report(result, f"built {target} with {count:,} items", as_json=as_json)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trireid.gallery.gallery import Gallery
     from trireid.gallery.results import Match, QueryResult
 
+BY_CAMERA = "camera"
+"""The centring of a gallery that subtracts the mean of each of its cameras."""
 Place = Annotated[str, typer.Argument(metavar="GALLERY", help="A folder, or http://host:port of a Milvus server.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the gallery; a server holds several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -39,12 +41,20 @@ Centre = Annotated[
     typer.Option(
         "--centring",
         help="With --run: train subtracts the mean training feature, none nothing (as the gallery; a new one as the "
-        "run).",
+        "run). camera, for a new gallery: that of each of its cameras.",
     ),
 ]
 ModelCentre = Annotated[
     str | None,
     typer.Option("--centring", help="Of a run: train subtracts the mean training feature, none nothing (as the run)."),
+]
+NewCentre = Annotated[
+    str | None,
+    typer.Option(
+        "--centring",
+        help="train: of a run, the mean training feature is subtracted; camera: that of each camera of the gallery; "
+        "none: nothing (as the run).",
+    ),
 ]
 ModelDevice = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 SkipBad = Annotated[
@@ -83,11 +93,15 @@ def check_before(location: str, name: str, root: Path | None, *, partial: bool) 
     """What is wrong with a gallery that items are added to, before they are embedded. Returns its model.
 
     Raises:
-        InputError: it was made with another root, or without `--partial`.
+        InputError: it was made with another root, or without `--partial`; or it takes no more items.
         RunError: there is none, or it cannot be opened.
     """
+    from trireid.gallery.camera_means import is_full
+
     with opened_gallery(location, name) as opened:
         found = opened.info()
+    if found.model.centring == BY_CAMERA and found.items:
+        raise is_full()
     if root is not None and found.root != str(real_path(root)):
         has = "none" if found.root is None else printable(found.root)
         raise InputError(f"--root is for a gallery that --create makes, and this one has its own ({has}): leave it out")
@@ -102,6 +116,8 @@ def check_before(location: str, name: str, root: Path | None, *, partial: bool) 
 def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None = None) -> str | None:
     """The centring that a run embeds images with: that of the gallery, or of a new one as given.
 
+    A gallery that centres by camera does it itself, with features that are not centred.
+
     Args:
         run: that embeds; None: embeddings are there already.
         given: by the user; None: not given.
@@ -112,6 +128,8 @@ def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None =
     """
     from trireid.embedding.opening import is_exported
 
+    if given == BY_CAMERA and (own is None or own.centring == BY_CAMERA):
+        return None if run is None or is_exported(run) else "none"
     if given is not None and run is None:
         raise InputError(
             f"--centring {printable(given, limit=40)} is for images, with --run: embeddings have their own"
@@ -123,7 +141,15 @@ def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None =
             f"--centring is {printable(given, limit=40)}, and the vectors of the gallery have centring {own.centring}: "
             "leave it out, or build another gallery (trireid gallery rebuild)"
         )
-    return None if is_exported(run) else own.centring
+    return None if is_exported(run) else "none" if own.centring == BY_CAMERA else own.centring
+
+
+def note_centring(gallery: Gallery) -> None:
+    """Report where distances depend on the gallery as a whole."""
+    from trireid.gallery.camera_means import described
+
+    if gallery.camera_means is not None:
+        note(described(gallery.camera_means))
 
 
 def model_of(path: Path, feature: str, centring: str | None) -> ModelIdentity:
@@ -134,7 +160,7 @@ def model_of(path: Path, feature: str, centring: str | None) -> ModelIdentity:
     if not is_exported(path) and path.with_suffix(".csv").is_file():
         centring_of(None, centring)
         return Embeddings.load(path).model
-    return open_embedder(path, device="cpu", feature=feature, centring=centring).model
+    return open_embedder(path, device="cpu", feature=feature, centring=centring_of(path, centring)).model
 
 
 def embeddings_of(
@@ -192,6 +218,9 @@ def calibrate_by_run(gallery: Gallery, run: Path | None) -> None:
 
     path = None if run is None else calibration_path(run)
     if path is None or not is_file(path):
+        return
+    if gallery.model.centring == BY_CAMERA:
+        note(f"{path} is of features that are not centred by camera: the gallery is not calibrated")
         return
     calibration = Calibration.load(path)
     if (calibration.fingerprint, calibration.feature) == (gallery.model.fingerprint, gallery.model.feature):

@@ -173,12 +173,14 @@ def _media_folder(gallery: str, name: str, media: Path | None) -> Path:
 def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, ItemEmbedder]:
     """The gallery and the model that made its vectors."""
     from trireid.embedding.opening import is_exported, open_embedder
+    from trireid.gallery.camera_means import described
     from trireid.gallery.gallery import Gallery
 
     with progress("loading the model and the gallery", counted=False):
         opened = Gallery.open(gallery, name=name)
         own = opened.model
-        centring = None if is_exported(model) else own.centring  # the same for queries
+        # The same for queries; a gallery that centres by camera does it itself.
+        centring = None if is_exported(model) else "none" if own.centring == "camera" else own.centring
         embedder = open_embedder(model, device=device, feature=own.feature, centring=centring)
         if embedder.model.fingerprint != own.fingerprint:
             opened.close()
@@ -187,6 +189,8 @@ def _open(model: Path, gallery: str, name: str, device: str) -> tuple[Gallery, I
                 f"{printable(own.description, limit=80)}) than {model} ({embedder.model.fingerprint[:12]}): serve it "
                 "with its own model, or build the gallery again with this one"
             )
+    if opened.camera_means is not None:
+        note(f"{described(opened.camera_means)}; a query needs the camera that saw it, and no items can be added")
     return opened, embedder
 
 
@@ -195,7 +199,7 @@ def _calibrate(gallery: Gallery, path: Path | None) -> None:
 
     if path is not None:
         gallery.set_calibration(Calibration.load(path))
-    elif gallery.calibration is None:
+    elif gallery.calibration is None and gallery.camera_means is None:
         note("the gallery has no calibration, so results have no error rates: see trireid calibrate")
 
 

@@ -26,8 +26,8 @@ def with_own_centring(checkpoint: Checkpoint, centring: str | None) -> Checkpoin
     own: Centring = checkpoint.config.evaluate.centring
     if centring not in (None, "none", "train"):
         raise InputError(
-            f"centring is {printable(str(centring), limit=40)!r}: allowed are none and train; finished embeddings are "
-            "centred by camera with Embeddings.centred_by_camera()"
+            f"centring is {printable(str(centring), limit=40)!r}: allowed are none and train; camera is of a set: of a "
+            "test, of a gallery (trireid gallery add --create), of Embeddings.centred_by_camera()"
         )
     if centring is None and own == "camera":
         _log.warning(

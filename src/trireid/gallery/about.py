@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +14,13 @@ from trireid.embedding.embeddings import ModelIdentity
 from trireid.errors import InputError, RunError, printable
 from trireid.files import real_path
 from trireid.gallery.layout import Layout
+from trireid.gallery.results import GalleryInfo
 from trireid.names import Centring
 from trireid.typed_json import parse_object
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings
+    from trireid.evaluation.calibration import Calibration
 
 SCHEMA = 1
 """Of the stored columns; galleries of another number are refused."""
@@ -76,13 +79,44 @@ class About(BaseModel):
         """How a feature is stored."""
         return Layout(self.blocks, self.width, self.partial)
 
+    def info(self, location: str, by_presence: Mapping[str, int]) -> GalleryInfo:
+        """The gallery in numbers: where it is, and how many items have each presence."""
+        return GalleryInfo(
+            name=self.name,
+            location=location,
+            items=sum(by_presence.values()),
+            by_presence=by_presence,
+            model=self.model,
+            partial=self.partial,
+            root=self.root,
+            created=self.created,
+            created_by=self.created_by,
+            unrelated=self.unrelated,
+            unrelated_from=self.unrelated_from,
+            calibrated=self.calibration is not None,
+        )
+
     def changed(self, **entries: object) -> About:
         """The same with other entries."""
         return self.model_copy(update=entries)
 
+    def check_calibration(self, calibration: Calibration) -> None:
+        """Raise InputError unless a calibration is of the model of the gallery, and the gallery can use one."""
+        if self.centring == "camera":
+            raise InputError(
+                "the gallery is centred by camera, so its distances depend on its items and have no rates of others: "
+                "give a threshold, or use centring train"
+            )
+        calibration.check_model(self.fingerprint, self.feature)
+
     def check_model(self, embeddings: Embeddings) -> None:
         """Raise InputError unless embeddings were made by the model of the gallery."""
         other, own = embeddings.model, self.model
+        if own.centring == "camera" and other.centring != "none":
+            raise InputError(
+                f"these vectors have centring {other.centring}, and the gallery centres by camera itself: embed the "
+                "images with --centring none"
+            )
         if (other.fingerprint, other.feature, other.width) != (own.fingerprint, own.feature, own.width):
             if other.centring != own.centring:
                 raise InputError(
@@ -95,8 +129,13 @@ class About(BaseModel):
             )
 
 
-def new_about(model: ModelIdentity, *, name: str, root: str | Path | None, partial: bool) -> About:
+def new_about(model: ModelIdentity, *, name: str, root: str | Path | None, partial: bool, by_camera: bool) -> About:
     """The description of a new gallery; arguments as of `Gallery.create`."""
+    if model.centring == "camera" or (by_camera and model.centring != "none"):
+        raise InputError(
+            f"a gallery that centres by camera is made for vectors that are not centred, and these have centring "
+            f"{model.centring}: embed the images with --centring none, and give the gallery --centring camera"
+        )
     return About(
         schema_version=SCHEMA,
         name=name,
@@ -106,7 +145,7 @@ def new_about(model: ModelIdentity, *, name: str, root: str | Path | None, parti
         width=model.width,
         description=model.description,
         version=model.version,
-        centring=model.centring,
+        centring="camera" if by_camera else model.centring,
         partial=partial,
         root=None if root is None else str(real_path(Path(root))),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trireid.embedding.items import Item
 from trireid.errors import InputError, RunError, printable
 from trireid.gallery.about import About, new_about, read_about
+from trireid.gallery.camera_means import STORED_AS, CameraMeans, check_changes, read_means
 from trireid.gallery.copying import copy_rows
 from trireid.gallery.engine import Engine
 from trireid.gallery.filters import Filter, expression, presence_in
@@ -24,7 +25,7 @@ from trireid.gallery.location import check_name, gallery_exists, made_folder, ne
 from trireid.gallery.lookup import checked_label, existing, removable
 from trireid.gallery.query import Choices, Reduce, Target, answer
 from trireid.gallery.results import Added, GalleryInfo, QueryResult
-from trireid.gallery.rows import Row, checked_text, item_of, rows_of
+from trireid.gallery.rows import checked_text, item_of, rows_of
 from trireid.gallery.thresholds import calibration_text, read_calibration_text
 from trireid.gallery.unrelated import measured
 
@@ -75,6 +76,7 @@ class Gallery:
         name: str = "gallery",
         root: str | Path | None = None,
         partial: bool = False,
+        by_camera: bool = False,
     ) -> Gallery:
         """Make an empty gallery.
 
@@ -83,6 +85,7 @@ class Gallery:
             model: what its vectors are made by, `Embeddings.model` or `Embedder.model`.
             name: letters, digits and `_`; a server holds several galleries.
             root: folder that paths of images are stored relative to; None: they are stored whole.
+            by_camera: subtract the mean of each camera's items from them and from queries; filled by a single `add`.
             partial: also store the parts of items by which queries with fewer modalities are compared. Such queries
                 become fast, and the gallery takes four times the memory. Answers are the same.
 
@@ -91,7 +94,7 @@ class Gallery:
             RunError: there is something at that place already, or it cannot be written.
         """
         check_name(name)
-        about = new_about(model, name=name, root=root, partial=partial)
+        about = new_about(model, name=name, root=root, partial=partial, by_camera=by_camera)
         with made_folder(location), ExitStack() as opening:
             engine = new_engine(location, name, about, opening)
             opening.pop_all()
@@ -147,26 +150,27 @@ class Gallery:
             progress: is called with the number of items that were written, and of all.
 
         Raises:
-            InputError: another model, NaN, a key twice, no items, or a field that cannot be stored.
+            InputError: another model, NaN, a key twice, no items, or a field that cannot be stored; the gallery is
+                centred by camera and has its items already.
         """
         self._about.check_model(embeddings)
+        check_changes(self._engine, self._about, first=True)
+        means = CameraMeans.of(embeddings) if self._about.centring == "camera" else None
+        embeddings = embeddings if means is None else means.subtract(embeddings)
         rows = rows_of(embeddings, self._layout, self._root)
         replaced = len(self._engine.fetch([row["key"] for row in rows]))
         step = self._engine.page_size(self._layout.row_width)
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            self._engine.upsert(some, self._stored(some, embeddings.vectors[start : start + step]), flush=False)
+            codes = np.array([row["presence"] for row in some])
+            vectors = self._layout.rows_by_code(embeddings.vectors[start : start + step], codes)
+            self._engine.upsert(some, vectors, flush=False)
             if progress is not None:
                 progress(start + len(some), len(rows))
         self._engine.flush()
+        if means is not None:
+            self._engine.write_text(STORED_AS, means.text())
         return Added(len(rows) - replaced, replaced, self._measure_first())
-
-    def _stored(self, rows: Sequence[Row], features: NDArray[np.float32]) -> NDArray[np.float32]:
-        codes = np.array([row["presence"] for row in rows])
-        stored = np.zeros((len(rows), self._layout.row_width), dtype=np.float32)
-        for code in np.unique(codes):
-            stored[codes == code] = self._layout.rows(features[codes == code].astype(np.float64), int(code))
-        return stored
 
     def label(self, keys: str | Iterable[str], identity: str) -> int:
         """Give items an identity. Returns how many there are.
@@ -201,6 +205,7 @@ class Gallery:
             InputError: the filter is empty, which would remove all, or one of its keys is not there; nothing was
                 changed.
         """
+        check_changes(self._engine, self._about)
         keys = removable(self._engine, where)
         self._engine.delete(keys)
         return len(keys)
@@ -240,7 +245,7 @@ class Gallery:
         """
         choices = Choices(top, by, reduce, expression(where), exclude, threshold, fmr)
         self._refresh()
-        return answer(self._engine, self._about, self.calibration, embeddings, choices)
+        return answer(self._engine, self._about, self.calibration, embeddings, choices, self.camera_means)
 
     def get(self, keys: str | Iterable[str]) -> Items:
         """Items by key, in the given order.
@@ -279,20 +284,8 @@ class Gallery:
     def info(self) -> GalleryInfo:
         """The gallery in numbers."""
         counts = {code: self._engine.count(presence_in([code])) for code in CODES}
-        about = self._about
-        return GalleryInfo(
-            name=about.name,
-            location=self._engine.location,
-            items=sum(counts.values()),
-            by_presence={",".join(names_of(code)): count for code, count in counts.items() if count},
-            model=about.model,
-            partial=about.partial,
-            root=about.root,
-            created=about.created,
-            created_by=about.created_by,
-            unrelated=about.unrelated,
-            unrelated_from=about.unrelated_from,
-            calibrated=about.calibration is not None,
+        return self._about.info(
+            self._engine.location, {",".join(names_of(code)): count for code, count in counts.items() if count}
         )
 
     # What distances depend on
@@ -327,7 +320,7 @@ class Gallery:
         Raises:
             InputError: it is of another model or feature.
         """
-        calibration.check_model(self._about.fingerprint, self._about.feature)
+        self._about.check_calibration(calibration)
         text = calibration_text(calibration)
         self._engine.write_text("calibration", text)
         self._write(self._about.changed(calibration=sha256(text.encode()).hexdigest()))
@@ -345,6 +338,11 @@ class Gallery:
                 raise RunError("the calibration of the gallery is missing: add it again (trireid gallery calibrate)")
             self._calibration_read = (name, read_calibration_text(text))
         return self._calibration_read[1]
+
+    @cached_property
+    def camera_means(self) -> CameraMeans | None:
+        """The means that are subtracted from queries where the gallery is centred by camera."""
+        return read_means(self._engine, self._about)
 
     def copy(
         self,
@@ -376,6 +374,8 @@ class Gallery:
             found = copy_rows(self._engine, target, self._layout, about.layout, progress)
             if self.calibration is not None:
                 target.write_text("calibration", calibration_text(self.calibration))
+            if self.camera_means is not None:
+                target.write_text(STORED_AS, self.camera_means.text())
             opening.pop_all()
             target.close()
         return found

@@ -131,6 +131,13 @@ class Layout:
             rows[:, self.columns(shared, code)] = self.part(features, shared)
         return rows
 
+    def rows_by_code(self, features: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What is stored of features `(n, D)` of items with these presences: `(n, row_width)`."""
+        stored = np.zeros((len(codes), self.row_width), dtype=np.float32)
+        for code in np.unique(codes):
+            stored[codes == code] = self.rows(features[codes == code].astype(np.float64), int(code))
+        return stored
+
     def probes(self, features: NDArray[np.float64], query: int, item: int) -> NDArray[np.float32]:
         """Queries `(q, D)` of one presence as rows `(q, row_width)` whose inner products are cosines."""
         shared = self.shared(query, item)

@@ -14,6 +14,7 @@ import numpy as np
 from trireid.embedding.items import Item
 from trireid.errors import InputError, printable
 from trireid.gallery.about import About
+from trireid.gallery.camera_means import CameraMeans
 from trireid.gallery.engine import Engine, Hit
 from trireid.gallery.filters import both, literal
 from trireid.gallery.layout import presence_codes
@@ -87,6 +88,7 @@ def answer(
     calibration: Calibration | None,
     given: Embeddings | str | Sequence[str],
     choices: Choices,
+    means: CameraMeans | None,
 ) -> list[QueryResult]:
     """See `Gallery.query`."""
     unrelated = about.unrelated or 0.0
@@ -94,7 +96,7 @@ def answer(
     if isinstance(given, str) or (isinstance(given, Sequence) and all(isinstance(each, str) for each in given)):
         queries = _own(engine, about, [given] if isinstance(given, str) else list(given))
     else:
-        queries = _foreign(about, cast("Embeddings", given))
+        queries = _foreign(about, cast("Embeddings", given), means)
     _report_unknown(queries, choices.exclude)
     probes = [_probe(query, choices) for query in queries]
     searcher = Searcher(engine, about.layout, unrelated)
@@ -115,11 +117,12 @@ def _own(engine: Engine, about: About, keys: list[str]) -> list[_Query]:
     return [queries[key] for key in keys]
 
 
-def _foreign(about: About, embeddings: Embeddings) -> list[_Query]:
+def _foreign(about: About, embeddings: Embeddings, means: CameraMeans | None) -> list[_Query]:
     if not hasattr(embeddings, "vectors"):
         raise InputError(f"a query must be embeddings or keys, given {printable(repr(embeddings), limit=80)}")
     about.check_model(embeddings)
     check_vectors(embeddings, about.layout)
+    embeddings = embeddings if means is None else means.subtract(embeddings)
     codes = presence_codes(np.asarray(embeddings.present))
     vectors = np.asarray(embeddings.vectors, dtype=np.float64)
     return [
