@@ -55,6 +55,7 @@ ScoreName = Literal["predicted", "own", "rgb", "nir", "tir"]
 Choice = Literal["hard", "soft"]
 """A patch is kept or dropped, or has a weight between 0 and 1."""
 SpectrumWeightName = Literal["none", "spread", "agreement", "learned"]
+ContrastName = Literal["none", "centred", "weighted"]
 """What a whole modality of an item is weighted by."""
 
 # Slimming inside the ViT

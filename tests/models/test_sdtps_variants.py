@@ -9,6 +9,7 @@ from trireid.config.schema import BackboneConfig, Config, ModelConfig, SDTPSConf
 from trireid.errors import ConfigError, InputError
 from trireid.models.build import build_model, check_model
 from trireid.models.cells import cell_of_place, cell_softmax
+from trireid.models.contrast import slot_values
 from trireid.models.sdtps import PRESETS, SDTPS
 from trireid.models.spectrum_weight import SpectrumWeight, spectrum_statistics, weigh_blocks
 from trireid.train.scanning import check_blinding
@@ -170,6 +171,37 @@ def test_weights_scale_the_blocks_of_the_feature():
     assert scaled.tolist() == [[0.5, 0.0, 2.5, 0.5, 1.5, 2.5, 1.5]]
 
 
+@pytest.mark.parametrize("contrast", ["centred", "weighted"])
+def test_contrast_sums_what_patches_show_beyond_their_image(contrast):
+    head, (patches, guides) = make(contrast=contrast, cells=(1, 2), reader="concat", sparse_ratio=0.5).eval(), inputs()
+    patches[1, 2] = patches[1, 2, :1]  # an image that shows nothing
+    out, plain = head(patches, guides), make(cells=(1, 2), reader="concat", sparse_ratio=0.5).eval()(patches, guides)
+    assert torch.equal(out.selection.mask, plain.selection.mask)  # what is kept does not change
+    everywhere = torch.zeros(2, 3, 2, PATCHES).scatter_(
+        -1, out.selection.indices.unsqueeze(2).expand_as(out.selection.weights), out.selection.weights
+    )
+    for b in range(2):
+        for m in range(3):
+            mean = patches[b, m].mean(0)
+            for slot in range(2):
+                literal = torch.zeros(DIM)
+                for n in range(PATCHES):
+                    apart = 1.0 - float(cosine(patches[b, m, n], mean)) if contrast == "weighted" else 1.0
+                    literal += everywhere[b, m, slot, n] * apart * (patches[b, m, n] - mean)
+                assert torch.allclose(out.slots[b, m, slot], literal, atol=1e-5)
+    assert out.slots[1, 2].abs().max() < 1e-5 < plain.slots[1, 2].abs().max()
+
+
+@pytest.mark.parametrize("mask", ["log", "masked_softmax"])
+def test_contrast_serves_learned_slots_and_low_precision(mask):
+    head, (patches, guides) = make(contrast="weighted", mask=mask), inputs()
+    for mode in (head.train(), head.eval()):
+        found = mode.aggregate(patches, *mode.decide(mode.score(patches, guides)))[0]
+        make(mask=mask).load_state_dict(head.state_dict())  # no parameters of its own
+        assert found.isfinite().all()
+    assert slot_values(patches.bfloat16(), "weighted").dtype == torch.bfloat16
+
+
 def test_hdm_and_atmoe_read_the_slots():
     head, (patches, guides) = make(reader="hdm_atmoe").eval(), inputs()
     out = head(patches, guides)
@@ -188,13 +220,16 @@ def test_scores_of_a_cut_are_taken_on():
 
 def test_a_model_hands_the_scores_and_places_of_its_cut_to_the_head():
     def build(**options):
-        settings = SDTPSConfig(scoring="cut", cells=(2, 2), reader="concat", choice="soft", gumbel_tau=0.2)
+        settings = SDTPSConfig(
+            scoring="cut", cells=(2, 2), reader="concat", choice="soft", gumbel_tau=0.2, contrast="weighted"
+        )
         backbone = BackboneConfig(name="tiny", pretrained="none", width=32, depth=3, num_heads=2)
         config = ModelConfig(backbone=backbone, head="sdtps", sdtps=settings, **options)
         return build_model(config, image_size=(32, 32), num_classes=4, num_cameras=0)
 
     model, images = build(slimming=(SlimmingConfig(after_block=1, keep_ratio=0.5),)), torch.randn(4, 3, 3, 32, 32)
     out = model.eval()(images)
+    assert model.head.contrast == "weighted"
     cut, head = out.selection["block1"], out.selection["sdtps"]
     assert torch.equal(head.mask, cut.mask)
     spread = model.head.cell[cut.indices].unsqueeze(2) == torch.arange(4)[:, None]  # (B, M, A, K)
@@ -212,6 +247,7 @@ def test_a_model_hands_the_scores_and_places_of_its_cut_to_the_head():
         ({"scores": ()}, r"scores are \[\]; give one or more of predicted, own, rgb"),
         ({"scores": ("own", "own")}, "each once"),
         ({"choice": "firm"}, "choice is 'firm'; allowed are hard, soft"),
+        ({"contrast": "high"}, "contrast is 'high'; allowed are none, centred, weighted"),
         ({"spectrum_weight": "mean"}, "spectrum_weight is 'mean'; allowed are none, spread"),
         (
             {"cells": (4, 4)},

@@ -223,6 +223,7 @@ class SDTPSConfig(Section):
     keep_all_in_test: bool = False  # choose in training only
     guide_gradient: bool = False  # cosines pass gradient to patches and guides
     spectrum_weight: names.SpectrumWeightName | None = None  # weight of a whole modality of an item
+    contrast: names.ContrastName = "none"  # what slots are made of: patches, or what they show beyond their image
     cells: tuple[Positive, Positive] | None = None  # slots are cells of the image, rows x columns; None: learned
 
 

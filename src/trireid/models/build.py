@@ -159,6 +159,7 @@ def _build_head(config: ModelConfig, backbone: Backbone) -> SDTPS | HDMHead | No
             scores=settings.scores,
             keep_all_in_test=settings.keep_all_in_test,
             guide_gradient=settings.guide_gradient,
+            contrast=settings.contrast,
             cells=settings.cells,
             place_grid=backbone.grid,
             **{**PRESETS[settings.preset], **chosen},

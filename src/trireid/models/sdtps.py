@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.models.cells import cell_of_place, cell_softmax
+from trireid.models.contrast import slot_values
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
 from trireid.models.slot_pooling import SlotReader
 from trireid.models.spectrum_weight import make_weight, weigh_blocks
 from trireid.names import (
     Choice,
+    ContrastName,
     Mask,
     Noise,
     Normalisation,
@@ -126,6 +128,7 @@ class SDTPS(nn.Module):
         keep_all_in_test: choose in training only, as a regularisation, and keep all patches in evaluation.
         guide_gradient: let the cosines pass gradient to patches and guides (for a `soft` choice or a relaxation).
         spectrum_weight: weight of a whole modality of an item in the feature, see `trireid.models.spectrum_weight`.
+        contrast: what the slots and the dropped token are made of, see `trireid.models.contrast`.
         cells: (rows, columns) of slots that are cells of the image, see `trireid.models.cells`; None: learned slots.
         place_grid: patch grid of the image, which the cells divide, where the patches are those that a cut left; all of
             its patches are taken as well (a dense start of training), and the same share is kept. None: grid.
@@ -163,19 +166,20 @@ class SDTPS(nn.Module):
         keep_all_in_test: bool = False,
         guide_gradient: bool = False,
         spectrum_weight: SpectrumWeightName = "none",
+        contrast: ContrastName = "none",
         cells: tuple[int, int] | None = None,
         place_grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         _check_ranges(dim=dim, aggr_ratio=aggr_ratio, beta=beta, tau=tau, scores=scores)
-        _check_choices(relaxation, noise, mask, normalisation, scoring, choice, spectrum_weight)
+        _check_choices(relaxation, noise, mask, normalisation, scoring, choice, spectrum_weight, contrast)
         self.num_patches, self.grid = num_patches, _checked_grid(grid, num_patches)
         self.num_kept, self.sparse_ratio = select.keep_count(num_patches, sparse_ratio), sparse_ratio
         self.dense_grid = place_grid or self.grid
         self.num_slots = slot_count(num_patches, sparse_ratio=sparse_ratio, aggr_ratio=aggr_ratio)
         self.beta, self.tau, self.use_gumbel = beta, tau, use_gumbel
         self.relaxation, self.noise, self.mask_form = relaxation, noise, mask
-        self.normalisation, self.scoring, self.scores = normalisation, scoring, scores
+        self.normalisation, self.scoring, self.scores, self.contrast = normalisation, scoring, scores, contrast
         self.choice, self.keep_all_in_test, self.guide_gradient = choice, keep_all_in_test, guide_gradient
 
         cell = None if cells is None else cell_of_place(self.dense_grid, cells)
@@ -230,7 +234,7 @@ class SDTPS(nn.Module):
         scores = self.score(patches, guides, present=present, cut_scores=cut_scores)  # (B, M, N)
         indices, mask, decision = self.decide(scores)
         slots, weights = self.aggregate(patches, indices, mask, decision, places=places)  # (B, M, A, D)
-        dropped = select.fuse_dropped(patches, scores, mask)  # (B, M, D)
+        dropped = select.fuse_dropped(slot_values(patches, self.contrast), scores, mask)  # (B, M, D)
         slots = torch.cat([slots, dropped.unsqueeze(2)], dim=2)  # (B, M, A + 1, D)
         slots = mask_absent(slots, present)
         feature = self.reader(slots, guides if global_features is None else global_features, present=present)  # (B, F)
@@ -316,19 +320,20 @@ class SDTPS(nn.Module):
         self, patches: Tensor, indices: Tensor, mask: Tensor, decision: Tensor, *, places: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Slots `(B, M, A, D)` and their weights over the kept patches `(B, M, A, K)`. Source: S7, S8."""
+        values = slot_values(patches, self.contrast)
         spread = indices.unsqueeze(2).expand(-1, -1, self.num_slots, -1)  # (B, M, A, K)
         if self.cell is not None:
             cell = self.cell[: patches.shape[2]].expand(mask.shape) if places is None else self.cell[places]
             logits = self._aggregation_logits(patches)[:, :, 0]  # (B, M, N)
             everywhere = cell_softmax(logits, decision, cell, self.num_slots)  # (B, M, A, N)
-            return everywhere.to(patches.dtype) @ patches, everywhere.gather(-1, spread)
+            return everywhere.to(values.dtype) @ values, everywhere.gather(-1, spread)
         if self.mask_form == "masked_softmax" and self.training:
             logits = self._aggregation_logits(patches)  # (B, M, A, N)
             everywhere = select.masked_softmax(logits, decision, mask)
-            return everywhere.to(patches.dtype) @ patches, everywhere.gather(-1, spread)
+            return everywhere.to(values.dtype) @ values, everywhere.gather(-1, spread)
         kept = select.gather_patches(patches, indices)  # (B, M, K, D)
         weights = select.log_masked_softmax(self._aggregation_logits(kept), decision.gather(-1, indices))
-        return weights.to(patches.dtype) @ kept, weights
+        return weights.to(values.dtype) @ select.gather_patches(values, indices), weights
 
     def _aggregation_logits(self, patches: Tensor) -> Tensor:
         logits: Tensor = self.aggregation(patches) * self.scale  # (B, M, N, A)
@@ -371,7 +376,14 @@ def _check_ranges(*, dim: int, aggr_ratio: float, beta: float, tau: float, score
 
 
 def _check_choices(
-    relaxation: str, noise: str, mask: str, normalisation: str, scoring: str, choice: str, spectrum_weight: str
+    relaxation: str,
+    noise: str,
+    mask: str,
+    normalisation: str,
+    scoring: str,
+    choice: str,
+    spectrum_weight: str,
+    contrast: str,
 ) -> None:
     for name, value, allowed in (
         ("relaxation", relaxation, Relaxation),
@@ -381,6 +393,7 @@ def _check_choices(
         ("scoring", scoring, Scoring),
         ("choice", choice, Choice),
         ("spectrum_weight", spectrum_weight, SpectrumWeightName),
+        ("contrast", contrast, ContrastName),
     ):
         if value not in get_args(allowed):
             raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
