@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from tiny_run import tiny_config, write_tree
 from trireid.models import speed_choice
 from trireid.models.backbone import Backbone
 from trireid.models.build import build_model
+from trireid.models.compiling import forget_compiled
 from trireid.models.speed_choice import Speed
 from trireid.train import compilation, loop
 from trireid.train.device import make_accelerator
@@ -110,16 +112,42 @@ def test_a_cache_that_cannot_be_made_is_replaced(
 ) -> None:
     def compile_blocks(_backbone: Backbone) -> None:
         Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
+        try:
+            raise EOFError
+        except EOFError:  # as torch reports a file that it compiles again
+            logging.getLogger("torch._inductor.codecache").warning("cache unable to load compiled graph", exc_info=True)
 
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(Backbone, "compile_blocks", compile_blocks)
+    monkeypatch.setattr(compilation, "forget_compiled", lambda: None)  # it imports the compiler
     config = tiny_config(tmp_path, tmp_path / "run")
     model = build_model(config.model, image_size=(32, 16), num_classes=4, num_cameras=2)
     accelerator = make_accelerator(device=torch.device("cpu"), precision="fp32")
     chosen = Speed(compiled=True, recorded=False, reason="it was set")
     assert compilation.compiled_if_possible(model, chosen, accelerator=accelerator, sizes={True: 2}).compiled
     assert f"the compiler's cache in {tmp_path / 'file' / 'cache'} was not usable (NotADirectoryError" in caplog.text
+    assert "1 files of the compiler's cache in" in caplog.text
+    assert "unable to load" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_cache_whose_files_are_damaged_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    config = tiny_config(tmp_path, tmp_path / "run")
+    accelerator = make_accelerator(device=torch.device("cpu"), precision="fp32")
+    chosen = Speed(compiled=True, recorded=False, reason="it was set")
+    for _ in range(2):
+        forget_compiled()  # as a later program finds the folder
+        model = build_model(config.model, image_size=(32, 16), num_classes=4, num_cameras=2)
+        assert compilation.compiled_if_possible(model, chosen, accelerator=accelerator, sizes={True: 2}).compiled
+        damaged = list(tmp_path.rglob("*.py"))  # a library that is loaded would end the process
+        for path in damaged:
+            path.write_text("def (")
+    assert damaged
+    assert f"the compiler's cache in {tmp_path} was not usable (" in caplog.text
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ FAILURES: tuple[type[Exception], ...] = (
     ValueError,
 )
 """What compilation and recording may end with. Each has a plain way that gives the same results, so all are caught."""
+_CACHE_LOGGERS = ("torch._inductor.codecache", "torch._functorch._aot_autograd.autograd_cache")
 
 
 @contextmanager
@@ -108,6 +109,48 @@ def start_compile_workers() -> None:
         AsyncCompile.use_process_pool()  # an empty job, without which some versions start no worker
     except FAILURES as error:
         _log.debug("processes for compilation were not started: %s", error)
+
+
+@contextmanager
+def damage_counted() -> Iterator[CacheDamage]:
+    """Count the files of the compiler's cache that torch cannot read, in place of a traceback of torch for each."""
+    found = CacheDamage()
+    loggers = [logging.getLogger(name) for name in _CACHE_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(found)
+    try:
+        yield found
+    finally:
+        for logger in loggers:
+            logger.removeFilter(found)
+
+
+class CacheDamage(logging.Filter):
+    """Passes all messages of torch but those of files that it cannot read, which it compiles again.
+
+    Attributes:
+        count: of such messages.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message is written."""
+        damaged = bool(record.exc_info) and "unable to load" in record.getMessage()
+        self.count += damaged
+        return not damaged
+
+
+def forget_compiled() -> None:
+    """Let nothing that was compiled or loaded be used again in this process, whatever folder it lies in."""
+    from torch._inductor import utils  # torch has no public name for it
+
+    torch.compiler.reset()
+    clear = getattr(utils, "clear_caches", None) or getattr(utils, "clear_inductor_caches", None)  # of later versions
+    if clear is not None:
+        clear()
 
 
 def temporary_cache() -> Path:

@@ -18,6 +18,8 @@ from trireid.errors import printable
 from trireid.models.compiling import (
     FAILURES,
     compiler_obstacle,
+    damage_counted,
+    forget_compiled,
     room_to_compile,
     start_compile_workers,
     temporary_cache,
@@ -132,15 +134,22 @@ def _compile(
     """Compile and try the blocks, with another folder of the compiler's cache if given; what failed, or None."""
     if folder is not None:
         model.backbone.uncompile()
-        torch.compiler.reset()
+        forget_compiled()
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     try:
-        with room_to_compile():
+        with room_to_compile(), damage_counted() as damage:
             model.backbone.compile_blocks()
             _try_blocks(model, accelerator, sizes)
     except FAILURES as error:
         model.zero_grad(set_to_none=True)
-        return f"{type(error).__name__}: {printable(str(error).strip().split(chr(10))[0], limit=200)}"
+        reason = " ".join(str(error).split("\n\n")[0].split())  # torch has the reason in the second line
+        return f"{type(error).__name__}: {printable(reason, limit=200)}"
+    if damage.count:
+        _log.warning(
+            "%d files of the compiler's cache in %s are damaged, and were compiled again: empty that folder",
+            damage.count,
+            os.environ["TORCHINDUCTOR_CACHE_DIR"],
+        )
     return None
 
 
