@@ -142,7 +142,8 @@ def _compile(
             _try_blocks(model, accelerator, sizes)
     except FAILURES as error:
         model.zero_grad(set_to_none=True)
-        reason = " ".join(str(error).split("\n\n")[0].split())  # torch has the reason in the second line
+        first, *others = str(error).strip().splitlines() or [""]
+        reason = f"{first} {others[0]}" if first.endswith("raised:") and others else first
         return f"{type(error).__name__}: {printable(reason, limit=200)}"
     if damage.count:
         _log.warning(
