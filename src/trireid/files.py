@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EFBIG, EINVAL, EISDIR
 from pathlib import Path
@@ -288,6 +288,35 @@ def check_writable(path: Path) -> None:
         temporary = _beside(path)
         temporary.touch()
         temporary.unlink()
+
+
+def check_own(path: Path, *, kind: str, is_own: Callable[[Path], object]) -> None:
+    """Find out before long work whether a file can be written, and whether nothing but an older one would be lost.
+
+    Args:
+        path: to write.
+        kind: what such files are called.
+        is_own: whether an existing file is of this kind; may raise OSError or ValueError where it is not.
+
+    Raises:
+        RunError: As `check_writable`; or there is another kind of file, such as a checkpoint or the metrics of a run.
+    """
+    check_writable(path)
+    if not path.exists() or (is_file(path) and not path.stat().st_size):
+        return
+    try:
+        own = is_own(path)
+    except (OSError, ValueError):
+        own = False
+    if not own:
+        raise RunError(
+            f"{printable(str(path))} exists and is no {kind}: it is not replaced; choose another file, or remove it"
+        )
+
+
+def starts_with(path: Path, text: str) -> bool:
+    """Whether a file begins with a text."""
+    return read_head(path, len(text.encode())) == text.encode()
 
 
 def write_text(path: Path, text: str, *, advice: str = ELSEWHERE) -> None:

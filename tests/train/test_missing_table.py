@@ -100,6 +100,18 @@ def test_metrics_by_camera_stand_beside_each_case(lacking: Path, tmp_path: Path)
     text = page({**written, "checkpoint": "last"})
     assert all(f"{title}**" in text for title in ("last", "lambda 0.3)", "by camera of the query, re-ranked"))
     assert "by camera of the query; columns: withheld" in shown.stdout
+    last = (lacking / "last.safetensors").read_bytes()
+    for out in (lacking / "last.safetensors", lacking / "config.yaml"):
+        kept = call("test", lacking, "--out", out)
+        assert (
+            kept.exit_code,
+            "is no output of trireid test: it is not replaced" in " ".join(kept.stderr.split()),
+        ) == (
+            2,
+            True,
+        )
+    assert (lacking / "last.safetensors").read_bytes() == last
+    assert call("test", lacking, "--out", tmp_path / "metrics.json").exit_code == 0  # its own file is replaced
     refused = call("test", lacking, "--by", "camera,scene")
     assert refused.exit_code == 2
     assert "choose among identity, camera\n" in refused.stderr

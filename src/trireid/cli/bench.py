@@ -21,7 +21,7 @@ from trireid.cli.console import progress, say, show_table
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
-from trireid.files import write_json
+from trireid.files import check_own, write_json
 from trireid.models.build import build_model
 from trireid.models.compiling import room_to_compile
 from trireid.models.low_precision import is_float8, use_float8
@@ -29,6 +29,7 @@ from trireid.models.recorded import RecordedModel
 from trireid.models.reid import ReIDModel
 from trireid.train.device import autocast_dtype, resolve_device, resolve_inference_precision, resolve_precision
 from trireid.train.recording import WARM_UP
+from trireid.typed_json import read_object
 from trireid.types import NUM_MODALITIES
 
 NUM_CLASSES = 171  # RGBNT201's training identities; the classifier's share of the cost is negligible
@@ -55,6 +56,10 @@ def run(
     Raises:
         ConfigError: a setting is wrong, or a callable cannot be found.
     """
+    if out is not None:
+        check_own(
+            out, kind="result of trireid bench", is_own=lambda path: {"machine", "rows"} <= read_object(path).keys()
+        )
     named, precision_of = _in_precisions(
         _named(configs, overrides=overrides, vary=vary, cells_file=cells_file), precisions, modes=modes
     )

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule, with_errors
-from trireid.cli.metric_tables import page, tables
+from trireid.cli.metric_tables import PAGE_START, page, tables
 from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
-from trireid.files import check_writable, write_json, write_text
+from trireid.files import check_own, starts_with, write_json, write_text
 from trireid.train.run_files import CheckpointMetrics
+from trireid.typed_json import read_object
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def run_checkpoint(
                 f"the run withholds {', '.join(saved.evaluate.missing)} (evaluate.missing); this test does not"
             )
     if out is not None:
-        check_writable(out)
+        check_own(out, kind="output of trireid test", is_own=_is_output)
     how: dict[str, Any] = {"missing_cases": missing_cases, "any_to_any": any_to_any, "by": by, "precision": precision}
     metrics = run(path, config, notes=notes, **how)
     if out is not None and metrics:
@@ -122,6 +123,12 @@ def run(
     for table in tables(metrics):
         say(f"\n{table}")
     return metrics
+
+
+def _is_output(path: Path) -> bool:
+    if path.suffix.lower() == ".md":
+        return starts_with(path, PAGE_START)
+    return {"checkpoint", "feature", "config"} <= read_object(path).keys()
 
 
 def parse_missing(text: str, *, option: str = "--missing") -> list[str]:

@@ -10,6 +10,8 @@ from trireid.report.values import percent
 
 _SHOWN = METRICS[:3]
 
+PAGE_START = "**test split: "
+"""A page of a test begins with it."""
 _REASONS = {
     "empty": "no query or no gallery item is left",
     "unmatched": "no query has a match",
@@ -75,7 +77,7 @@ def _labels(names: Sequence[str]) -> list[str]:
 def page(metrics: Mapping[str, Any]) -> str:
     """All metrics of a test as one Markdown text."""
     counts = f"{metrics['num_queries']} queries, {metrics['num_gallery']} in the gallery"
-    parts = [_features_table(f"test split: {counts}, {metrics['checkpoint']}", with_errors(metrics))]
+    parts = [_features_table(f"{PAGE_START[2:]}{counts}, {metrics['checkpoint']}", with_errors(metrics))]
     if "reranked" in metrics:
         parts.append(_features_table(reranked_title("test split", metrics), metrics["reranked"]["feature"]))
     parts += tables(metrics)

@@ -9,7 +9,7 @@ from typing import Any
 
 from trireid.errors import InputError, TrireidError
 from trireid.evaluation.verification import equal_error, pair_distances
-from trireid.files import real_path, write_text
+from trireid.files import check_own, real_path, starts_with, write_text
 from trireid.report.media import Plot, plot, render
 from trireid.report.page import query_for_page
 from trireid.report.queries import Ranked, differing_queries, query_precision, rank_saved
@@ -44,6 +44,7 @@ def write_comparison(
         raise InputError(f"a comparison needs two runs or more, given {len(paths)}")
     if len({real_path(path) for path in paths}) < len(paths):
         raise InputError("a run is given twice; give each once")
+    check_own(target, kind="page of trireid", is_own=lambda path: starts_with(path, "<!DOCTYPE html>"))
     runs = [read_run(path, overrides=overrides, evaluate=evaluate, progress=progress) for path in paths]
     write_text(target, render_comparison(runs))
     return target
