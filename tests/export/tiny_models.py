@@ -26,7 +26,12 @@ KINDS = {
     "SDTPS reference": ["model.sdtps.preset=reference"],
     "SDTPS sound": ["model.sdtps.preset=sound", "model.sdtps.sparse_ratio=0.5", "model.sdtps.learned_guides=true"],
     "SDTPS by HDM": ["model.sdtps.reader=hdm", "model.sdtps.guide=mean_patch"],
-    "SDTPS random": ["model.sdtps.scoring=random", "model.sdtps.reader=max", "model.sdtps.sparse_ratio=0.5"],
+    "SDTPS random": [
+        "model.sdtps.scoring=random",
+        "model.sdtps.reader=max",
+        "model.sdtps.sparse_ratio=0.5",
+        "model.sdtps.contrast=weighted",
+    ],
     "SDTPS after cuts": [cuts("consensus"), "model.sdtps.preset=sound", "model.sdtps.sparse_ratio=0.6"],
     "both": ["model.head=hdm", cuts("both")],
     "cross": ["model.head=hdm", cuts("cross", "merge")],
