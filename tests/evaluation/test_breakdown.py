@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from trireid.cli.metric_tables import tables
 from trireid.data.records import Record
 from trireid.errors import InputError
 from trireid.evaluation.breakdown import NOT_KNOWN, break_down, check_columns
@@ -49,5 +52,8 @@ def test_columns_that_no_query_has_are_one_line_with_those_there_are() -> None:
     labels = Labels(torch.zeros(2), torch.arange(2), torch.zeros(2), torch.arange(2))
     ranked = rank_metrics(distance, labels, labels, Protocol("camera", "camera"))
     assert list(break_down({"joint": ranked}, weather, ["weather"])["weather"]) == ["fog", "rain"]
+    odd = [replace(record, columns=(("weather", "a|b\nc"),)) for record in weather]
+    shown = tables({"by": break_down({"joint": ranked}, odd, ["weather"])})[0]
+    assert "| a\\|b\\nc | 2 |" in shown
     with pytest.raises(InputError, match="choose among identity, camera, scene"):
         break_down({}, records, ["name"])

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from trireid.cli.console import METRICS, PATTERNS, metric_columns, reranked_title, with_errors
+from trireid.errors import printable
 from trireid.report.values import percent
 
 _SHOWN = METRICS[:3]
@@ -175,5 +176,12 @@ def _footnote(reasons: Collection[str], addition: str = "") -> str:
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table below its title."""
-    lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    head, *body = ("| " + " | ".join(map(_cell, row)) + " |" for row in (header, *rows))
+    return "\n".join(
+        [f"**{printable(title, limit=None)}**", "", head, "|---" + "|---:" * (len(header) - 1) + "|", *body]
+    )
+
+
+def _cell(text: str) -> str:
+    """A value of a data set may hold what ends a cell or a row."""
+    return printable(text, limit=None).replace("|", "\\|")
