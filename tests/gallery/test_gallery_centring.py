@@ -35,6 +35,8 @@ def test_a_run_embeds_as_the_gallery_says(tmp_path: Path) -> None:
     assert centring_of(exported, None, own) is None  # its centring was chosen at the export
     with pytest.raises(InputError, match="the vectors of the gallery have centring train: leave it out"):
         centring_of(run, "none", own)
+    with pytest.raises(InputError, match="the vectors of the gallery have centring train: leave it out"):
+        centring_of(None, "camera", own)
     with pytest.raises(InputError, match="is for images, with --run"):
         centring_of(None, "train", own)
 

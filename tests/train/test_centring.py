@@ -119,7 +119,13 @@ def test_a_checkpoint_without_the_mean_is_refused_with_the_way_to_get_it(run: Pa
     taken = runner.invoke(app, ["centre", str(new), "--out", str(old)])
     assert (taken.exit_code, "is no centred checkpoint: choose another" in " ".join(taken.output.split())) == (2, True)
     assert not load_checkpoint(old).centre
-    assert runner.invoke(app, ["centre", str(old), "--out", str(new)]).exit_code == 0  # its own file is replaced
+    root = load_checkpoint(run).config.data.root
+    done = runner.invoke(app, ["centre", str(old), "--out", str(new), "--set", f"data.root={root}"])
+    assert (done.exit_code, "replaced: " in done.stderr) == (0, True)  # its own file
+    done = runner.invoke(app, ["centre", str(new), "--out", str(new), "--set", "data.root=other"])
+    assert (done.exit_code, "--set changes nothing" in " ".join(done.stderr.split())) == (0, True)
+    wrong = runner.invoke(app, ["centre", str(old), "--out", str(new), "--set", "evaluate.centring=camera"])
+    assert (wrong.exit_code, "evaluate.centring changes nothing here" in wrong.stderr) == (2, True)
     checkpoint = load_checkpoint(new)
     for name, mean in load_checkpoint(run).centre.items():
         assert torch.allclose(checkpoint.centre[name], mean, atol=1e-6)

@@ -130,17 +130,17 @@ def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None =
 
     if given == BY_CAMERA and (own is None or own.centring == BY_CAMERA):
         return None if run is None or is_exported(run) else "none"
+    if given is not None and own is not None and given != own.centring:
+        raise InputError(
+            f"--centring is {printable(given, limit=40)}, and the vectors of the gallery have centring {own.centring}: "
+            "leave it out, or build another gallery"
+        )
     if given is not None and run is None:
         raise InputError(
             f"--centring {printable(given, limit=40)} is for images, with --run: embeddings have their own"
         )
-    if own is None or run is None or (is_exported(run) and given is None):
+    if own is None or run is None:
         return given
-    if given is not None and given != own.centring:
-        raise InputError(
-            f"--centring is {printable(given, limit=40)}, and the vectors of the gallery have centring {own.centring}: "
-            "leave it out, or build another gallery (trireid gallery rebuild)"
-        )
     return None if is_exported(run) else "none" if own.centring == BY_CAMERA else own.centring
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from trireid.config.schema import Config
 from trireid.data.records import DatasetIndex
 from trireid.data.transforms import Normalise
-from trireid.errors import InputError, TrireidError
+from trireid.errors import InputError, TrireidError, printable
 from trireid.evaluation.centring import block_means
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, extract_features
 from trireid.train.checkpoint import Checkpoint, build_for, checkpoint_writer, config_here, load_checkpoint
@@ -140,6 +140,7 @@ def centre_checkpoint(path: Path, out: Path, *, config: Config | None = None, pr
         InputError: `out` exists and is no centred checkpoint, such as one that a run wrote.
         RunError: the file cannot be written.
     """
+    replaced = out.exists()
     _check_replaceable(out)
     checkpoint = load_checkpoint(path)
     here = config_here(checkpoint) if config is None else config
@@ -161,6 +162,8 @@ def centre_checkpoint(path: Path, out: Path, *, config: Config | None = None, pr
         figures=centred.figures,
         centre=centred.centre,
     )()
+    if replaced:
+        _log.warning("replaced: %s", printable(str(out)))
     return replace(centred, path=out)
 
 
