@@ -3,10 +3,11 @@ rules that do not, and controls.
 
     python benchmarks/choice_bounds.py --root data/tno_scenes --weights FILE [--quick] (TNO; ten minutes on a CPU)
 
-FILE holds vit_small_patch14_dinov2 (model.backbone.pretrained), of which the first eight blocks are used. A slot is the
-mean of the patches of a cell; slots lie side by side. `centred` and `weighted` are `model.sdtps.contrast`. A rule was
-chosen on the training split, with its second capture as it is and veiled by artificial smoke or night noise; the test
-split is there to report. Prints Markdown, writes JSON. `--quick`: random weights, tiny images, few draws.
+FILE holds vit_small_patch14_dinov2 (model.backbone.pretrained), of which the first eight blocks and the last norm are
+used, as in the recipe. A slot is the mean of the patches of a cell; slots lie side by side. `centred` and `weighted`
+are `model.sdtps.contrast`. A rule was chosen on the training split, with its second capture as it is and veiled by
+artificial smoke or night noise; the test split is there to report. Prints Markdown, writes JSON. `--quick`: random
+weights, tiny images, few draws.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from trireid.data.transforms import EvaluationTransform
 from trireid.evaluation.metrics import rank_metrics
 from trireid.files import write_json
 from trireid.models.backbone import create_vit
-from trireid.models.contrast import slot_values
+from trireid.models.contrast import finish_slots, slot_values
 from trireid.models.modality import standardised
 from trireid.models.selection import select_top
 from trireid.models.weights import load_backbone_weights
@@ -91,7 +92,7 @@ class Reader:
             for some in images.split(ITEMS * NUM_MODALITIES):
                 shown = standardised(normalize(some.expand(-1, 3, -1, -1), list(MEAN), list(STD)))
                 found += self.vit.forward_intermediates(
-                    shown, indices=[BLOCKS - 1], output_fmt="NLC", intermediates_only=True
+                    shown, indices=[BLOCKS - 1], norm=True, output_fmt="NLC", intermediates_only=True
                 )
         return torch.cat(found)
 
@@ -128,7 +129,10 @@ def rules(items: Items, cells: int, draws: int) -> Iterator[tuple[str, Tensor]]:
     """Name and feature `(n, ...)` of everything that is compared."""
     patches = items.patches
     for contrast in ("none", "centred", "weighted"):
-        yield {"none": "all patches"}.get(contrast, contrast), slots(slot_values(patches, contrast), cells)
+        yield (
+            {"none": "all patches"}.get(contrast, contrast),
+            finish_slots(slots(slot_values(patches, contrast), cells), contrast),
+        )
     spectra = functional.normalize(slots(patches, cells).flatten(2), dim=-1)  # (n, M, F)
     for size in (1, 2, 3):
         for chosen in itertools.combinations(range(NUM_MODALITIES), size):

@@ -184,10 +184,13 @@ def test_contrast_sums_what_patches_show_beyond_their_image(contrast):
         for m in range(3):
             mean = patches[b, m].mean(0)
             for slot in range(2):
-                literal = torch.zeros(DIM)
+                literal, total = torch.zeros(DIM), 0.0
                 for n in range(PATCHES):
                     apart = 1.0 - float(cosine(patches[b, m, n], mean)) if contrast == "weighted" else 1.0
                     literal += everywhere[b, m, slot, n] * apart * (patches[b, m, n] - mean)
+                    total += float(everywhere[b, m, slot, n]) * apart
+                if contrast == "weighted" and literal.norm() > 1e-6:
+                    literal *= DIM**0.5 * total / literal.norm()
                 assert torch.allclose(out.slots[b, m, slot], literal, atol=1e-5)
     assert out.slots[1, 2].abs().max() < 1e-5 < plain.slots[1, 2].abs().max()
 

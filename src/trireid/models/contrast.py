@@ -8,6 +8,9 @@ N patches, D channels.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,12 +18,12 @@ from trireid.names import ContrastName
 
 
 def slot_values(patches: Tensor, contrast: ContrastName) -> Tensor:
-    """What the slots are weighted sums of, `(B, M, N, D)`.
+    """What the slots are weighted sums of, before `finish_slots`: `(B, M, N, D)`, for `weighted` `(B, M, N, D + 1)`.
 
     Args:
         patches: `(B, M, N, D)`.
         contrast: `none` gives the patches as they are, `centred` less the mean of the patches of their image,
-            `weighted` the same times `1 - cos(patch, that mean)`, in [0, 2].
+            `weighted` the same times `1 - cos(patch, that mean)`, with this weight as last channel.
 
     Source: ours.
 
@@ -29,9 +32,6 @@ def slot_values(patches: Tensor, contrast: ContrastName) -> Tensor:
         >>> patches = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 6.0]])[None, None]
         >>> slot_values(patches, "centred")[0, 0].tolist()
         [[0.0, -2.0], [0.0, -2.0], [0.0, 4.0]]
-        >>> flat = torch.ones(1, 1, 3, 2)  # an image that shows nothing
-        >>> bool(slot_values(flat, "weighted").any())
-        False
     """
     if contrast == "none":
         return patches
@@ -40,4 +40,19 @@ def slot_values(patches: Tensor, contrast: ContrastName) -> Tensor:
     if contrast == "centred":
         return centred
     apart = 1.0 - functional.cosine_similarity(patches.float(), mean.float(), dim=-1)  # (B, M, N)
-    return centred * apart.unsqueeze(-1).to(patches.dtype)
+    apart = apart.unsqueeze(-1).to(patches.dtype)
+    return torch.cat([centred * apart, apart], dim=-1)
+
+
+def finish_slots(sums: Tensor, contrast: ContrastName) -> Tensor:
+    """Slots `(..., D)` of sums over `slot_values`; `weighted` ones have the length `sqrt(D)` times their mean weight.
+
+    Example:
+        >>> import torch
+        >>> finish_slots(torch.tensor([3.0, 4.0, 0.5]), "weighted") / 2**0.5
+        tensor([0.3000, 0.4000])
+    """
+    if contrast != "weighted":
+        return sums
+    value, weight = sums[..., :-1], sums[..., -1:]
+    return functional.normalize(value, dim=-1) * weight * math.sqrt(value.shape[-1])

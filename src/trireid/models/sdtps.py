@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.models import selection as select
 from trireid.models.cells import cell_of_place, cell_softmax
-from trireid.models.contrast import slot_values
+from trireid.models.contrast import finish_slots, slot_values
 from trireid.models.modality import ModalityLayerNorm, ModalityLinear, mask_absent
 from trireid.models.slot_pooling import SlotReader
 from trireid.models.spectrum_weight import make_weight, weigh_blocks
@@ -235,7 +235,7 @@ class SDTPS(nn.Module):
         indices, mask, decision = self.decide(scores)
         slots, weights = self.aggregate(patches, indices, mask, decision, places=places)  # (B, M, A, D)
         dropped = select.fuse_dropped(slot_values(patches, self.contrast), scores, mask)  # (B, M, D)
-        slots = torch.cat([slots, dropped.unsqueeze(2)], dim=2)  # (B, M, A + 1, D)
+        slots = finish_slots(torch.cat([slots, dropped.unsqueeze(2)], dim=2), self.contrast)  # (B, M, A + 1, D)
         slots = mask_absent(slots, present)
         feature = self.reader(slots, guides if global_features is None else global_features, present=present)  # (B, F)
         importance = None
