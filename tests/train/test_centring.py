@@ -158,6 +158,11 @@ def test_items_that_are_alone_with_their_camera_are_reported() -> None:
     (note,) = centring_notes(EvaluateConfig(centring="camera"), Ranking(side, side, Protocol("test")))
     assert "each of 3 cameras" in note
     assert note.endswith("; with a single item, whose feature becomes 0: 1")
+    others = Side(FeatureSet({}, torch.ones(3, 3, dtype=torch.bool), number[:3], {}),
+                  Labels(number[:3], torch.tensor([0, 7, 8]), number[:3], item=number[:3]))  # fmt: skip
+    (note,) = centring_notes(EvaluateConfig(centring="camera"), Ranking(others, side, Protocol("test")))
+    assert "; 2 queries of cameras that the gallery lacks are centred by the queries of their camera; " in note
+    assert note.endswith(": 3")
 
 
 @pytest.mark.slow

@@ -144,6 +144,17 @@ def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None =
     return None if is_exported(run) else "none" if own.centring == BY_CAMERA else own.centring
 
 
+def check_centrable(parts: Embeddings) -> None:
+    """Find what is wrong with items that a new gallery centres by camera, before it is made.
+
+    Raises:
+        InputError: centring leaves nothing of an item.
+    """
+    from trireid.gallery.camera_means import CameraMeans
+
+    CameraMeans.of(parts).subtract(parts)
+
+
 def note_centring(gallery: Gallery) -> None:
     """Report where distances depend on the gallery as a whole."""
     from trireid.gallery.camera_means import described

@@ -81,10 +81,14 @@ def centring_notes(settings: EvaluateConfig, ranking: Ranking) -> list[str]:
         return ["centred: the mean of the training features is subtracted (evaluate.centring=train)"]
     if settings.centring == "none":
         return []
-    sizes = ranking.gallery.labels.camera.unique(return_counts=True)[1]
-    count, alone = len(sizes), int((sizes == 1).sum())
+    cameras, sizes = ranking.gallery.labels.camera.unique(return_counts=True)
+    strange = ranking.query.labels.camera[~torch.isin(ranking.query.labels.camera, cameras)]
+    of_queries = strange.unique(return_counts=True)[1]
+    count, alone = len(sizes), int((sizes == 1).sum()) + int((of_queries == 1).sum())
     unknown = ranking.gallery.labels.camera == UNKNOWN
     more = f"; {int(unknown.sum())} items of unknown camera count as one camera" if bool(unknown.any()) else ""
+    if len(strange):
+        more += f"; {len(strange)} queries of cameras that the gallery lacks are centred by the queries of their camera"
     more += f"; with a single item, whose feature becomes 0: {alone}" if alone else ""
     return [
         f"centred by camera: the mean feature of each of {count} cameras of the gallery is subtracted, so the metrics "
