@@ -342,7 +342,8 @@ def _centre(checkpoint: Checkpoint, model: ReIDModel) -> FeatureCentre:
             f"the means of features in {checkpoint.path} are of {given}, the model's features have {expected} numbers: "
             "the file is damaged; copy it again, or train again"
         )
-    check_values(checkpoint.centre, source=checkpoint.path)
+    named = {f"{_CENTRE}{name}": mean for name, mean in checkpoint.centre.items()}
+    check_values(named, source=checkpoint.path)
     return FeatureCentre(checkpoint.centre)
 
 
