@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trireid.errors import DataError, TrireidError
-from trireid.files import write_text, writing
+from trireid.files import check_regular, write_text, writing
 
 Pixels = NDArray[np.uint8]
 HERE = Path(__file__).resolve().parent
@@ -125,6 +125,7 @@ def read_stills(folder: Path, stills: Sequence[Still]) -> tuple[dict[Still, Pixe
     for still in stills:
         path = folder / still.file
         try:
+            check_regular(path)  # a pipe would never end
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("L"))
         except FileNotFoundError:

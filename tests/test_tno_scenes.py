@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from errno import ENOSPC
 from pathlib import Path
 
@@ -94,15 +95,23 @@ def test_patches_are_cut_where_the_table_says_and_every_wrong_still_is_one_line(
 
     folder = tmp_path / "TNO" / "Triclobs_images"
     (folder / stills[0].file).unlink()
-    (folder / stills[1].file).write_bytes(b"BM")
+    (folder / stills[1].file).unlink()
+    os.mkfifo(folder / stills[1].file)
+    (folder / stills[2].file).write_bytes(b"BM")
     Image.new("L", (96, 95)).save(folder / stills[3].file)
     Image.new("L", (96, 96)).save(folder / stills[4].file)
     with pytest.raises(DataError) as caught:
         script.convert(tmp_path / "TNO", tmp_path / "other", stills=stills, cells=cells)
     lines = str(caught.value).split("\n")
-    words = ("missing", "cannot be read", "95 x 96 pixels, published are 96 x 96", "not those that TNO published")
+    words = (
+        "missing",
+        "cannot be read (Unr",
+        "cannot be read (Unid",
+        "95 x 96 pixels, published are 96 x 96",
+        "not those that TNO published",
+    )
     assert all(word in line for word, line in zip(words, lines, strict=False)), lines
-    assert lines[4].startswith("4 of 6 stills")
+    assert lines[5].startswith("5 of 6 stills")
     assert not (tmp_path / "other").exists()
     with pytest.raises(DataError, match="no Triclobs_images"):
         script.convert(tmp_path / "made", tmp_path / "other")
