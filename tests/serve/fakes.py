@@ -45,7 +45,7 @@ class FakeEmbedder:
 class FakeGallery:
     """Items in a dictionary; one writer at a time, or it complains."""
 
-    calibration = None
+    calibration = camera_means = None
 
     def __init__(self):
         self.rows, self.writing, self.closed = {}, threading.Lock(), False

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from serve.fakes import MODEL, picture
@@ -107,3 +108,22 @@ def test_two_services_on_one_server_give_one_truth(server, tmp_path, monkeypatch
     finally:
         for service in pair:
             service.end()
+
+
+@pytest.mark.slow
+def test_a_gallery_that_is_centred_by_camera_is_searched_and_not_changed(served, tmp_path):
+    from gallery_cases import embed
+    from trireid.gallery.gallery import Gallery
+
+    things = Gallery.create(tmp_path / "gallery", MODEL, by_camera=True)
+    things.add(embed(MODEL, np.random.default_rng(0).standard_normal((4, MODEL.width)), np.ones((4, 3)), camera="gate"))
+    client = served(gallery=things)
+    parts = {"rgb": picture(0)}
+    found = client.post("/v1/search", **form({"items": [{"camera": "gate"}]}, **parts))
+    assert (found.status_code, len(found.json()["results"][0]["matches"])) == (200, 4)
+    refused = client.post("/v1/search", **form({}, **parts))
+    assert (refused.status_code, "give the camera that it was seen by" in refused.json()["detail"]) == (400, True)
+    item = {"items": [{"key": "b", "camera": "gate"}]}
+    for answer in (client.post("/v1/items", **form(item, **parts)), client.delete("/v1/items/item0000")):
+        assert (answer.status_code, "make another one of all items" in answer.json()["detail"]) == (400, True)
+    assert client.get("/v1/gallery").json()["about"]["items"] == 4

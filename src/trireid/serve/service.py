@@ -170,6 +170,8 @@ class Service:
         """
         group = repr(sorted(arguments.items()))
         if isinstance(queries, Embeddings):
+            if (means := self.gallery.camera_means) is not None:
+                means.subtract(queries)  # refuses what would end the searches of others in the same batch
             rows = [
                 Embeddings(queries.vectors[row : row + 1], queries.present[row : row + 1], (item,), queries.model)
                 for row, item in enumerate(queries.items)
