@@ -156,7 +156,7 @@ def measured(items: Items, name: str, feature: Tensor, rule: str) -> Cell:
     return Cell(name, found.average_precision.numpy()[None], identity, np.array(items.scene))
 
 
-def table(items: Items, title: str, cells: int, draws: int) -> dict[str, dict[str, dict[str, list[float]]]]:
+def table(items: Items, title: str, cells: int, draws: int) -> dict[str, dict[str, dict[str, float | list[float]]]]:
     """By rule, name and scene: mAP, or a difference with its interval; printed as Markdown."""
     scenes, result = [None, *dict.fromkeys(items.scene)], {}
     features = dict(rules(items, cells, draws))
@@ -175,8 +175,13 @@ def table(items: Items, title: str, cells: int, draws: int) -> dict[str, dict[st
         print("|---|" + "---:|" * len(scenes))
         for name, values in rows.items():
             print(f"| {name} | " + " | ".join(map(shown, values)) + " |", flush=True)
-        result[rule] = {name: dict(zip(names, values, strict=True)) for name, values in rows.items()}
+        result[rule] = {name: dict(zip(names, map(rounded, values), strict=True)) for name, values in rows.items()}
     return result
+
+
+def rounded(values: list[float]) -> float | list[float]:
+    """What the file holds: one value, or a difference with the ends of its interval."""
+    return round(values[0], 2) if len(values) == 1 else [round(value, 2) for value in values]
 
 
 def best(cells: Sequence[Cell], scene: str | None, of: str) -> float:
