@@ -47,8 +47,11 @@ def test_queries_and_calibrations_have_the_centring_of_the_gallery(tmp_path: Pat
     train(tiny_config(root, run, "train.epochs=1", "model.head=hdm"), progress=False)
     call("gallery", "add", things, "--run", run, "--split", "test", "--create", "--centring", "train")
     assert json.loads(call("gallery", "info", things, "--json"))["model"]["centring"] == "train"
-    for centring in ("none", "train"):
+    for centring in ("none", "train", "camera"):
         call("embed", run, "--split", "test", "--centring", centring, "--out", tmp_path / centring)
+    by_camera = Embeddings.load(tmp_path / "none").centred_by_camera()
+    assert by_camera.model == Embeddings.load(tmp_path / "camera").model
+    assert np.array_equal(by_camera.vectors, Embeddings.load(tmp_path / "camera").vectors)
     own = json.loads(call("gallery", "query", things, tmp_path / "train", "--top", 1, "--json"))
     image = root / "test" / "RGB" / "000100_cam1_0_00.jpg"
     images = [

@@ -102,6 +102,8 @@ def test_a_test_and_embeddings_centre_alike_and_embeddings_of_both_kinds_never_m
     )
     assert np.allclose(by_camera.vectors, literal.query.features.features["joint"].numpy(), atol=1e-4)
     assert not by_camera.model.makes_the_same_vectors_as(found.model)
+    others = found.select(range(len(found) - 1)).centred_by_camera()  # another set has other means
+    assert not by_camera.model.makes_the_same_vectors_as(others.model)
     with pytest.raises(InputError, match="allowed are none and train"):
         Embedder(run, device="cpu", centring="camera")
 

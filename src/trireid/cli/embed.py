@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trireid.cli.console import is_main_process, note, progress, say, show_table
-from trireid.cli.embed_settings import given_facts, given_ranges
+from trireid.cli.embed_settings import BY_CAMERA, centre_by_camera, given_facts, given_ranges
 from trireid.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +57,11 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Items per batch (as 
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or fp8 (as the run).")]
 Centre = Annotated[
     str | None,
-    typer.Option("--centring", help="train subtracts the mean training feature, none nothing (as the run)."),
+    typer.Option(
+        "--centring",
+        help="train subtracts the mean training feature, camera that of each camera of these items, none nothing (as "
+        "the run).",
+    ),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List items that cannot be read and leave them out.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")]
@@ -111,8 +115,8 @@ def embed(
     for line in given.notes:
         note(line)
     place, share = _place(run, device)
-    how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "ranges": ranges, "centring": centring}
-    embedder = open_embedder(run, device=place, feature=feature, **how)
+    how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "ranges": ranges}
+    embedder = open_embedder(run, device=place, feature=feature, centring=_of_model(run, centring), **how)
     if precision == "fp8":
         calibrate(embedder, given.items)
     started = time.monotonic()
@@ -123,12 +127,19 @@ def embed(
     if counts is not None:
         if split is not None:
             counts.known.clear()  # these are the cameras of the training
+        if centring == BY_CAMERA:
+            centre_by_camera(out)
         report(counts)
-        result = _result(out, embedder, counts, seconds=time.monotonic() - started)
-        if as_json:
-            say(json.dumps(result))
-        else:
-            _show(result)
+        _show(_result(out, embedder, counts, seconds=time.monotonic() - started), as_json=as_json)
+
+
+def _of_model(run: Path, centring: str | None) -> str | None:
+    """What the model subtracts: nothing where the embeddings are centred by camera in the end."""
+    from trireid.embedding.opening import is_exported
+
+    if centring != BY_CAMERA:
+        return centring
+    return None if is_exported(run) else "none"
 
 
 def calibrate(embedder: StreamingEmbedder, items: Sequence[Item]) -> None:
@@ -218,7 +229,10 @@ def _result(out: Path, embedder: StreamingEmbedder, counts: Any, *, seconds: flo
     }
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        say(json.dumps(result))
+        return
     presence = ", ".join(f"{number} {name}" for name, number in result["presence"].items())
     rows = [
         ["items", str(result["items"])],

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trireid.cli.console import note
 from trireid.errors import InputError, printable
 
 SPLIT_SETTINGS = ("data.root", "data.format", "data.skip_bad", "data.workers")
 """Settings of the data set of a split."""
+
+
+BY_CAMERA = "camera"
+"""The centring of finished embeddings by the mean of each of their cameras."""
+
+
+def centre_by_camera(path: Path) -> None:
+    """Subtract from embeddings that were just written the mean of each of their cameras, and report it."""
+    from trireid.embedding.embedding_files import write_embeddings
+    from trireid.embedding.embeddings import Embeddings
+
+    made = Embeddings.load(path)
+    centred = made.centred_by_camera()
+    about: dict[str, Any] = {"present": centred.present, "items": centred.items, "model": centred.model}
+    write_embeddings(path, [centred.vectors], **about, announced=False)
+    sizes = Counter(item.camera for item in made.items)
+    alone = sum(size == 1 for size in sizes.values())
+    more = f"; with a single item, whose vector becomes 0: {alone}" if alone else ""
+    note(
+        f"centred by camera: the mean vector of each of {len(sizes)} cameras of these items is subtracted, so they can "
+        f"be compared with each other alone (transductive){more}"
+    )
 
 
 def given_facts(facts: Mapping[str, str | None], single: Mapping[str, Path]) -> dict[str, Any]:

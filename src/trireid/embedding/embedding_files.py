@@ -62,8 +62,15 @@ def write_embeddings(
     present: NDArray[np.bool_],
     items: Sequence[Item],
     model: ModelIdentity,
+    announced: bool = True,
 ) -> None:
     """Write both files from vectors that come in parts, in the order of the items.
+
+    Args:
+        path: `FILE`.
+        vectors: parts `(n, D)`.
+        present, items, model: as of `Embeddings`.
+        announced: report older embeddings that were replaced.
 
     Raises:
         RunError: another kind of file has one of the names, the folder cannot be written or the disk is full.
@@ -79,7 +86,7 @@ def write_embeddings(
             for part in vectors:
                 target.write(np.ascontiguousarray(part, dtype="<f4").data)
             target.write(np.ascontiguousarray(present).data)
-    if old:
+    if old and announced:
         _log.warning("replaced: %s", printable(" and ".join(old)))
 
 
