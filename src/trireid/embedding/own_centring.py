@@ -26,13 +26,13 @@ def with_own_centring(checkpoint: Checkpoint, centring: str | None) -> Checkpoin
     own: Centring = checkpoint.config.evaluate.centring
     if centring not in (None, "none", "train"):
         raise InputError(
-            f"centring is {printable(str(centring), limit=40)!r}: allowed are none and train; camera is of a set: of a "
-            "test, of a gallery (trireid gallery add --create), of Embeddings.centred_by_camera()"
+            f"centring is {printable(str(centring), limit=40)!r}: allowed are none and train; camera is of a set of "
+            "items: for trireid test, embed and gallery add --create, and as Embeddings.centred_by_camera()"
         )
     if centring is None and own == "camera":
         _log.warning(
             "the run is evaluated with evaluate.centring=camera, which is of a set and not of a model: these features "
-            "are not centred (Embeddings.centred_by_camera() does it)"
+            "are not centred (trireid embed --centring camera does it, and Embeddings.centred_by_camera())"
         )
     chosen = centring or ("none" if own == "camera" else own)
     evaluate = checkpoint.config.evaluate.model_copy(update={"centring": chosen})
