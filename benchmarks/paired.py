@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, get_args
@@ -156,12 +158,15 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f}"
 
 
-def read_grid(folder: Path, feature: str, rule: Exclusion | None = None) -> dict[str, Cell]:
+def read_grid(folder: Path, feature: str, rule: Exclusion | None = None, *, parallel: int = 1) -> dict[str, Cell]:
     """All cells of a grid that have a finished run, by the name of their folder."""
     finished = {path.parents[1].name for path in folder.glob(f"*/seed*/{FEATURES_FILE}")}
     if not finished:
         raise RunError(f"{folder} has no runs CELL/seedN with {FEATURES_FILE}, which `trireid ablate` makes")
-    return {name: read_cell(folder / name, feature, rule) for name in sorted(finished)}
+    names = sorted(finished)
+    with ProcessPoolExecutor(parallel) as pool:
+        cells = pool.map(read_cell, [folder / name for name in names], repeat(feature), repeat(rule))
+        return dict(zip(names, cells, strict=True))
 
 
 def read_rates(path: Path | None) -> dict[str, float]:
@@ -182,10 +187,11 @@ def main() -> None:
     parser.add_argument("--exclude", choices=get_args(Exclusion), help="camera, scene, cross_camera or none")
     parser.add_argument("--also", type=Path, help="another grid with the same cells")
     parser.add_argument("--costs", type=Path, help="rows of trireid bench")
+    parser.add_argument("--parallel", type=int, default=1, help="cells that are read at the same time")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
     given = parser.parse_args()
     try:
-        cells = read_grid(given.folder, given.feature, given.exclude)
+        cells = read_grid(given.folder, given.feature, given.exclude, parallel=given.parallel)
         names = [cell_folder(name.strip()) for name in given.against.split(";")]
         if missing := [name for name in names if name not in cells]:
             raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")
@@ -193,7 +199,7 @@ def main() -> None:
             list(cells.values()),
             [cells[name] for name in names],
             scenes=given.scene,
-            others=read_grid(given.also, given.feature) if given.also else {},
+            others=read_grid(given.also, given.feature, parallel=given.parallel) if given.also else {},
             rates=read_rates(given.costs),
         )
         sys.stdout.write(markdown(rows))

@@ -38,6 +38,7 @@ table() { # name, controls, then options
   for rule in camera cross_camera; do # the own capture as distractors, or the other capture alone
     echo "## $name, feature head, $rule"
     "$PYTHON" benchmarks/paired.py "$OUT/$name" --against "$against" --exclude "$rule" "$@" \
+      --parallel "${PARALLEL:-1}" \
       --out "$OUT/${name}_$rule.json" || true
   done
 }

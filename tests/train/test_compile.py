@@ -241,6 +241,7 @@ def test_a_run_that_sets_nothing_has_the_losses_and_metrics_of_a_plain_one(
     root = write_tree(tmp_path / "data")
     settings = ["train.device=cuda", "train.precision=fp32", "train.epochs=6", f"model.head={head}"]
     settings += ["evaluate.batch_size=8", "train.checkpoint_every=3"]
+    settings += ["data.augmentation.blinding=0.3", "data.augmentation.erasing=0.3"]
     if head != "sdtps":
         settings += ["model.backbone.depth=2", CUTS, "train.dense_epochs=2"]
     found = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -35,11 +37,7 @@ def drop_modalities(present: Tensor, seed: Tensor, probability: float) -> Tensor
     """
     if not 0.0 <= probability <= 1.0:
         raise InputError(f"modality dropout is {probability}; it must lie in [0, 1]")
-    num_modalities = present.shape[1]
-    subset = present.new_zeros(2**num_modalities - 1, num_modalities)  # (E, M)
-    for row, members in enumerate(modality_subsets(num_modalities)):
-        for modality in members:
-            subset[row, modality] = True
+    subset = _subset_table(present.shape[1], present.device)  # (E, M)
     allowed = ~(subset & ~present[:, None]).any(dim=-1)  # (B, E): within what the item has
     allowed &= subset.sum(dim=1) < present.sum(dim=1, keepdim=True)  # and less than that
     count = allowed.sum(dim=1)  # (B,)
@@ -48,3 +46,13 @@ def drop_modalities(present: Tensor, seed: Tensor, probability: float) -> Tensor
     chosen = (allowed.cumsum(dim=1) <= place[:, None]).sum(dim=1).clamp(max=len(subset) - 1)
     dropped = (chance < probability) & (count > 0)
     return torch.where(dropped[:, None], subset[chosen], present)
+
+
+@lru_cache(maxsize=8)
+def _subset_table(num_modalities: int, device: torch.device) -> Tensor:
+    """Which modalities each non-empty subset has, `(2 ** M - 1, M)` bool.
+
+    It is kept, since a step that is recorded for a GPU may not copy from the memory of the CPU.
+    """
+    rows = [[modality in members for modality in range(num_modalities)] for members in modality_subsets(num_modalities)]
+    return torch.tensor(rows, device=device)
