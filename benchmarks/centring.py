@@ -88,16 +88,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the metrics of every run")
     given = parser.parse_args()
     rules = [rule for rule in given.rules.split(",") if rule]
-    everything: dict[str, dict[str, list[Found]]] = {}
+    everything: dict[str, dict[str, dict[str, Found]]] = {}
     try:
         for folder in given.folders:
-            runs: dict[str, list[Found]] = {}
+            runs: dict[str, dict[str, Found]] = {}
             for path in sorted(folder.glob("*/seed*/metrics.json")):
-                runs.setdefault(path.parent.parent.name, []).append(measure(path.parent, rules))
+                runs.setdefault(path.parent.parent.name, {})[path.parent.name] = measure(path.parent, rules)
             if not runs:
                 raise RunError(f"{folder} holds no finished run: give the --out folder of trireid ablate")
             everything[str(folder)] = runs
-            print(f"\n{folder.name}\n\n{table(runs, rules)}", flush=True)
+            shown = table({cell: list(found.values()) for cell, found in runs.items()}, rules)
+            print(f"\n{folder.name}\n\n{shown}", flush=True)
     except TrireidError as error:
         print(error, file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ for set in ${SETS:-tno landsat s2 hard}; do
   landsat=(--config configs/trireid/landsat_places/sdtps.yaml train.evaluate_every=35 train.checkpoint_every=35)
   case $set in
     tno) seeds=${SEEDS:-5} settings=(--config configs/trireid/tno_scenes/recipe.yaml "data.root=${TNO:-data/tno_scenes}"
-      "model.backbone.pretrained=$WEIGHTS") ;;
+      "model.backbone.pretrained=$WEIGHTS" data.augmentation.blinding=0.0) ;; # as the tables were measured
     landsat) settings=("${landsat[@]}" "data.root=${LANDSAT:-../shared/data/landsat_places}") ;;
     s2) settings=("${landsat[@]}" "data.root=${S2:-../shared/data/s2_places}" "data.image_size=[12, 12]"
       model.backbone.patch_size=3 data.augmentation.padding=2) ;;

@@ -21,7 +21,8 @@ folders=()
 for part in ${PARTS:-tno synthetic}; do
   start=$SECONDS
   case $part in
-    tno) settings=(--config "${TNO_CONFIG:-configs/trireid/tno_scenes/recipe.yaml}" "data.root=$TNO") ;;
+    tno) settings=(--config "${TNO_CONFIG:-configs/trireid/tno_scenes/recipe.yaml}" "data.root=$TNO"
+      data.augmentation.blinding=0.0) ;; # as the tables were measured
     synthetic)
       if [ ! -d "$HARD" ]; then
         "$PYTHON" -m trireid synth --layout rgbnt201 --names "${NAMES:?folder of RGBNT201_train.txt and _test.txt}" \

@@ -12,7 +12,7 @@ OUT=${OUT:-runs/missing_tno${SMALL:+_small}}
 DATA=${DATA:-data/tno_scenes}
 PARALLEL=${PARALLEL:-1}
 TRIREID="${PYTHON:-python3} -m trireid"
-settings=(train.maps_every=0 "train.trackers=[]")
+settings=(train.maps_every=0 "train.trackers=[]" data.augmentation.blinding=0.0) # blinding: as the tables were measured
 [ -n "${CONFIG:-}" ] || settings+=(model.head=sdtps model.sdtps.preset=reference model.sdtps.sparse_ratio=1.0)
 if [ -n "$SMALL" ]; then
   settings+=(model.backbone.name=tiny model.backbone.pretrained=none model.backbone.patch_size=28 model.backbone.width=32
