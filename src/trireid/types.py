@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -49,6 +50,21 @@ def filled_blocks(blocks: Blocks, present: Tensor) -> Tensor:
     """
     parts = [torch.stack([present[..., modality] for modality in block]).any(dim=0) for block in blocks]
     return torch.stack(parts, dim=-1)
+
+
+def join_blocks(parts: Sequence[tuple[Blocks, int]]) -> Blocks:
+    """The blocks of features that are concatenated, all of one width.
+
+    Where the blocks of the features differ in width, wider ones are divided, so that each feature counts in a
+    comparison by its width.
+
+    Args:
+        parts: the blocks and the width of each feature; a width is a multiple of the number of its blocks.
+    """
+    widths = [width // len(blocks) for blocks, width in parts]
+    common = gcd(*widths)
+    divided = zip(parts, widths, strict=True)
+    return tuple(block for (blocks, _), width in divided for block in blocks for _ in range(width // common))
 
 
 @dataclass(frozen=True)

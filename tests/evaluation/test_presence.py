@@ -222,7 +222,14 @@ def test_presence_that_does_not_fit_is_named():
         ranking_distance(features, None, presence=Presence(modality_subsets(), present, present))
 
 
-def test_a_joint_feature_of_blocks_of_two_widths_has_no_blocks():
-    named = {"global": torch.zeros(1, 6), "head": torch.zeros(1, 7)}
+def test_the_blocks_of_a_joint_feature_have_one_width_and_count_by_it():
+    """Global blocks of 2 channels and head blocks of 4: the head's are divided, and no channel changes its modality."""
+    named = {"global": torch.arange(6.0)[None], "head": torch.arange(28.0)[None]}
     found = joint_blocks({"global": MODALITY_BLOCKS, "head": modality_subsets()}, named)
-    assert set(found) == {"global", "head"}
+    assert found["joint"] == (*MODALITY_BLOCKS, *(block for block in modality_subsets() for _ in range(2)))
+    present = torch.tensor([[True, False, True]])
+    by_part = [
+        filled_blocks(found[name], present).repeat_interleave(width, dim=1)
+        for name, width in (("global", 2), ("head", 4))
+    ]
+    assert torch.equal(filled_blocks(found["joint"], present).repeat_interleave(2, dim=1), torch.cat(by_part, dim=1))

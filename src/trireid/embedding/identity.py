@@ -18,7 +18,7 @@ from trireid.evaluation.features import RANKED_FEATURES
 from trireid.models.reid import ReIDModel
 from trireid.names import Centring
 from trireid.train.checkpoint import Checkpoint
-from trireid.types import MODALITY_BLOCKS, NUM_MODALITIES, Blocks
+from trireid.types import MODALITY_BLOCKS, NUM_MODALITIES, Blocks, join_blocks
 
 FINGERPRINT_FORMAT = "trireid fingerprint 1"
 TRAINING_ONLY = ("classifiers.",)
@@ -94,11 +94,7 @@ def feature_layout(model: ReIDModel, feature: str) -> tuple[Blocks, int]:
         raise InputError(f"the model has no feature {feature!r}: choose {known}")
     if feature != "joint":
         return parts[feature]
-    blocks = tuple(block for each, _ in parts.values() for block in each)
-    width = sum(each for _, each in parts.values())
-    if len({each / len(own) for own, each in parts.values()}) > 1:  # compared as a whole
-        blocks = (tuple(range(NUM_MODALITIES)),)
-    return blocks, width
+    return join_blocks(list(parts.values())), sum(width for _, width in parts.values())
 
 
 def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trireid.errors import InputError
 from trireid.evaluation.missing import take_shown, withhold_batch
 from trireid.names import MissingAs
-from trireid.types import NUM_MODALITIES, Batch, Blocks, ReIDOutput
+from trireid.types import NUM_MODALITIES, Batch, Blocks, ReIDOutput, join_blocks
 
 RANKED_FEATURES: tuple[str, ...] = ("global", "head", "joint")
 """Patterns 1, 2 and 3, the features that an evaluation ranks ("head" only where the model has one)."""
@@ -167,13 +167,11 @@ def _to_cpu(output: ReIDOutput) -> dict[str, Tensor]:
 
 
 def joint_blocks(blocks: Mapping[str, Blocks], features: Mapping[str, Tensor]) -> dict[str, Blocks]:
-    """The blocks of all features, with those of `joint` where its parts have blocks of one width."""
+    """The blocks of all features, with those of `joint` where all its parts have blocks."""
     parts = [name for name in JOINED_FEATURES if name in features]
     if any(name not in blocks for name in parts):
         return dict(blocks)
-    widths = {features[name].shape[1] / len(blocks[name]) for name in parts}
-    joint: Blocks = tuple(block for name in parts for block in blocks[name])
-    return {**blocks, "joint": joint} if len(widths) == 1 else dict(blocks)
+    return {**blocks, "joint": join_blocks([(blocks[name], features[name].shape[1]) for name in parts])}
 
 
 def join_features(parts: Sequence[FeatureSet]) -> FeatureSet:
