@@ -6,7 +6,7 @@ since a compilation that tries less may choose slower kernels. "Total" is what a
 tiny model on the CPU, which has no kernels to choose.
 
 python benchmarks/cold_compile.py --out runs/cold_compile
-python benchmarks/cold_compile.py --quick --ways now,again
+python benchmarks/cold_compile.py --quick --ways late,again
 """
 
 from __future__ import annotations
@@ -68,28 +68,22 @@ class Way:
     title: str
     settings: tuple[tuple[str, Any], ...] = ()
     early: bool = True
-    short: bool = False  # a fifth of the time for each kernel that is tried
 
 
-NO_POINTWISE, NO_PATTERNS = ("triton.autotune_pointwise", False), ("pattern_matcher", False)
 WAYS = {
-    "now": Way("processes not started before", early=False),
-    "workers": Way("processes ready"),
-    "fewer": Way("ready, one kernel where nothing is reduced, no patterns", (NO_POINTWISE, NO_PATTERNS)),
-    "deterministic": Way(
-        "ready, one kernel everywhere, no patterns", (("deterministic", True), *(NO_POINTWISE, NO_PATTERNS))
+    "late": Way("started by the compilation", early=False),
+    "ready": Way("ready before it"),
+    "fewer": Way(
+        "ready, and fewer kernels and patterns tried",
+        (("triton.autotune_pointwise", False), ("pattern_matcher", False)),
     ),
-    "short": Way("ready, short tries", short=True),
-    "pointwise": Way("ready, one kernel where nothing is reduced", (NO_POINTWISE,)),
-    "patterns": Way("ready, no patterns", (NO_PATTERNS,)),
-    "again": Way("ready, with the cache of `workers`"),
+    "again": Way("ready, with the cache of `ready`"),
 }
 
 
 def apply(way: Way, found: dict[str, Any]) -> None:
     """Set what a way sets; settings that this torch does not have are noted."""
     import torch._inductor.config as inductor
-    from torch._inductor.runtime import benchmarking
 
     for name, value in way.settings:
         owner = inductor.triton if name.startswith("triton.") else inductor
@@ -97,10 +91,6 @@ def apply(way: Way, found: dict[str, Any]) -> None:
             setattr(owner, name.removeprefix("triton."), value)
         else:
             found.setdefault("unknown", []).append(name)
-    if way.short:
-        whole = benchmarking.benchmarker.benchmark
-        less = {"max_benchmark_duration": 5, "memory_warmup_iters": 10, "warmup": 2, "rep": 5}
-        benchmarking.benchmarker.benchmark = lambda *args, **options: whole(*args, **{**options, **less})  # type: ignore[method-assign]
 
 
 def make_model(given: argparse.Namespace, device: torch.device) -> ReIDModel:
@@ -182,7 +172,7 @@ def timed_steps(model: ReIDModel, device: torch.device, *, training: bool, size:
 
 def measure(way: str, given: argparse.Namespace) -> dict[str, Any]:
     """One compilation; in a process of its own."""
-    folder = given.out / "cache" / ("workers" if way == "again" and "workers" in given.ways else way)
+    folder = given.out / "cache" / ("ready" if way == "again" and "ready" in given.ways else way)
     if way != "again":
         shutil.rmtree(folder, ignore_errors=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
@@ -272,9 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="settings, such as model.head=none")
     parser.add_argument("--out", type=Path, default=Path("runs/cold_compile"))
-    parser.add_argument(
-        "--ways", default="now,workers,fewer,deterministic", help=f"in this order, of {', '.join(WAYS)}"
-    )
+    parser.add_argument("--ways", default="late,ready,fewer", help=f"in this order, of {', '.join(WAYS)}")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--evaluation-batch", type=int, default=16)
     parser.add_argument("--limit", type=float, default=85, help="seconds after which no further way is begun")
