@@ -16,7 +16,8 @@ PYTHON=${PYTHON:-python3}
 FEW=$((SEEDS < 3 ? SEEDS : 3))
 BENCH=${BENCH:---batch-size 128 --repeats 10 --warmup 3}
 export COLUMNS=200
-tno=(--config "$CONFIG" "data.root=$TNO" "model.backbone.pretrained=$WEIGHTS")
+tno=(--config "$CONFIG" "data.root=$TNO" "model.backbone.pretrained=$WEIGHTS"
+  data.augmentation.blinding=0.0) # the cells that train blinded say so
 fast=(--no-costs --parallel "${PARALLEL:-1}" data.cache=disk data.workers=0 train.maps_every=0 'train.trackers=[]')
 mkdir -p "$OUT"
 grid() { # name, cells, seeds, then settings

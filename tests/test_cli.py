@@ -266,6 +266,7 @@ def test_bugs_keep_their_traceback(error):
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "fewer data.workers or a smaller data.batch_size"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "ulimit -v"),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), "the memory of the GPU is full"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "the memory of the GPU is full"),
         (RuntimeError("can't start new thread"), "no further thread"),
         (RuntimeError("Too many open files. Communication with the workers"), "ulimit -n"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "ulimit -v"),

@@ -34,13 +34,18 @@ _ADVICE = {
     errno.EAGAIN: "use fewer data.workers, or allow more processes (ulimit -u)",
 }
 
+_FULL_GPU = (
+    "the memory of the GPU is full: use a smaller data.batch_size or evaluate.batch_size, or "
+    "train.recompute_blocks=true, or end other programs that use it"
+)
+
 # Words by which libraries report that a resource is used up; they have no exception classes for it.
 _SHORTAGES = {
     "Too many open files": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
     "ancdata": "too many open files: use fewer data.workers, or allow more (ulimit -n)",
     "can't start new thread": "no further thread can be started: use fewer data.workers, or allow more (ulimit -u, -v)",
-    "CUDA out of memory": "the memory of the GPU is full: use a smaller data.batch_size or evaluate.batch_size, or "
-    "train.recompute_blocks=true",
+    "CUDA out of memory": _FULL_GPU,
+    "CUDA error: out of memory": _FULL_GPU,
     "shared memory": "no shared memory is left: use data.workers=0 or data.cache=memory",
     "allocate memory": "",
     "failed to map segment": "",
