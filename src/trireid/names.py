@@ -55,8 +55,9 @@ ScoreName = Literal["predicted", "own", "rgb", "nir", "tir"]
 Choice = Literal["hard", "soft"]
 """A patch is kept or dropped, or has a weight between 0 and 1."""
 SpectrumWeightName = Literal["none", "spread", "agreement", "learned"]
-ContrastName = Literal["none", "centred", "weighted"]
 """What a whole modality of an item is weighted by."""
+ContrastName = Literal["none", "centred", "weighted"]
+"""What slots are made of: patches, or what they show beyond the mean of their image."""
 
 # Slimming inside the ViT
 Guidance = Literal[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.cli.gallery_options import centring_of
 from trireid.embedding.embeddings import Embeddings, ModelIdentity
+from trireid.embedding.items import Item
 from trireid.errors import InputError, RunError
+from trireid.gallery.about import new_about
 from trireid.gallery.filters import Filter
 from trireid.gallery.gallery import Gallery
 from trireid.train.loop import train
@@ -39,6 +42,17 @@ def test_a_run_embeds_as_the_gallery_says(tmp_path: Path) -> None:
         centring_of(None, "camera", own)
     with pytest.raises(InputError, match="is for images, with --run"):
         centring_of(None, "train", own)
+
+
+def test_a_gallery_refuses_vectors_that_are_compared_by_other_blocks() -> None:
+    """As versions of trireid may do with one feature of one model."""
+    now = ModelIdentity("0" * 64, "joint", blocks=((0,), (1,)), width=2, version="2.0")
+    own = new_about(
+        replace(now, blocks=((0, 1, 2),), version="1.0"), name="things", root=None, partial=False, by_camera=False
+    )
+    given = Embeddings(np.ones((1, 2), np.float32), np.ones((1, 3), np.bool_), (Item({"rgb": "a.jpg"}, key="a"),), now)
+    with pytest.raises(InputError, match=r"by 2 blocks and those of the gallery by 1, as versions 2\.0 and 1\.0"):
+        own.check_model(given)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from trireid.config.schema import BackboneConfig, Config, ModelConfig, SDTPSConf
 from trireid.errors import ConfigError, InputError
 from trireid.models.build import build_model, check_model
 from trireid.models.cells import cell_of_place, cell_softmax
-from trireid.models.contrast import slot_values
+from trireid.models.contrast import finish_slots, slot_values
 from trireid.models.sdtps import PRESETS, SDTPS
 from trireid.models.spectrum_weight import SpectrumWeight, spectrum_statistics, weigh_blocks
 from trireid.train.scanning import check_blinding
@@ -203,6 +203,8 @@ def test_contrast_serves_learned_slots_and_low_precision(mask):
         make(mask=mask).load_state_dict(head.state_dict())  # no parameters of its own
         assert found.isfinite().all()
     assert slot_values(patches.bfloat16(), "weighted").dtype == torch.bfloat16
+    flat = slot_values(torch.full((1, 1, 4, 8), 3.3, dtype=torch.float16), "weighted")
+    assert finish_slots(flat, "weighted").eq(0).all()
 
 
 def test_hdm_and_atmoe_read_the_slots():

@@ -127,6 +127,12 @@ class About(BaseModel):
                 f"these vectors are of another model ({_named(other)}) than the gallery's ({_named(own)}): embed the "
                 "images again with its model, or build the gallery again with the other one (trireid gallery rebuild)"
             )
+        if other.blocks != own.blocks:
+            raise InputError(
+                f"these vectors are compared by {len(other.blocks)} blocks and those of the gallery by "
+                f"{len(own.blocks)}, as versions {printable(other.version)} and {printable(own.version)} of trireid "
+                "compare this feature: embed the images again, or build the gallery again (trireid gallery rebuild)"
+            )
 
 
 def new_about(model: ModelIdentity, *, name: str, root: str | Path | None, partial: bool, by_camera: bool) -> About:

@@ -55,4 +55,5 @@ def finish_slots(sums: Tensor, contrast: ContrastName) -> Tensor:
     if contrast != "weighted":
         return sums
     value, weight = sums[..., :-1], sums[..., -1:]
-    return functional.normalize(value, dim=-1) * weight * math.sqrt(value.shape[-1])
+    smallest = max(1e-12, torch.finfo(value.dtype).tiny)  # 1e-12 is 0 in fp16, and a flat image would be 0 / 0
+    return functional.normalize(value, dim=-1, eps=smallest) * weight * math.sqrt(value.shape[-1])
