@@ -268,6 +268,7 @@ def test_bugs_keep_their_traceback(error):
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), "the memory of the GPU is full"),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "the memory of the GPU is full"),
         (RuntimeError("can't start new thread"), "no further thread"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "was ended from outside"),
         (RuntimeError("Too many open files. Communication with the workers"), "ulimit -n"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "ulimit -v"),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/a"), "/a: Too many open files; use fewer data.workers"),

@@ -46,6 +46,8 @@ _SHORTAGES = {
     "can't start new thread": "no further thread can be started: use fewer data.workers, or allow more (ulimit -u, -v)",
     "CUDA out of memory": _FULL_GPU,
     "CUDA error: out of memory": _FULL_GPU,
+    "is killed by signal": "a process that reads images was ended from outside, perhaps because memory ran out: use "
+    "fewer data.workers",
     "shared memory": "no shared memory is left: use data.workers=0 or data.cache=memory",
     "allocate memory": "",
     "failed to map segment": "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -184,7 +185,8 @@ class Filler:
         """The results of the workers; nothing here keeps the memory of a set once it has moved to the device."""
         work = _Work(self._sets, [target.host for target in self._targets])
         many = sum(len(each.records) for each in self._sets) >= PROCESSES_FROM
-        self._processes = self._processes and many and self.workers > 1 and processes_fit(0, self.workers)
+        forks = sys.platform == "linux"  # elsewhere a fork is missing, or unsafe beside other threads
+        self._processes = self._processes and forks and many and self.workers > 1 and processes_fit(0, self.workers)
         if self._processes:
             return by_processes(self._units(), work, workers=self.workers, background=True)
         return by_threads(self._units(), work, workers=self.workers, ahead=2 * self.workers)
