@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -164,7 +164,7 @@ def read_grid(folder: Path, feature: str, rule: Exclusion | None = None, *, para
     if not finished:
         raise RunError(f"{folder} has no runs CELL/seedN with {FEATURES_FILE}, which `trireid ablate` makes")
     names = sorted(finished)
-    with ProcessPoolExecutor(parallel) as pool:
+    with ThreadPoolExecutor(parallel) as pool:
         cells = pool.map(read_cell, [folder / name for name in names], repeat(feature), repeat(rule))
         return dict(zip(names, cells, strict=True))
 
