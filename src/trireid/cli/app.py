@@ -39,20 +39,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Re-identify objects seen by three spectra at once: RGB, near-infrared and thermal.",
+    help="Re-identify objects seen in three spectra at once: RGB, near-infrared and thermal.",
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. train.epochs=5.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. data.workers=4.")
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Settings to change, e.g. data.root=path/to/images; repeat as needed."
+        "--set", metavar="KEY=VALUE", help="A setting to change, e.g. data.root=path/to/images; repeat as needed."
     ),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="List faulty triplets and leave them out; the same as data.skip_bad=true.")
+    bool, typer.Option("--skip-bad", help="List faulty triplets and leave them out, as data.skip_bad=true does.")
 ]
 
 
@@ -66,7 +66,7 @@ def _common(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="With --version: also show packages, device and threads, for an issue.")
+        bool, typer.Option("--verbose", help="With --version: also packages, device and threads, for a bug report.")
     ] = False,
 ) -> None:
     from trireid.cli.console import say, show_log
@@ -90,7 +90,7 @@ def demo(
     settings: Overrides = None,
     set_: SetOption = None,
 ) -> None:
-    """Write a synthetic data set, train a small SDTPS model on it on the CPU, evaluate it and write its page."""
+    """Write a synthetic data set, train a small SDTPS model on it on the CPU, evaluate it and write its report."""
     from trireid.cli.demo import run
 
     run(out, overrides=_overrides(settings, set_))
@@ -123,19 +123,20 @@ def evaluate(
     ] = None,
     missing: Annotated[
         str | None,
-        typer.Option(help="Modalities to withhold: r, n, rn, ... or rgb,nir; all: a table of all cases."),
+        typer.Option(help="Modalities to withhold: r, rn, ... or rgb,nir; all: a table of all six cases."),
     ] = None,
     any_to_any: Annotated[
-        bool, typer.Option("--any-to-any", help="Every subset of modalities as query against every subset as gallery.")
+        bool,
+        typer.Option("--any-to-any", help="A table: every subset of modalities as query against every one as gallery."),
     ] = False,
     by: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="Also metrics by a column of the queries: scene, camera, ...; repeat."),
+        typer.Option(metavar="COLUMN", help="Also metrics per scene, camera or other column of the queries; repeat."),
     ] = None,
     centring: Annotated[
         str | None,
         typer.Option(
-            help="Subtract from features: train, the mean training feature; camera, that of each camera; none."
+            help="Subtract the mean feature: train, of the training images; camera, of each gallery camera; none."
         ),
     ] = None,
     out: Annotated[
@@ -174,16 +175,16 @@ def synth(
     names: Annotated[
         list[Path] | None,
         typer.Option(
-            help="List of a data set's file names, ..._train.txt or ..._test.txt (repeat), or the folder with both."
+            help="A list of file names to use, ..._train.txt or ..._test.txt; repeat, or give the folder with both."
         ),
     ] = None,
-    ids: Annotated[int | None, typer.Option(help="Identities per split (24).")] = None,
-    cameras: Annotated[int | None, typer.Option(help="Cameras, or scenes for msvr310 (2).")] = None,
-    per_camera: Annotated[int | None, typer.Option(help="Triplets per identity and camera (4).")] = None,
+    ids: Annotated[int | None, typer.Option(help="Identities per split; default 24.")] = None,
+    cameras: Annotated[int | None, typer.Option(help="Cameras, or scenes for msvr310; default 2.")] = None,
+    per_camera: Annotated[int | None, typer.Option(help="Triplets per identity and camera; default 4.")] = None,
     difficulty: Annotated[str, typer.Option(help="easy or hard.")] = "easy",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same files.")] = 0,
-    size: Annotated[str | None, typer.Option(help="Height x width of each image, e.g. 64x32.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: no further process.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same files.")] = 0,
+    size: Annotated[str | None, typer.Option(help="Height x width in pixels; default: as published.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that write; 0: write in this one.")] = 0,
 ) -> None:
     """Write a synthetic data set in the layout of a published one; the same options give the same files."""
     from trireid.cli.synth import run
@@ -214,7 +215,7 @@ def check_data(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
 ) -> None:
-    """Check every image of a data set: list its counts beside the published ones and every fault (exit code 2)."""
+    """Check all images of a data set, compare counts with the published ones, list all faults (exit code 2)."""
     from trireid.cli.check_data import run
 
     raise typer.Exit(run(format, root, exclude=exclude, skip_bad=skip_bad, workers=workers))
@@ -226,14 +227,14 @@ def ablate(
     out: Annotated[Path, typer.Option(help="Folder for all runs and the table.")],
     settings: Overrides = None,
     vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One axis of the grid; repeat for more.")
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="A setting and values, one axis of the grid; repeat.")
     ] = None,
     cells: Annotated[
-        Path | None, typer.Option(help="Instead of --vary: a YAML file of cells, name: [KEY=VALUE, ...].")
+        Path | None, typer.Option(help="Instead of --vary: a YAML file with lines NAME: [KEY=VALUE, ...].")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Run every cell with the seeds 1 to N.")] = 3,
     parallel: Annotated[int, typer.Option(min=1, help="Number of runs at the same time.")] = 1,
-    costs: Annotated[bool, typer.Option(help="Also measure multiply-adds and throughput of every cell.")] = True,
+    costs: Annotated[bool, typer.Option(help="Measure multiply-adds and throughput of every cell, too.")] = True,
 ) -> None:
     """Train and evaluate a grid of settings over several seeds; finished runs are not repeated."""
     from trireid.cli.ablate import run
@@ -253,22 +254,22 @@ def ablate(
 
 @app.command()
 def bench(
-    config: Annotated[list[Path], typer.Option("--config", "-c", help="A YAML file; repeat to compare.")],
+    config: Annotated[list[Path], typer.Option("--config", "-c", help="A YAML file of settings; repeat to compare.")],
     settings: Overrides = None,
     vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Compare values of a setting, for each file.")
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="Compare values of a setting, for each --config.")
     ] = None,
     cells: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A YAML file of cells, name: [KEY=VALUE, ...], as for ablate.")
+        Path | None, typer.Option(metavar="FILE", help="A YAML file with lines NAME: [KEY=VALUE, ...], as for ablate.")
     ] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="inference or training; repeat for both (both).")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets per batch (as the settings say).")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="inference or training; default: both.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Triplets per batch; default: as set.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed batches per model.")] = 10,
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed batches before; with --compile at least 1.")] = 3,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed batches before them; with --compile at least 1.")] = 3,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the blocks of the models first.")] = False,
-    record: Annotated[bool, typer.Option("--cuda-graph", help="Time CUDA graphs.")] = False,
+    record: Annotated[bool, typer.Option("--cuda-graph", help="Record steps as CUDA graphs and time these.")] = False,
     precision: Annotated[
-        list[str] | None, typer.Option(help="As of embed; repeat to compare; inference alone.")
+        list[str] | None, typer.Option(help="For inference: fp32, bf16, fp16 or fp8; repeat to compare.")
     ] = None,
     callable_: Annotated[
         list[str] | None,
@@ -278,7 +279,7 @@ def bench(
             help="A model of your own: factory(image_size, device) returns f(images).",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the rows, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
     """Measure parameters, multiply-adds, latency, throughput and memory of models, side by side."""
     from trireid.cli.bench import run
@@ -305,32 +306,30 @@ def bench(
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="DeMo's state_dict, OpenAI's CLIP file, or timm weights.")],
-    target: Annotated[Path, typer.Argument(help="The .safetensors file to write; its report goes beside it.")],
+    source: Annotated[Path, typer.Argument(help="A file of DeMo's state_dict, of OpenAI's CLIP, or of timm weights.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write; its report is written beside it.")],
     image_size: Annotated[
-        str | None, typer.Option(help="Height x width of the images the model will see (256x128).")
+        str | None, typer.Option(help="Height x width in pixels of the model's images; default 256x128.")
     ] = None,
-    checkpoint_image_size: Annotated[
-        str | None, typer.Option(help="Height x width that the checkpoint was trained at, if different.")
-    ] = None,
-    cameras: Annotated[int | None, typer.Option(min=1, help="Number of cameras, if not as in the file.")] = None,
-    sie_coefficient: Annotated[float | None, typer.Option(help="SIE_COE of the checkpoint (1).")] = None,
-    sparse_ratio: Annotated[float | None, typer.Option(help="SDTPS_SPARSE_RATIO of the checkpoint (0.5).")] = None,
-    beta: Annotated[float | None, typer.Option(help="SDTPS_BETA of the checkpoint (0.25).")] = None,
+    checkpoint_image_size: Annotated[str | None, typer.Option(help="Height x width in training, if different.")] = None,
+    cameras: Annotated[int | None, typer.Option(min=1, help="Number of cameras; default: as in the file.")] = None,
+    sie_coefficient: Annotated[float | None, typer.Option(help="SIE_COE of that file; default 1.")] = None,
+    sparse_ratio: Annotated[float | None, typer.Option(help="SDTPS_SPARSE_RATIO of that file; default 0.5.")] = None,
+    beta: Annotated[float | None, typer.Option(help="SDTPS_BETA of that file; default 0.25.")] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Unknown keys to leave out, e.g. 'extra.*'; repeat as needed."),
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="Data set of the checkpoint: rgbnt201 (default), rgbnt100, msvr310, wmveid863 or others."),
+        typer.Option(help="Data set of a DeMo checkpoint, named as for check-data; default: rgbnt201."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Name of the backbone, if the keys of timm weights do not tell it.")
+        str | None, typer.Option(help="Name of the backbone, if the keys of timm weights do not tell.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target and its report.")] = False,
 ) -> None:
-    """Turn a DeMo checkpoint into one of trireid, or CLIP and timm weights into start weights; report every key."""
+    """Convert a DeMo checkpoint to one of trireid, or CLIP or timm weights to start weights; report every key."""
     from trireid.cli.importing import run
 
     run(
@@ -355,7 +354,7 @@ def report(
     settings: Overrides = None,
     evaluate: Evaluate = False,
 ) -> None:
-    """Write one page with the metrics, curves, rank lists and kept patches of a run."""
+    """Write an HTML page with the metrics, curves, rank lists and kept patches of a run."""
     from trireid.cli.console import say
     from trireid.report.page import write_report
 
@@ -367,11 +366,11 @@ def report(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN_A RUN_B ...", help="Run folders, two or more.")],
-    out: Annotated[Path | None, typer.Option(help="File for the page (compare.html beside the first run).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Page to write; default: compare.html by the first run.")] = None,
     set_: SetOption = None,
     evaluate: Evaluate = False,
 ) -> None:
-    """Write one page that compares several runs and shows the queries on which they differ."""
+    """Write an HTML page that compares several runs and shows the queries on which they differ."""
     from trireid.cli.console import say
     from trireid.files import real_path
     from trireid.report.compare import write_comparison

@@ -16,33 +16,38 @@ def calibrate(
         ),
     ],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. data.root=images.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. data.root=path/to/images.")
     ] = None,
     target_fmr: Annotated[
-        float, typer.Option("--target-fmr", help="False match rate that must be supported, above 0 and up to 1.")
+        float,
+        typer.Option("--target-fmr", help="Lowest false match rate that the data must support, above 0 and up to 1."),
     ] = 0.001,
     data: Annotated[
         Path | None,
-        typer.Option(help="CSV file of labelled items that the run was not trained on (its held-out identities)."),
+        typer.Option(help="CSV file of labelled items not used in training; default: the run's held-out identities."),
     ] = None,
-    feature: Annotated[str | None, typer.Option(help="Feature of the run: global, head or joint (joint).")] = None,
+    feature: Annotated[str | None, typer.Option(help="Feature of a run: global, head or joint; default joint.")] = None,
     centring: Annotated[
         str | None,
-        typer.Option(help="Of the run: train subtracts the mean training feature, none nothing (as the run)."),
+        typer.Option(help="For a run: train (subtract the mean training feature) or none; default: as the run."),
     ] = None,
     exclude: Annotated[
         str | None,
-        typer.Option(help="Pairs that do not count: camera, scene, cross_camera or none (as the data set says)."),
+        typer.Option(
+            help="Pairs that do not count: camera, scene, cross_camera or none; default: the data set's rule."
+        ),
     ] = None,
     all_presences: Annotated[
-        bool, typer.Option("--all-presences", help="Every subset of modalities against every other, by withholding.")
+        bool, typer.Option("--all-presences", help="Calibrate each pair of subsets of the modalities, by withholding.")
     ] = False,
-    replicates: Annotated[int, typer.Option(help="Samples of the identities behind an interval.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="File to write (calibration.json in the run folder).")] = None,
+    replicates: Annotated[int, typer.Option(help="Bootstrap samples of the identities.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the bootstrap.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: calibration.json in the run folder.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Find the thresholds for false match rates, with false non-match rates and intervals over identities."""
+    """Find the thresholds for false match rates, with false non-match rates and confidence intervals."""
     from trireid.cli.error_rates import run
 
     run(

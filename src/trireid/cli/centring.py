@@ -18,13 +18,17 @@ SETTINGS = ("data.root", "data.format", "data.skip_bad", "data.workers", "data.c
 
 def centre(
     run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
-    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Where the training images are: data.root=PATH."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Where the training images are, data.root=PATH; needed if the checkpoint stores no mean.",
+        ),
     ] = None,
 ) -> None:
-    """Copy a checkpoint so that its features are centred by their mean over the training images."""
+    """Write a copy of a checkpoint whose features have the mean training feature subtracted."""
     from trireid.config.load import override_config
     from trireid.files import check_writable
     from trireid.train.centring import centre_checkpoint

@@ -24,50 +24,54 @@ if TYPE_CHECKING:
 
 embed_app = typer.Typer()
 
-Run = Annotated[Path, typer.Argument(help="A run folder (its last checkpoint), a checkpoint, or an exported .onnx.")]
+Run = Annotated[
+    Path, typer.Argument(help="A run folder (its last checkpoint), a checkpoint, or an exported .onnx file.")
+]
 Inputs = Annotated[
     list[Path] | None,
     typer.Argument(metavar="INPUT...", help="CSV files, or folders with sub-folders rgb, nir and tir."),
 ]
-Out = Annotated[Path, typer.Option(help="FILE: writes FILE.safetensors and FILE.csv.")]
-Image = Annotated[Path | None, typer.Option(help="A single image, instead of INPUT.")]
-Key = Annotated[str | None, typer.Option(help="Of the single item (the name of its first file).")]
-Identity = Annotated[str | None, typer.Option(help="Of the single item.")]
-Camera = Annotated[str | None, typer.Option(help="Of the single item.")]
-Scene = Annotated[str | None, typer.Option(help="Of the single item.")]
-Time = Annotated[str | None, typer.Option("--time", help="Of the single item: seconds since 1970, or ISO 8601.")]
+Out = Annotated[Path, typer.Option(help="Name without ending: writes OUT.safetensors and OUT.csv.")]
+Image = Annotated[Path | None, typer.Option(help="Instead of INPUT: this image of a single item.")]
+Key = Annotated[str | None, typer.Option(help="Key of the single item; default: the name of its first file.")]
+Identity = Annotated[str | None, typer.Option(help="Identity of the single item.")]
+Camera = Annotated[str | None, typer.Option(help="Camera of the single item.")]
+Scene = Annotated[str | None, typer.Option(help="Scene of the single item.")]
+Time = Annotated[str | None, typer.Option("--time", help="Time of the single item: seconds since 1970, or ISO 8601.")]
 PrefixKeys = Annotated[
-    bool, typer.Option("--prefix-keys", help="Put the name of each INPUT before its keys: cam1/17 and cam2/17.")
+    bool, typer.Option("--prefix-keys", help="Prefix each key with the name of its INPUT, e.g. cam1/17 and cam2/17.")
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="data.range.tir=[LOW,HIGH] for deeper images than those of the training; with --split also data.root, "
-        "data.format, data.skip_bad and data.workers; repeat as needed.",
+        help="data.range.tir=[LOW,HIGH] for images with more bits than those of the training; with --split also "
+        "data.root, data.format, data.skip_bad and data.workers; repeat as needed.",
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option(help="Instead of INPUT: train, query, gallery or test of the run's own data set.")
+    str | None, typer.Option(help="Instead of INPUT: a split of the run's data set: train, query, gallery or test.")
 ]
-Feature = Annotated[str, typer.Option(help="global, head or joint.")]
+Feature = Annotated[str, typer.Option(help="Feature to write: global, head or joint.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Items per batch (as the run's evaluate.batch_size).")]
-Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or fp8 (as the run).")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Items per batch; default: the run's evaluate.batch_size.")]
+Precision = Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or fp8; default: as the run.")]
 Centre = Annotated[
     str | None,
     typer.Option(
         "--centring",
-        help="train subtracts the mean training feature, camera that of each camera of these items, none nothing (as "
-        "the run).",
+        help="Subtract the mean feature: train, of the training images; camera, of each camera of these items; none. "
+        "Default: as the run.",
     ),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List items that cannot be read and leave them out.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where a broken run stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted call where it stopped.")]
 AggregateBy = Annotated[
     str | None,
-    typer.Option(metavar="COLUMN", help="One vector for all items with the same identity, camera or other column(s)."),
+    typer.Option(
+        metavar="COLUMN", help="Write one vector for all items that agree in this column; several: identity,camera."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -98,7 +102,7 @@ def embed(
     aggregate_by: AggregateBy = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed images with a trained model: the features of `trireid test`, for a gallery or for programs."""
+    """Write the features of images, as `trireid test` computes them, for a gallery or for other programs."""
     from trireid.embedding.opening import open_embedder
     from trireid.embedding.sharded import embed_to_files
     from trireid.embedding.streaming import report

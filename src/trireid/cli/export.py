@@ -30,18 +30,22 @@ class Check(StrEnum):
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder (its last checkpoint) or a .safetensors checkpoint.")],
-    out: Annotated[Path, typer.Option(help="File to write, .onnx or .pt2; the table of its check goes beside it.")],
-    to: Annotated[Target, typer.Option(help="Form of the file: onnx, or torch (torch.export).")] = Target.onnx,
+    out: Annotated[
+        Path, typer.Option(help="The .onnx or .pt2 file to write; the table of its check is written beside it.")
+    ],
+    to: Annotated[Target, typer.Option(help="Format: onnx (.onnx), or torch (.pt2, by torch.export).")] = Target.onnx,
     modalities: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Fix the file to these, e.g. rgb,tir or rt (any, told at run time)."),
+        typer.Option(metavar="NAMES", help="Fix the inputs to these, e.g. rgb,tir or rt; default: chosen at run time."),
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="Opset of ONNX, 18 to 25 (18).")] = None,
-    half: Annotated[bool, typer.Option("--half", help="The ViT in half precision.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Matrix products in 8-bit integers: 10 % may differ.")] = False,
-    check: Annotated[list[Check] | None, typer.Option(help="Also run the file in: openvino.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 to 25; default 18.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store and compute the ViT in half precision.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Matrix products in 8-bit integers; features may differ by 10 %.")
+    ] = False,
+    check: Annotated[list[Check] | None, typer.Option(help="Check the file in this runtime, too.")] = None,
 ) -> None:
-    """Write a trained model as a file for other programs, run it on images, and keep it only if the features agree."""
+    """Export a trained model to ONNX or torch.export, run it on images, and keep it only if the features agree."""
     from trireid.cli.evaluate import parse_missing
     from trireid.export.parity import ParityError
 

@@ -73,7 +73,7 @@ def create(
     partial: Partial = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make an empty gallery for the vectors of a model."""
+    """Create an empty gallery for the vectors of a model."""
     from trireid.gallery.gallery import Gallery
 
     about: dict[str, Any] = {"name": name, "root": root, "partial": partial, "by_camera": centring == BY_CAMERA}
@@ -93,12 +93,12 @@ def add(
     device: Device = "auto",
     centring: Centre = None,
     skip_bad: SkipBad = False,
-    make: Annotated[bool, typer.Option("--create", help="Make the gallery first if it is not there.")] = False,
+    make: Annotated[bool, typer.Option("--create", help="Create the gallery if it does not exist.")] = False,
     root: Root = None,
     partial: Partial = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add items: finished embeddings, or images with --run. A key that is there already is replaced."""
+    """Add embeddings, or images with --run. An item whose key is in the gallery replaces the one there."""
     from trireid.gallery.gallery import Gallery
 
     is_new = make and not Gallery.exists(gallery, name=name)
@@ -121,7 +121,7 @@ def add(
 @gallery_app.command()
 def label(
     gallery: Place,
-    identity: Annotated[str, typer.Argument(help="Who or what the items are.")],
+    identity: Annotated[str, typer.Argument(help="Identity of the items.")],
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of the items.")],
     name: Name = "gallery",
     as_json: AsJson = False,
@@ -139,7 +139,7 @@ def unlabel(
     name: Name = "gallery",
     as_json: AsJson = False,
 ) -> None:
-    """Take the identity of items away."""
+    """Remove the identity of items."""
     with opened_gallery(gallery, name) as opened:
         count = opened.unlabel(keys)
     report({"unlabelled": count}, f"unlabelled {count:,} items", as_json=as_json)
@@ -159,7 +159,7 @@ def remove(
     before: Before = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove the items that fulfil all given conditions."""
+    """Remove the items that meet all given conditions."""
     where = filter_of(key, identity, camera, not_camera, scene, presence, after, before)
     with opened_gallery(gallery, name) as opened:
         removed, count = opened.remove(where), len(opened)
@@ -172,7 +172,7 @@ def query(
     gallery: Place,
     inputs: Features = None,
     name: Name = "gallery",
-    key: Annotated[Texts, typer.Option("--key", help="Query by this item of the gallery; repeat as needed.")] = None,
+    key: Annotated[Texts, typer.Option("--key", help="Query by this gallery item; repeat as needed.")] = None,
     run: Run = None,
     rgb: Image = None,
     nir: Image = None,
@@ -184,14 +184,14 @@ def query(
     feature: Feature = "joint",
     device: Device = "auto",
     centring: Centre = None,
-    top: Annotated[int, typer.Option(help="Matches of each query.")] = 10,
-    by: Annotated[str, typer.Option(help="item, or identity: each identity once.")] = "item",
-    reduce: Annotated[str, typer.Option(help="With identity: its best item, or the mean of its items.")] = "best",
+    top: Annotated[int, typer.Option(help="Number of results per query.")] = 10,
+    by: Annotated[str, typer.Option(help="List items, or each identity once: item or identity.")] = "item",
+    reduce: Annotated[str, typer.Option(help="With --by identity: rank by best or mean of its items.")] = "best",
     exclude: Annotated[
-        str, typer.Option(help="What a query must not see: none, camera, scene, cross_camera.")
+        str, typer.Option(help="Gallery items hidden from a query: none, camera, scene or cross_camera.")
     ] = "none",
-    threshold: Annotated[float | None, typer.Option(help="Largest distance that counts as known.")] = None,
-    fmr: Annotated[float | None, typer.Option(help="Instead: false match rate, by the gallery's calibration.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Largest distance of a known item.")] = None,
+    fmr: Annotated[float | None, typer.Option(help="Instead: a false match rate of the calibration.")] = None,
     identity: Identities = None,
     camera: Cameras = None,
     not_camera: NotCameras = None,
@@ -241,8 +241,8 @@ def list_(
     presence: Presences = None,
     after: After = None,
     before: Before = None,
-    start: Annotated[str | None, typer.Option("--from", help="Only keys after this one.")] = None,
-    limit: Annotated[int, typer.Option(help="Items that are listed, 1 to 1000.")] = 100,
+    start: Annotated[str | None, typer.Option("--from", help="List only keys after this one.")] = None,
+    limit: Annotated[int, typer.Option(help="Most items to list, 1 to 1000.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List items in the order of their keys."""
@@ -260,7 +260,7 @@ def list_(
 
 @gallery_app.command()
 def info(gallery: Place, name: Name = "gallery", as_json: AsJson = False) -> None:
-    """Show what a gallery holds and which model it is for."""
+    """Show what a gallery contains and which model made its vectors."""
     with opened_gallery(gallery, name) as opened:
         found = opened.info()
     if as_json:
@@ -286,16 +286,19 @@ def info(gallery: Place, name: Name = "gallery", as_json: AsJson = False) -> Non
 @gallery_app.command()
 def copy(
     gallery: Place,
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder, or http://host:port.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A folder, or http://host:port of a Milvus server.")],
     name: Name = "gallery",
-    target_name: Annotated[str | None, typer.Option(help="Name of the copy (as the gallery).")] = None,
+    target_name: Annotated[str | None, typer.Option(help="Name of the copy; default: as the gallery.")] = None,
     partial: Annotated[
         bool | None,
-        typer.Option("--partial/--whole", help="Whether items can be compared by some of their modalities."),
+        typer.Option(
+            "--partial/--whole",
+            help="With or without the vectors that --partial of `gallery create` stores; default: as the gallery.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a gallery, to a server or back; the copy is read again and compared."""
+    """Copy a gallery to a folder or a server, then read the copy and compare it."""
     with opened_gallery(gallery, name) as opened, progress("copying") as bar:
         digest = opened.copy(target, name=target_name or name, partial=partial, progress=bar.reach)
         count = len(opened)
@@ -309,15 +312,15 @@ def copy(
 def rebuild(
     gallery: Place,
     run: Annotated[Path, typer.Argument(help="The run, checkpoint or exported .onnx file of the other model.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="The new gallery: a folder, or http://host:port.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="New gallery: a folder or http://host:port.")],
     name: Name = "gallery",
-    target_name: Annotated[str | None, typer.Option(help="Name of the new gallery (as the gallery).")] = None,
+    target_name: Annotated[str | None, typer.Option(help="Name of the new gallery; default: as the gallery.")] = None,
     feature: ModelFeature = "joint",
     device: ModelDevice = "auto",
     centring: ModelCentre = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed all items of a gallery again by another model, into a new gallery, from the images that they name."""
+    """Make a new gallery of the same items with another model, from the image files that the items name."""
     from trireid.embedding.opening import open_embedder
     from trireid.gallery.rebuilding import rebuild as embed_again
 
@@ -339,7 +342,7 @@ def calibrate(
     name: Name = "gallery",
     as_json: AsJson = False,
 ) -> None:
-    """Store a calibration in a gallery, so that --fmr can be used."""
+    """Store a calibration in a gallery, so that `gallery query --fmr` can use it."""
     from trireid.evaluation.calibration import Calibration
 
     found = Calibration.load(calibration)
@@ -351,7 +354,7 @@ def calibrate(
 
 @gallery_app.command("measure-unrelated")
 def measure_unrelated(gallery: Place, name: Name = "gallery", as_json: AsJson = False) -> None:
-    """Measure the cosine of unrelated items again: distances between unlike modalities change."""
+    """Measure the cosine of unrelated items again; it changes distances between items of different modalities."""
     with opened_gallery(gallery, name) as opened:
         before, now = opened.info().unrelated, opened.measure_unrelated()
     line = f"cosine of unrelated items: {now:.4f} (before: {'not measured' if before is None else f'{before:.4f}'})"

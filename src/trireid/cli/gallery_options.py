@@ -25,58 +25,58 @@ if TYPE_CHECKING:
 BY_CAMERA = "camera"
 """The centring of a gallery that subtracts the mean of each of its cameras."""
 Place = Annotated[str, typer.Argument(metavar="GALLERY", help="A folder, or http://host:port of a Milvus server.")]
-Name = Annotated[str, typer.Option("--name", help="Name of the gallery; a server holds several.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the gallery; one server can hold several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Features = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="INPUT...", help="What `trireid embed` wrote; with --run: CSV files or folders of images."),
+    typer.Argument(metavar="INPUT...", help="Files of `trireid embed`; with --run: CSV files or folders of images."),
 ]
-Run = Annotated[Path | None, typer.Option("--run", help="A run, checkpoint or .onnx file that embeds INPUT, images.")]
-Feature = Annotated[str, typer.Option(help="With --run: global, head or joint.")]
-Device = Annotated[str, typer.Option(help="With --run: auto, cpu or cuda.")]
-Split = Annotated[str | None, typer.Option(help="With --run: train, query, gallery or test of its own data set.")]
-ModelFeature = Annotated[str, typer.Option("--feature", help="Of a run or checkpoint: global, head or joint.")]
+Run = Annotated[Path | None, typer.Option("--run", help="A run, checkpoint or .onnx file that embeds images.")]
+Feature = Annotated[str, typer.Option(help="With --run: feature, global, head or joint.")]
+Device = Annotated[str, typer.Option(help="With --run: device, auto, cpu or cuda.")]
+Split = Annotated[str | None, typer.Option(help="With --run: a split of its data set: train, query, gallery or test.")]
+ModelFeature = Annotated[str, typer.Option("--feature", help="Feature of a run or checkpoint: global, head or joint.")]
 Centre = Annotated[
     str | None,
     typer.Option(
         "--centring",
-        help="With --run: train subtracts the mean training feature, none nothing (as the gallery; a new one as the "
-        "run). camera, for a new gallery: that of each of its cameras.",
+        help="With --run: train (subtract the mean training feature) or none; default: as the gallery, or for a new "
+        "one as the run. For a new gallery also camera: subtract the mean feature of each camera.",
     ),
 ]
 ModelCentre = Annotated[
     str | None,
-    typer.Option("--centring", help="Of a run: train subtracts the mean training feature, none nothing (as the run)."),
+    typer.Option("--centring", help="train (subtract the mean training feature) or none; default: as the run."),
 ]
 NewCentre = Annotated[
     str | None,
     typer.Option(
         "--centring",
-        help="train: of a run, the mean training feature is subtracted; camera: that of each camera of the gallery; "
-        "none: nothing (as the run).",
+        help="Subtract the mean feature: train, of the training images of a run; camera, of each camera of the "
+        "gallery; none. Default: as the run.",
     ),
 ]
 ModelDevice = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="With --run: list items that cannot be read and leave them out.")
 ]
-Root = Annotated[Path | None, typer.Option("--root", help="Folder that paths of images are stored relative to.")]
-QueryCamera = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: the camera that saw the query.")]
-QueryScene = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: the scene of the query.")]
-QueryIdentity = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: who or what the query is.")]
-Image = Annotated[Path | None, typer.Option(help="With --run: a single image.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder to which stored image paths are relative.")]
+QueryCamera = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: camera of the query.")]
+QueryScene = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: scene of the query.")]
+QueryIdentity = Annotated[str | None, typer.Option(help="With --rgb, --nir, --tir: identity of the query.")]
+Image = Annotated[Path | None, typer.Option(help="With --run: this image of a single query.")]
 Texts = list[str] | None
 Keys = Annotated[Texts, typer.Option("--key", help="Only this item; repeat as needed.")]
 Identities = Annotated[Texts, typer.Option("--identity", help="Only items of this identity; repeat as needed.")]
 Cameras = Annotated[Texts, typer.Option("--camera", help="Only items of this camera; repeat as needed.")]
 NotCameras = Annotated[Texts, typer.Option("--not-camera", help="No items of this camera; repeat as needed.")]
 Scenes = Annotated[Texts, typer.Option("--scene", help="Only items of this scene; repeat as needed.")]
-Presences = Annotated[Texts, typer.Option("--presence", help="Only items with exactly these modalities: rgb,nir.")]
+Presences = Annotated[Texts, typer.Option("--presence", help="Only items with exactly these modalities, e.g. rgb,nir.")]
 After = Annotated[str | None, typer.Option(help="Only items of this time or later: seconds since 1970, or ISO 8601.")]
-Before = Annotated[str | None, typer.Option(help="Only items before this time.")]
+Before = Annotated[str | None, typer.Option(help="Only items before this time, given as for --after.")]
 Partial = Annotated[
     bool,
-    typer.Option("--partial", help="Also fast for queries with fewer modalities; four times the memory."),
+    typer.Option("--partial", help="Search fast for queries with fewer modalities, too; needs four times the memory."),
 ]
 
 

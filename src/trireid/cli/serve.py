@@ -29,29 +29,29 @@ def serve(
     run: Annotated[Path, typer.Argument(help="A run folder, a .safetensors checkpoint, or an exported .onnx file.")],
     gallery: Annotated[str, typer.Option(help="Folder of the gallery, or http://host:port of a Milvus server.")],
     name: Annotated[str, typer.Option(help="Name of the gallery.")] = "gallery",
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; one that other machines reach needs a token.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8000,
-    token_file: Annotated[Path | None, typer.Option(help="File with the token that every request needs.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that every request must send.")] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name of the service, such as that of a proxy; repeat as needed.")
+        list[str] | None, typer.Option(help="A further host name of the service, e.g. of a proxy; repeat as needed.")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="calibration.json, which the gallery keeps; without one it uses its own.")
+        Path | None, typer.Option(help="calibration.json to store in the gallery; default: the one that it has.")
     ] = None,
-    media: Annotated[Path | None, typer.Option(help="Folder for thumbnails (beside the gallery).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    max_megabytes: Annotated[float | None, typer.Option(help="Of one request (32).")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Of one image (8388608).")] = None,
-    max_items: Annotated[int | None, typer.Option(help="Of one request (64).")] = None,
-    max_in_flight: Annotated[int | None, typer.Option(help="Requests at once (64).")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Items that are embedded together (32).")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder for thumbnails; default: beside the gallery.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    max_megabytes: Annotated[float | None, typer.Option(help="Largest request, in MiB; default 32.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels of one image; default 8388608.")] = None,
+    max_items: Annotated[int | None, typer.Option(help="Most items of one request; default 64.")] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Most requests at once; default 64.")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Most items embedded in one batch; default 32.")] = None,
     max_wait: Annotated[
-        float | None, typer.Option(help="Milliseconds that a request waits for others to be embedded with (3).")
+        float | None, typer.Option(help="Longest wait for a batch to fill, in milliseconds; default 3.")
     ] = None,
 ) -> None:
-    """Serve a gallery: an API and pages to search it, add to it and correct it."""
+    """Serve an HTTP API and web pages to search, extend and correct a gallery."""
     _run(
         run,
         gallery=gallery,

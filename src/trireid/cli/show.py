@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 show_app = typer.Typer(
     name="show",
     no_args_is_help=True,
-    help="Draw single pictures of a run: kept patches, rank lists, Grad-CAM, features in two dimensions.",
+    help="Draw figures of a run: kept patches, rank lists, Grad-CAM, features in two dimensions.",
 )
 
 
@@ -48,12 +48,12 @@ Ids = Annotated[
     list[str] | None,
     typer.Option("--ids", help="Identities or names of queries, separated by commas; repeat as needed."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder for the pictures (`pictures` in the run folder).")]
-FormatOption = Annotated[Format, typer.Option("--format", help="png or pdf.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the figures; default: pictures in the run folder.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="File format.")]
 Evaluate = Annotated[
     bool, typer.Option("--evaluate", help="Run the model on the test split if the run has no saved features.")
 ]
-Count = Annotated[int, typer.Option("--n", min=1, help="Number of triplets to draw; with --ids, per identity.")]
+Count = Annotated[int, typer.Option("--n", min=1, help="Number of triplets to draw; with --ids, of each identity.")]
 
 
 @show_app.command()
@@ -89,9 +89,11 @@ def ranks(
     run: Run,
     settings: Overrides = None,
     ids: Ids = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Number of queries of each kind; with --ids, per identity.")] = 3,
-    top: Annotated[int, typer.Option(min=1, help="Places per list.")] = 10,
-    feature: Annotated[str, typer.Option(help="joint, global or head.")] = "joint",
+    n: Annotated[
+        int, typer.Option("--n", min=1, help="Number of queries of each kind; with --ids, of each identity.")
+    ] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Gallery items per list.")] = 10,
+    feature: Annotated[str, typer.Option(help="Feature: joint, global or head.")] = "joint",
     out: Out = None,
     format: FormatOption = Format.png,
     evaluate: Evaluate = False,
@@ -128,12 +130,13 @@ def gradcam(
     ids: Ids = None,
     n: Count = 3,
     after_block: Annotated[
-        int | None, typer.Option(min=1, help="Block of the backbone whose output is explained (the last but one).")
+        int | None,
+        typer.Option(min=1, help="Block of the backbone whose output is explained; default: the last but one."),
     ] = None,
     out: Out = None,
     format: FormatOption = Format.png,
 ) -> None:
-    """Draw by Grad-CAM which places make a query similar to its matches; without saved features, to its own feature."""
+    """Draw, by Grad-CAM, where a query resembles its matches; without saved features, what makes its feature long."""
     from trireid.report.items import matching_feature
     from trireid.visualize.gradcam import grad_cam, grad_cam_figure
 
@@ -160,9 +163,9 @@ def tsne(
     settings: Overrides = None,
     ids: Ids = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Number of identities, spread evenly over all of them.")] = 12,
-    method: Annotated[Method, typer.Option(help="tsne or pca.")] = Method.tsne,
-    feature: Annotated[str, typer.Option(help="joint, global or head.")] = "joint",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of t-SNE.")] = 0,
+    method: Annotated[Method, typer.Option(help="Projection.")] = Method.tsne,
+    feature: Annotated[str, typer.Option(help="Feature: joint, global or head.")] = "joint",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of t-SNE.")] = 0,
     out: Out = None,
     format: FormatOption = Format.png,
     evaluate: Evaluate = False,
