@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 import torch
 
@@ -95,6 +99,7 @@ def test_processes_that_compile_start_with_the_choice(
         raise RuntimeError("no process can be started")  # which loses nothing: the compilation goes on without
 
     monkeypatch.setattr("torch._inductor.async_compile.AsyncCompile.warm_pool", fail)
+    make_accelerator(device=torch.device("cpu"), precision="fp32")  # looks for packages by their names, once
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: "found")
     monkeypatch.delenv("TORCH_WARM_POOL", raising=False)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -105,6 +110,37 @@ def test_processes_that_compile_start_with_the_choice(
     arguments: dict[str, Any] = {"precision": "bf16", "inputs": inputs, "epochs": 1}
     assert compilation.choose_speed(config, cast("Any", accelerator), **arguments).compiled is compiled
     assert len(calls) == started
+
+
+FAILING = """
+import multiprocessing, os, signal, sys
+from trireid.models.compiling import start_compile_workers
+
+def fail():
+    start_compile_workers()
+    server = sys.modules["torch._inductor.async_compile"].AsyncCompile.process_pool().process
+    os.kill(server.pid, signal.SIGSTOP)  # it is never ready
+    print(server.pid, flush=True)
+    raise SystemExit(2)
+"""
+IN_A_FORK = """
+process = multiprocessing.get_context("fork").Process(target=fail)
+process.start()
+process.join()
+raise SystemExit(process.exitcode)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("ending", ["fail()", IN_A_FORK])
+def test_a_program_that_fails_does_not_wait_for_processes_that_still_start(tmp_path: Path, ending: str) -> None:
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+    environment.pop("TORCH_WARM_POOL", None)
+    command = [sys.executable, "-c", FAILING + ending]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert not psutil.pid_exists(int(done.stdout))
 
 
 def test_a_cache_that_cannot_be_made_is_replaced(

@@ -9,11 +9,14 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
 
+import psutil
 import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
@@ -98,6 +101,7 @@ def start_compile_workers() -> None:
 
     They take seconds to import torch. Kernels that are needed before they are ready are compiled one by one, in this
     process, so that a compilation that finds them ready takes less. `TORCH_WARM_POOL=0` leaves them to the compilation.
+    A program that ends before they are ready, such as a run that fails, does not wait for them.
     """
     if os.environ.get("TORCH_WARM_POOL") == "0" or importlib.util.find_spec("triton") is None:
         return
@@ -109,6 +113,28 @@ def start_compile_workers() -> None:
         AsyncCompile.use_process_pool()  # an empty job, without which some versions start no worker
     except FAILURES as error:
         _log.debug("processes for compilation were not started: %s", error)
+    # What is registered last runs first, here before torch waits for its processes: at the end of a program, and of a
+    # process of multiprocessing, such as a run of an ablation.
+    atexit.unregister(_end_busy_workers)
+    atexit.register(_end_busy_workers)
+    Finalize(None, _end_busy_workers, exitpriority=sys.maxsize)
+
+
+def _end_busy_workers() -> None:
+    """End the processes that still start or compile; torch would wait until they have done so, which takes seconds."""
+    for pool in list(getattr(sys.modules.get("torch._inductor.async_compile"), "_pool_set", ())):
+        server = getattr(pool, "process", None)
+        if not isinstance(server, subprocess.Popen) or not getattr(pool, "pending_futures", None):
+            continue  # those that wait for work end by themselves
+        with pool.write_lock:
+            pool.running = False  # torch then neither waits for them nor reports their end
+        workers: list[psutil.Process] = []
+        with suppress(psutil.Error):
+            workers = psutil.Process(server.pid).children(recursive=True)
+        for process in (server, *workers):
+            with suppress(psutil.Error):
+                process.kill()
+        server.wait()
 
 
 @contextmanager
