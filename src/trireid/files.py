@@ -254,11 +254,21 @@ def locked(folder: Path, *, taken: str) -> Iterator[bool]:
             _log.warning("%s cannot be locked (%s): start no other process in it", folder, error.strerror)
             yield False
         else:
+            if not _is_still(folder, descriptor):  # removed by another process between opening and locking
+                raise RunError(taken)
             yield True
     finally:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process of the loader may hold a copy for some seconds
         os.close(descriptor)
+
+
+def _is_still(folder: Path, descriptor: int) -> bool:
+    """Whether a path still leads to the folder that was opened."""
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def file_name(text: str) -> str:

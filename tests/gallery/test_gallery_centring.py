@@ -19,6 +19,7 @@ from trireid.embedding.embeddings import Embeddings, ModelIdentity
 from trireid.embedding.items import Item
 from trireid.errors import InputError, RunError
 from trireid.gallery.about import new_about
+from trireid.gallery.camera_means import CameraMeans
 from trireid.gallery.filters import Filter
 from trireid.gallery.gallery import Gallery
 from trireid.train.loop import train
@@ -140,6 +141,40 @@ def test_a_camera_without_a_modality_has_no_mean_for_it(tmp_path: Path) -> None:
         things.add(items)
         with pytest.raises(InputError, match="has a modality that no item of camera 'gate' has in the gallery"):
             things.query(embed(model_of(), np.ones((1, 12)), np.ones((1, 3)), camera="gate"))
+
+
+def test_a_filling_that_did_not_end_is_done_again(
+    gallery_location: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a kill before the means are written; what is on a server, another process may be filling still."""
+    items, in_folder = seen(), isinstance(gallery_location["location"], Path)
+    again = items.select(range(2, 12))
+    with Gallery.create(**gallery_location, model=items.model, by_camera=True) as things:
+        with monkeypatch.context() as killed:
+            killed.setattr(CameraMeans, "text", killing)
+            with pytest.raises(KeyboardInterrupt):
+                things.add(items)
+        assert (len(things), things.takes_items) == (12, True)
+        for use in (lambda: things.query("item0003"), lambda: things.copy("nowhere")):
+            with pytest.raises(RunError, match="was not filled, or not to its end: add all of its items"):
+                use()
+        if not in_folder:
+            with pytest.raises(RunError, match="holds 2 items, which are not among those given, of a filling"):
+                things.add(again)
+            again = items
+        assert things.add(again).replaced == len(again)
+        assert ("removed 2 items, which are not among those given" in caplog.text) == in_folder
+        assert ([item.key for item in things.list()], things.takes_items) == (list(again.keys), False)
+        centred, nearest = again.centred_by_camera().vectors.astype(float), things.query(again.keys[0], top=99)[0]
+        for match in nearest.matches:
+            if match.compared == ("rgb", "nir", "tir"):
+                pair = centred[0], centred[again.keys.index(match.key)]
+                cosine = pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1])
+                assert match.similarity == pytest.approx(cosine, abs=1e-5)
+
+
+def killing(*_: object) -> str:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from trireid import Gallery
 from trireid.errors import RunError
 from trireid.gallery.connection import DATA, IN_USE
 from trireid.gallery.engine import Engine
-from trireid.gallery.location import MARK
+from trireid.gallery.location import MARK, made_folder
 
 KILLS = Path(__file__).parents[2] / "benchmarks" / "gallery_kills.py"
 
@@ -65,6 +67,28 @@ def test_a_gallery_that_was_not_created_to_its_end_is_created_again(tmp_path):
     Gallery.create(folder, model_of()).close()
     with Gallery.open(folder) as gallery:
         assert gallery.count() == 0
+
+
+def test_a_folder_in_which_another_process_makes_a_gallery_is_left_alone(tmp_path, monkeypatch):
+    """Each lock is of its own opening of the folder, so that one process stands for two here."""
+    folder, said = tmp_path / "gallery", r"is being made or used by another process: wait until it ends"
+    with made_folder(folder):
+        for use in (Gallery.open, partial(Gallery.create, model=model_of())):
+            with pytest.raises(RunError, match=said):
+                use(folder)
+        assert not Gallery.exists(folder)
+        (folder / DATA).mkdir()
+    assert Gallery.exists(folder)
+    assert (folder / DATA).is_dir()
+    with pytest.raises(RunError, match="exists already; open that gallery, or choose another folder"):
+        Gallery.create(folder, model_of())
+    with monkeypatch.context() as late:  # the other process fails and removes the folder just before the lock
+        late.setattr("trireid.files.fcntl.flock", lambda *_: rmtree(folder, ignore_errors=True))
+        with pytest.raises(RunError, match=said):
+            Gallery.create(folder, model_of())
+    with pytest.raises(KeyboardInterrupt), made_folder(folder / "deep"):
+        raise KeyboardInterrupt
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -100,8 +100,8 @@ def check_before(location: str, name: str, root: Path | None, *, partial: bool) 
 
     with opened_gallery(location, name) as opened:
         found = opened.info()
-    if found.model.centring == BY_CAMERA and found.items:
-        raise is_full()
+        if not opened.takes_items:
+            raise is_full()
     if root is not None and found.root != str(real_path(root)):
         has = "none" if found.root is None else printable(found.root)
         raise InputError(f"--root is for a gallery that --create makes, and this one has its own ({has}): leave it out")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 STORED_AS = "camera means"
 """Name of their text in the engine; written last, so that a gallery with means has all of its items."""
+_log = logging.getLogger(__name__)
 _ROWS = 4096
 _AGAIN = "make another one of all items: trireid gallery add OTHER INPUT... --create --centring camera"
 
@@ -111,7 +113,10 @@ def read_means(engine: Engine, about: About) -> CameraMeans | None:
         return None
     text = engine.read_text(STORED_AS)
     if text is None:
-        raise RunError(f"the gallery is centred by camera and was not filled, or not to its end: {_AGAIN}")
+        raise RunError(
+            "the gallery is centred by camera and was not filled, or not to its end: add all of its items (trireid "
+            "gallery add GALLERY INPUT...)"
+        )
     found = json.loads(text)
     mean = np.frombuffer(base64.b64decode(found["mean"]), dtype="<f4").reshape(found["shape"])
     return CameraMeans(tuple(found["cameras"]), mean, np.array(found["count"], dtype=np.int64))
@@ -122,14 +127,44 @@ def check_changes(engine: Engine, about: About, *, first: bool = False) -> None:
 
     Args:
         engine, about: of the gallery.
-        first: items are added, which may be done once.
+        first: items are added, which may be done once to the end.
 
     Raises:
         InputError: it is centred by camera.
     """
-    if about.centring != "camera" or (first and not engine.count("")):
+    if about.centring != "camera" or (first and takes_items(engine, about)):
         return
     raise is_full()
+
+
+def takes_items(engine: Engine, about: About) -> bool:
+    """Whether items can be added: not where a gallery is centred by camera and has been filled to its end."""
+    return about.centring != "camera" or engine.read_text(STORED_AS) is None
+
+
+def make_room(engine: Engine, about: About, keys: Set[str]) -> None:
+    """Remove what a filling left that did not end, before a gallery that is centred by camera is filled again.
+
+    Args:
+        engine, about: of the gallery.
+        keys: of the items that it is filled with; where they are there already, they are replaced.
+
+    Raises:
+        RunError: there are others on a server, where another process may be filling it.
+    """
+    if about.centring != "camera":
+        return
+    left = [row["key"] for page in engine.scan("") for row in page if row["key"] not in keys]
+    if not left:
+        return
+    what = f"{len(left):,} items, which are not among those given, of a filling that did not end"
+    if not engine.embedded:
+        raise RunError(
+            f"the gallery is centred by camera and holds {what}: give all items of that filling, or make the gallery "
+            "under another name"
+        )
+    _log.warning("removed %s", what)
+    engine.delete(left)
 
 
 def is_full() -> InputError:

@@ -63,17 +63,21 @@ def is_server(location: str | Path) -> bool:
 class Connection:
     """An open client; its methods are those of `pymilvus.MilvusClient`, with a limit of time where it is a server.
 
+    Args:
+        location: a folder, or `http://host:port`.
+        lock: of the folder, where the caller has it: it is held until the client is closed.
+
     Attributes:
         embedded: whether it is Milvus Lite in a folder.
         interrupted: whether the folder was left by a process that did not close it, or Lite has reported an error.
             Set to False once that is dealt with; otherwise the next one that opens the folder is told so again.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, lock: ExitStack | None = None) -> None:
         self.location, self.embedded, self.interrupted = location, not is_server(location), False
         self._closed = False
         with ExitStack() as opening:
-            self._client = self._open(opening)
+            self._client = self._open(opening, lock)
             self._cleanup = opening.pop_all()
 
     def __getattr__(self, name: str) -> Any:
@@ -87,7 +91,7 @@ class Connection:
         self._closed = True
         self._cleanup.close()
 
-    def _open(self, opening: ExitStack) -> Any:
+    def _open(self, opening: ExitStack, lock: ExitStack | None) -> Any:
         for name in ("pymilvus", *(("milvus_lite",) if self.embedded else ())):
             try:
                 import_module(name)
@@ -95,17 +99,17 @@ class Connection:
                 raise RunError(f"a gallery needs the package {name}: pip install 'trireid[gallery]'") from None
         pymilvus = import_module("pymilvus")
         if self.embedded:
-            return self._open_folder(opening, pymilvus.MilvusClient)
+            return self._open_folder(opening, lock, pymilvus.MilvusClient)
         with self.reporting():
             client = pymilvus.MilvusClient(uri=self.location, timeout=_CONNECT_SECONDS)
             opening.callback(client.close)
             self._check_version(str(client.get_server_version(timeout=SECONDS)))
         return client
 
-    def _open_folder(self, opening: ExitStack, client_class: Callable[..., Any]) -> Any:
+    def _open_folder(self, opening: ExitStack, lock: ExitStack | None, client_class: Callable[..., Any]) -> Any:
         folder = real_path(Path(self.location))
         taken = f"the gallery {printable(self.location)} is open elsewhere: close it there, or use a server"
-        opening.enter_context(locked(folder, taken=taken))
+        opening.enter_context(locked(folder, taken=taken) if lock is None else lock.pop_all())
         mark = folder / IN_USE
         with writing(folder):
             self.interrupted = mark.exists()

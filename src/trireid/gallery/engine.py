@@ -18,7 +18,7 @@ import hashlib
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,16 +64,17 @@ class Engine:
     Args:
         location: a folder, or `http://host:port`.
         name: of the gallery.
+        lock: of the folder, where the caller has it: the engine holds it from now on.
 
     Attributes:
         depths: how many hits the last searches for a number of identities needed: where the next one begins.
     """
 
-    def __init__(self, location: str | Path, name: str) -> None:
+    def __init__(self, location: str | Path, name: str, *, lock: ExitStack | None = None) -> None:
         self.location, self.name = str(location), name
         self._about = f"{name}_about"
         self._writing = threading.RLock()
-        self._client = Connection(self.location)
+        self._client = Connection(self.location, lock=lock)
         self.embedded = self._client.embedded
         self._written, self._seen = Counter({self.name: 1, self._about: 1}), Counter[str]()
         self._codes: tuple[int, tuple[int, ...]] = (0, ())

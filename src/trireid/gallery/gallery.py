@@ -16,7 +16,7 @@ import numpy as np
 from trireid.embedding.items import Item
 from trireid.errors import InputError, RunError, printable
 from trireid.gallery.about import About, new_about, read_about
-from trireid.gallery.camera_means import STORED_AS, CameraMeans, check_changes, read_means
+from trireid.gallery.camera_means import STORED_AS, CameraMeans, check_changes, make_room, read_means, takes_items
 from trireid.gallery.copying import copy_rows
 from trireid.gallery.engine import Engine
 from trireid.gallery.filters import Filter, expression, presence_in
@@ -25,7 +25,7 @@ from trireid.gallery.location import check_name, gallery_exists, made_folder, ne
 from trireid.gallery.lookup import checked_label, existing, removable
 from trireid.gallery.query import Choices, Reduce, Target, answer
 from trireid.gallery.results import Added, GalleryInfo, QueryResult
-from trireid.gallery.rows import checked_text, item_of, rows_of
+from trireid.gallery.rows import checked_text, item_of, rows_of, write_rows
 from trireid.gallery.thresholds import calibration_text, read_calibration_text
 from trireid.gallery.unrelated import measured
 
@@ -95,8 +95,8 @@ class Gallery:
         """
         check_name(name)
         about = new_about(model, name=name, root=root, partial=partial, by_camera=by_camera)
-        with made_folder(location), ExitStack() as opening:
-            engine = new_engine(location, name, about, opening)
+        with made_folder(location) as lock, ExitStack() as opening:
+            engine = new_engine(location, name, about, opening, lock)
             opening.pop_all()
         return cls(engine, about)
 
@@ -152,22 +152,16 @@ class Gallery:
         Raises:
             InputError: another model, NaN, a key twice, no items, or a field that cannot be stored; the gallery is
                 centred by camera and has its items already.
+            RunError: on a server, an earlier filling of such a gallery that did not end left other items.
         """
         self._about.check_model(embeddings)
         check_changes(self._engine, self._about, first=True)
         means = CameraMeans.of(embeddings) if self._about.centring == "camera" else None
         embeddings = embeddings if means is None else means.subtract(embeddings)
         rows = rows_of(embeddings, self._layout, self._root)
+        make_room(self._engine, self._about, {row["key"] for row in rows})
         replaced = len(self._engine.fetch([row["key"] for row in rows]))
-        step = self._engine.page_size(self._layout.row_width)
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            codes = np.array([row["presence"] for row in some])
-            vectors = self._layout.rows_by_code(embeddings.vectors[start : start + step], codes)
-            self._engine.upsert(some, vectors, flush=False)
-            if progress is not None:
-                progress(start + len(some), len(rows))
-        self._engine.flush()
+        write_rows(self._engine, self._layout, rows, embeddings.vectors, progress)
         if means is not None:
             self._engine.write_text(STORED_AS, means.text())
         return Added(len(rows) - replaced, replaced, self._measure_first())
@@ -277,6 +271,11 @@ class Gallery:
         return self.count()
 
     @property
+    def takes_items(self) -> bool:
+        """Whether items can be added: a gallery that is centred by camera is filled once."""
+        return takes_items(self._engine, self._about)
+
+    @property
     def model(self) -> ModelIdentity:
         """What made its vectors."""
         return self._about.model
@@ -367,17 +366,18 @@ class Gallery:
         """
         self._refresh()
         check_name(name)
+        means = self.camera_means  # first: a gallery that lacks them is not copied
         about = self._about.changed(name=name, partial=self._about.partial if partial is None else partial)
-        with made_folder(location), ExitStack() as opening:
-            target = new_engine(location, name, about, opening)
+        with ExitStack() as ending, made_folder(location) as lock, ExitStack() as opening:
+            target = new_engine(location, name, about, opening, lock)
+            ending.callback(target.close)  # when the folder is marked as complete
             opening.callback(target.drop)
             found = copy_rows(self._engine, target, self._layout, about.layout, progress)
             if self.calibration is not None:
                 target.write_text("calibration", calibration_text(self.calibration))
-            if self.camera_means is not None:
-                target.write_text(STORED_AS, self.camera_means.text())
+            if means is not None:
+                target.write_text(STORED_AS, means.text())
             opening.pop_all()
-            target.close()
         return found
 
     def _refresh(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from trireid.errors import InputError, RunError, printable
@@ -46,42 +46,75 @@ def check_location(location: str | Path) -> None:
 
 
 @contextmanager
-def made_folder(location: str | Path) -> Iterator[None]:
+def made_folder(location: str | Path) -> Iterator[ExitStack]:
     """Make the folder of an embedded gallery; after an error in the block nothing of it is left.
 
+    Yields:
+        The lock of the folder, which the engine takes over: no other process may come in between.
+
     Raises:
-        RunError: there is something in it already, or it cannot be written.
+        RunError: there is something in it already, another process is making it, or it cannot be written.
     """
     check_location(location)
-    if is_server(location):
-        yield
-        return
-    folder = Path(location)
+    with ExitStack() as lock:
+        if is_server(location):
+            yield lock
+            return
+        folder = Path(location)
+        is_own, complete = _make_or_find(folder), False
+        try:
+            lock.enter_context(locked(folder, taken=_being_made(folder)))
+            if _is_unfinished(folder):
+                _empty(folder)
+            _check_empty(folder)
+            write_json(folder / MARK, {**_MARK, "unfinished": True})
+            yield lock
+            write_json(folder / MARK, _MARK)
+            complete = True
+        finally:
+            if not complete:
+                lock.close()
+                _clean(folder, is_own=is_own)
+
+
+def _make_or_find(folder: Path) -> bool:
+    """Make a folder where there is none, and tell whether this process has made it."""
     with writing(folder):
-        folder.exists()  # a name that is too long
-    existed = folder.is_dir()
-    if existed and _is_unfinished(folder):
-        with locked(folder, taken=f"{printable(str(folder))} is being made into a gallery by another process"):
-            _empty(folder)
-    if (existed and any(folder.iterdir())) or (not existed and (folder.exists() or folder.is_symlink())):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            if not folder.is_dir():
+                raise RunError(
+                    f"{printable(str(folder))} exists already and is no gallery; choose another folder"
+                ) from None
+            return False
+    return True
+
+
+def _being_made(folder: Path) -> str:
+    return (
+        f"the gallery in {printable(str(folder))} is being made or used by another process: wait until it ends, or "
+        "choose another folder"
+    )
+
+
+def _check_empty(folder: Path) -> None:
+    if any(folder.iterdir()):
         is_gallery = (folder / MARK).exists()
         raise RunError(
             f"{printable(str(folder))} exists already{'' if is_gallery else ' and is no gallery'}; "
             f"{'open that gallery, or ' if is_gallery else ''}choose another folder"
         )
-    complete = False
-    try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MARK, {**_MARK, "unfinished": True})
-        yield
-        write_json(folder / MARK, _MARK)
-        complete = True
-    finally:
-        if not complete and folder.is_dir():
+
+
+def _clean(folder: Path, *, is_own: bool) -> None:
+    """Remove what a creation left that ended in an error, unless another process has the folder by now."""
+    with suppress(RunError, OSError), locked(folder, taken=""):
+        if _is_unfinished(folder):
             _empty(folder)
-            if not existed:
-                shutil.rmtree(folder, ignore_errors=True)
+        if is_own:
+            folder.rmdir()  # refuses a folder with something in it
 
 
 def _is_unfinished(folder: Path) -> bool:
@@ -122,6 +155,8 @@ def opened_folder(location: str | Path) -> None:
     except (OSError, ValueError) as error:
         raise RunError(f"{printable(str(folder / MARK))} cannot be read ({printable(str(error), limit=120)})") from None
     if content.get("unfinished"):
+        with locked(folder, taken=_being_made(folder)):
+            pass
         raise RunError(f"the gallery in {shown} was not created to its end; create it again at the same place")
     if content.get("schema_version") != SCHEMA:
         found = printable(repr(content.get("schema_version")), limit=40)
@@ -131,9 +166,9 @@ def opened_folder(location: str | Path) -> None:
         )
 
 
-def new_engine(location: str | Path, name: str, about: About, opening: ExitStack) -> Engine:
-    """An empty gallery; it is closed where the block of `opening` ends in an error."""
-    engine = Engine(location, name)
+def new_engine(location: str | Path, name: str, about: About, opening: ExitStack, lock: ExitStack) -> Engine:
+    """An empty gallery in `made_folder`; it is closed where the block of `opening` ends in an error."""
+    engine = Engine(location, name, lock=lock)
     opening.callback(engine.close)
     if engine.exists():
         raise RunError(f"the gallery {place_of(location, name)} exists already; choose another name")
@@ -142,10 +177,10 @@ def new_engine(location: str | Path, name: str, about: About, opening: ExitStack
 
 
 def gallery_exists(location: str | Path, name: str) -> bool:
-    """Whether there is a gallery."""
+    """Whether there is a gallery; one that was not created to its end is none."""
     check_name(name)
     check_location(location)
     if not is_server(location):
-        return (Path(location) / MARK).exists()
+        return (Path(location) / MARK).exists() and not _is_unfinished(Path(location))
     with closing(Engine(location, name)) as engine:
         return engine.exists()

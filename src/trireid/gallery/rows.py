@@ -1,14 +1,15 @@
-"""Items as rows of the engine, and back. Everything is checked here, before anything is written."""
+"""Items as rows of the engine, and back. Everything is checked before anything is written."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trireid.embedding.items import MAX_BYTES, Item
 from trireid.errors import InputError, printable
@@ -18,6 +19,7 @@ from trireid.names import MODALITIES
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings
+    from trireid.gallery.engine import Engine
 
 Row = dict[str, Any]
 """The columns of one item; `vector` is left out where it was not requested."""
@@ -170,3 +172,21 @@ def item_of(row: Row, root: Path | None) -> Item:
 def modalities_of(row: Row) -> tuple[str, ...]:
     """What an item was embedded from."""
     return names_of(int(row["presence"]))
+
+
+def write_rows(
+    engine: Engine,
+    layout: Layout,
+    rows: Sequence[Row],
+    vectors: NDArray[np.float32],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write rows with the vectors `(n, D)` of their items, and make them safe against the end of this process."""
+    step = engine.page_size(layout.row_width)
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        codes = np.array([row["presence"] for row in some])
+        engine.upsert(some, layout.rows_by_code(vectors[start : start + step], codes), flush=False)
+        if progress is not None:
+            progress(start + len(some), len(rows))
+    engine.flush()
