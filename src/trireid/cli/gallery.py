@@ -190,8 +190,8 @@ def query(
     exclude: Annotated[
         str, typer.Option(help="Gallery items hidden from a query: none, camera, scene or cross_camera.")
     ] = "none",
-    threshold: Annotated[float | None, typer.Option(help="Largest distance of a known item.")] = None,
-    fmr: Annotated[float | None, typer.Option(help="Instead: a false match rate of the calibration.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Largest distance of an accepted match.")] = None,
+    fmr: Annotated[float | None, typer.Option(help="Instead: accept at this false match rate.")] = None,
     identity: Identities = None,
     camera: Cameras = None,
     not_camera: NotCameras = None,
