@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import os
+import signal
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from trireid.data.pixels import FilePixels, open_pixels
 from trireid.data.readers import scan
 from trireid.data.reading import ImageError
 from trireid.data.records import Record
+from trireid.errors import DataError
 from trireid.train import inputs
 from trireid.train.loop import train
 from trireid.train.runs import read_epochs
@@ -113,6 +116,27 @@ def test_a_filler_that_was_closed_or_not_started_says_so_and_ends(records: tuple
     with pytest.raises(RuntimeError, match="after their filler was closed"):
         pixels.read([0])
     filler.close()
+
+
+def test_a_process_that_is_killed_is_one_line_and_leaves_none(
+    records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = filling.decode_group
+
+    def kill(shown: list[Record], *given: Any) -> Any:
+        if shown[0] == records[9]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(shown, *given)
+
+    monkeypatch.setattr(filling, "PROCESSES_FROM", 0)
+    monkeypatch.setattr(filling, "decode_group", kill)
+    filler = Filler(workers=2)
+    pixels = open_filling(filler, records[:16])
+    filler.start()
+    with pytest.raises(DataError, match="a process that reads images was ended from outside"):
+        pixels.read(range(16))
+    filler.close()
+    assert not multiprocessing.active_children()
 
 
 def test_threads_decode_where_processes_would_need_more_open_files_than_are_allowed(

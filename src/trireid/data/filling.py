@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trireid.data.copies import by_copies
 from trireid.data.formats import quiet_decoders
 from trireid.data.pixels import decode_group, groups_of, log_turned, presence_of
 from trireid.data.ranges import Ranges
 from trireid.data.records import ImageFacts, Record
-from trireid.data.workers import by_processes, by_threads, processes_fit
+from trireid.data.workers import by_threads, processes_fit
 from trireid.names import Interpolation
 from trireid.types import NUM_MODALITIES
 
@@ -159,6 +160,7 @@ class Filler:
 
         Raises:
             ImageError: an image of any of the sets cannot be read.
+            DataError: a process that decodes was ended from outside.
             RuntimeError: the filler was not started, or is closed.
         """
         if self._work is None:
@@ -187,9 +189,10 @@ class Filler:
         many = sum(len(each.records) for each in self._sets) >= PROCESSES_FROM
         forks = sys.platform == "linux"  # elsewhere a fork is missing, or unsafe beside other threads
         self._processes = self._processes and forks and many and self.workers > 1 and processes_fit(0, self.workers)
+        ahead = 2 * self.workers
         if self._processes:
-            return by_processes(self._units(), work, workers=self.workers, background=True)
-        return by_threads(self._units(), work, workers=self.workers, ahead=2 * self.workers)
+            return by_copies(self._units(), work, workers=self.workers, ahead=ahead)
+        return by_threads(self._units(), work, workers=self.workers, ahead=ahead)
 
     def _fill(self, results: Iterator[_Decoded]) -> None:
         """Store what the workers decode, unit by unit, in a thread of its own."""
@@ -283,6 +286,7 @@ class FillingPixels:
 
         Raises:
             ImageError: an image of any set of the filler cannot be read.
+            DataError: a process that decodes was ended from outside.
         """
         index = torch.tensor(positions)
         present = self.present[index]

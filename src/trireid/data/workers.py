@@ -30,8 +30,6 @@ MOST_WORKERS = 16
 """That are started without a setting: one reading process cannot pass on the images of more."""
 PREFETCH = 2
 """Units that are on their way to or from each process."""
-NICENESS = 5
-"""By which processes in the background give way to the training, whose steps would wait for a core otherwise."""
 
 
 def num_cores() -> int:
@@ -137,15 +135,11 @@ class _Units(Dataset[Any]):
         return self.work(keys)
 
 
-def by_processes(
-    units: Iterable[list[Key]], work: Callable[[list[Key]], Result], *, workers: int, background: bool = False
-) -> Iterator[Result]:
+def by_processes(units: Iterable[list[Key]], work: Callable[[list[Key]], Result], *, workers: int) -> Iterator[Result]:
     """As `by_threads`, from processes, `PREFETCH` units for each; the work is sent to them once.
 
     Args:
         units, work, workers: see `by_threads`.
-        background: the processes are copies of this one, which share its shared memory, and have a lower priority; a
-            result does not wait for those before it.
     """
     loader: DataLoader[Any] = DataLoader(
         _Units(work),
@@ -153,9 +147,7 @@ def by_processes(
         num_workers=workers,
         prefetch_factor=PREFETCH,
         collate_fn=_as_it_is,
-        worker_init_fn=_begin_in_background if background else _leave_memory_shared,
-        multiprocessing_context="fork" if background else None,
-        in_order=not background,
+        worker_init_fn=_leave_memory_shared,
         generator=seeded_generator(0, "workers"),  # the global one stays unchanged
     )
     return iter(loader)
@@ -168,8 +160,3 @@ def _as_it_is(unit: Any) -> Any:
 def _leave_memory_shared(_worker: int) -> None:
     """Keep the collector of a worker from touching, and so copying, the memory of the main process."""
     gc.freeze()
-
-
-def _begin_in_background(worker: int) -> None:
-    _leave_memory_shared(worker)
-    os.nice(NICENESS)

@@ -15,13 +15,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 from PIL import Image
 
+from trireid.data.copies import end_with_parent
 from trireid.data.images import Progress
 from trireid.data.synthetic.identities import Appearance
 from trireid.data.synthetic.layouts import Item
@@ -120,25 +120,13 @@ def _filled(orders: list[Order], workers: int) -> Iterator[int]:
         return
     # Spawned, because a forked copy of a process with threads (such as torch's) may hang.
     num_workers = min(workers, max(len(orders), 1))
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         futures = [pool.submit(fill_order, order) for order in orders]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent is killed; it would otherwise wait for orders for ever."""
-    Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def write_images(root: Path, plan: Plan, *, workers: int, progress: Progress | None) -> None:
