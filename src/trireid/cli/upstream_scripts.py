@@ -22,7 +22,7 @@ def train_from_upstream(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser(
         "train_net.py",
-        "Train with an upstream (DeMo) configuration. Same with trireid's own settings: trireid train --config F.",
+        "Train with an upstream (DeMo) configuration. With trireid's own settings, use: trireid train --config FILE.",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR where it stopped")
     given = parser.parse_args(arguments)
@@ -48,7 +48,7 @@ def evaluate_from_upstream(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 2 after a mistake of the user.
     """
     parser = _parser(
-        "test_net.py", "Evaluate with an upstream (DeMo) configuration. Same for a run folder: trireid test RUN."
+        "test_net.py", "Evaluate with an upstream (DeMo) configuration. For a run folder, use: trireid test RUN."
     )
     given = parser.parse_args(arguments)
     rest_idle_threads()
