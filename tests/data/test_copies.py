@@ -28,7 +28,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_results_come_when_they_are_ready_and_units_are_taken_when_needed() -> None:
+@pytest.mark.parametrize("background", [True, False])
+def test_results_come_in_order_or_when_they_are_ready_and_units_are_taken_when_needed(background: bool) -> None:
     taken, held = [], {"shared": 10}
 
     def units() -> Iterator[list[int]]:
@@ -40,12 +41,12 @@ def test_results_come_when_they_are_ready_and_units_are_taken_when_needed() -> N
         time.sleep(0.1 * (unit == [0]))
         return unit[0] + held["shared"]
 
-    results = by_copies(units(), work, workers=2, ahead=4)
+    results = by_copies(units(), work, workers=2, ahead=4, background=background)
     assert taken == [0, 1, 2, 3]
     assert len(multiprocessing.active_children()) == 2
     found = list(results)
     assert sorted(found) == list(range(10, 18))
-    assert found[0] != 10
+    assert (found == sorted(found)) is not background
     assert not multiprocessing.active_children()
 
 

@@ -205,8 +205,8 @@ def test_processes_decode_as_threads_do(tmp_path, records, embedder):
     items = [*map(item_of, records), Item({"rgb": tmp_path / "bad.jpg"})]
     units = list(ahead.in_parts(enumerate(items), 4))
     one, other = (
-        list(ahead._batches(by(iter(units), embedder._decoder.decode_all, workers=2, **more), 8, pin=False))
-        for by, more in ((ahead.by_threads, {"ahead": 1}), (ahead.by_processes, {}))
+        list(ahead._batches(by(iter(units), embedder._decoder.decode_all, workers=2, ahead=2), 8, pin=False))
+        for by in (ahead.by_threads, ahead.by_copies)
     )
     assert [batch.numbers for batch in one] == [batch.numbers for batch in other] == [list(range(8)), [8, 9, 10, 11]]
     for first, second in zip(one, other, strict=True):

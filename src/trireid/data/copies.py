@@ -1,4 +1,4 @@
-"""Copies of this process that work in the background and share its memory; one that is killed is reported at once."""
+"""Copies of this process that work for it and share its memory; one that is killed is reported at once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 NICENESS = 5
-"""By which copies give way to the training, whose steps would wait for a core otherwise."""
+"""By which copies in the background give way to the training, whose steps would wait for a core otherwise."""
 _WORK: list[Callable[[list[Any]], Any]] = []  # of this process, if it is a copy
 
 
 def by_copies(
-    units: Iterable[list[Key]], work: Callable[[list[Key]], Result], *, workers: int, ahead: int
+    units: Iterable[list[Key]],
+    work: Callable[[list[Key]], Result],
+    *,
+    workers: int,
+    ahead: int,
+    background: bool = False,
 ) -> Iterator[Result]:
-    """The results of units of work in the order in which they are ready, from copies of this process.
+    """The results of units of work, in their order, from copies of this process (Linux only).
 
     The copies exist when this returns. They share the memory of this process that is shared memory, and end with it.
 
@@ -38,22 +43,48 @@ def by_copies(
         units: taken when they are needed.
         work: done by the copies; it is not sent to them.
         workers: number of copies.
-        ahead: units that may be in work or waiting.
+        ahead: units that may be ready, in work or waiting.
+        background: the copies have a lower priority, and a result does not wait for those before it.
 
     Raises:
         DataError: by the iterator, too: a copy was ended from outside.
         OSError: a copy cannot be made.
     """
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_begin, initargs=(work,))
-    rest, ready, others = iter(units), SimpleQueue[Future[Result]](), set(active_children())
+    initial = (work, NICENESS if background else 0)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_begin, initargs=initial)
+    results = SimpleQueue[Future[Result]]()
+
+    def submit(unit: list[Key]) -> None:
+        future = pool.submit(_do, unit)
+        if background:
+            future.add_done_callback(results.put)
+        else:
+            results.put(future)
+
+    rest, others = iter(units), set(active_children())
     try:
         with _kills_reported():
-            waiting = sum(_submitted(pool, unit, ready) for unit in islice(rest, ahead))
+            waiting = _count(map(submit, islice(rest, ahead)))
     except OSError:
         for copy in set(active_children()) - others:  # the pool forgets those that it has made
             copy.terminate()
         raise
-    return _results(pool, rest, ready, waiting)
+
+    def remaining(waiting: int) -> Iterator[Result]:
+        try:
+            while waiting:
+                with _kills_reported():
+                    result = results.get().result()
+                    waiting += _count(map(submit, islice(rest, 1))) - 1
+                yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return remaining(waiting)
+
+
+def _count(values: Iterable[object]) -> int:
+    return sum(1 for _ in values)
 
 
 @contextmanager
@@ -66,33 +97,13 @@ def _kills_reported() -> Iterator[None]:
         ) from error
 
 
-def _submitted(pool: ProcessPoolExecutor, unit: list[Any], ready: SimpleQueue[Future[Result]]) -> int:
-    """Let a copy do one unit, and count it."""
-    pool.submit(_do, unit).add_done_callback(ready.put)
-    return 1
-
-
-def _results(
-    pool: ProcessPoolExecutor, rest: Iterator[list[Any]], ready: SimpleQueue[Future[Result]], waiting: int
-) -> Iterator[Result]:
-    try:
-        while waiting:
-            done = ready.get()
-            with _kills_reported():
-                waiting += sum(_submitted(pool, unit, ready) for unit in islice(rest, 1)) - 1
-                result = done.result()
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin(work: Callable[[list[Any]], Any]) -> None:
+def _begin(work: Callable[[list[Any]], Any], niceness: int) -> None:
     """Make a copy ready for work; interrupts are for the process that it is of."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
     gc.freeze()  # the collector would touch, and so copy, all memory that was there before
-    os.nice(NICENESS)
+    os.nice(niceness)
     torch.set_num_threads(1)  # others do not exist in a copy, and would be waited for
     _WORK.append(work)
 

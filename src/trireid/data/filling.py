@@ -25,7 +25,7 @@ from trireid.data.formats import quiet_decoders
 from trireid.data.pixels import decode_group, groups_of, log_turned, presence_of
 from trireid.data.ranges import Ranges
 from trireid.data.records import ImageFacts, Record
-from trireid.data.workers import by_threads, processes_fit
+from trireid.data.workers import PREFETCH, by_threads, processes_fit
 from trireid.names import Interpolation
 from trireid.types import NUM_MODALITIES
 
@@ -189,9 +189,9 @@ class Filler:
         many = sum(len(each.records) for each in self._sets) >= PROCESSES_FROM
         forks = sys.platform == "linux"  # elsewhere a fork is missing, or unsafe beside other threads
         self._processes = self._processes and forks and many and self.workers > 1 and processes_fit(0, self.workers)
-        ahead = 2 * self.workers
+        ahead = PREFETCH * self.workers
         if self._processes:
-            return by_copies(self._units(), work, workers=self.workers, ahead=ahead)
+            return by_copies(self._units(), work, workers=self.workers, ahead=ahead, background=True)
         return by_threads(self._units(), work, workers=self.workers, ahead=ahead)
 
     def _fill(self, results: Iterator[_Decoded]) -> None:

@@ -1,8 +1,7 @@
-"""Threads or processes that decode ahead of whoever uses the pixels; what is ready and not yet used is bounded."""
+"""How many threads or processes decode ahead of whoever uses the pixels, and the threads; see `copies`, too."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import resource
@@ -11,12 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
-from torch.utils.data import DataLoader, Dataset
 
-from trireid.data.randomness import seeded_generator
 from trireid.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -29,7 +26,7 @@ FILES_PER_WORKER, SPARE_FILES = 5, 24
 MOST_WORKERS = 16
 """That are started without a setting: one reading process cannot pass on the images of more."""
 PREFETCH = 2
-"""Units that are on their way to or from each process."""
+"""Units for each process that are ready, in work or waiting."""
 
 
 def num_cores() -> int:
@@ -119,44 +116,3 @@ def by_threads(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-class _Units(Dataset[Any]):
-    """Does the work of the units that a loader sends to its processes in place of indices."""
-
-    def __init__(self, work: Callable[[list[Any]], Any]) -> None:
-        self.work = work
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.work([key])
-
-    def __getitems__(self, keys: list[Any]) -> Any:
-        """A whole unit at once."""
-        return self.work(keys)
-
-
-def by_processes(units: Iterable[list[Key]], work: Callable[[list[Key]], Result], *, workers: int) -> Iterator[Result]:
-    """As `by_threads`, from processes, `PREFETCH` units for each; the work is sent to them once.
-
-    Args:
-        units, work, workers: see `by_threads`.
-    """
-    loader: DataLoader[Any] = DataLoader(
-        _Units(work),
-        batch_sampler=units,
-        num_workers=workers,
-        prefetch_factor=PREFETCH,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_memory_shared,
-        generator=seeded_generator(0, "workers"),  # the global one stays unchanged
-    )
-    return iter(loader)
-
-
-def _as_it_is(unit: Any) -> Any:
-    return unit
-
-
-def _leave_memory_shared(_worker: int) -> None:
-    """Keep the collector of a worker from touching, and so copying, the memory of the main process."""
-    gc.freeze()

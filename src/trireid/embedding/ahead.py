@@ -14,8 +14,9 @@ from typing import TypeVar, cast
 
 import torch
 
+from trireid.data.copies import by_copies
 from trireid.data.formats import quiet_decoders
-from trireid.data.workers import by_processes, by_threads, processes_fit
+from trireid.data.workers import PREFETCH, by_threads, processes_fit
 from trireid.data.workers import num_cores as num_cores
 from trireid.embedding.decoding import DecodedItems, ItemDecoder, join_decoded, only_files
 from trireid.embedding.items import Item
@@ -60,7 +61,7 @@ def decoded_batches(
     height, width = decoder.image_size
     unit_bytes = UNIT * NUM_MODALITIES * 3 * height * width
     if on_cuda and many and workers > 1 and processes_fit(unit_bytes, workers):
-        decoded = by_processes(units, decoder.decode_all, workers=workers)
+        decoded = by_copies(units, decoder.decode_all, workers=workers, ahead=PREFETCH * workers)
     else:
         ahead = max(2 * workers, AHEAD * batch_size // UNIT)
         decoded = by_threads(units, decoder.decode_all, workers=workers, ahead=ahead)
