@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+PROCESSES_FROM = 1000
+"""Images from which on processes write them; each has to import the benchmark first."""
 
 Task = tuple[Path, int, tuple[int, int]]
 """Where an image is written, the seed of its pixels, and its (height, width)."""
@@ -25,8 +29,13 @@ def write_image(task: Task) -> None:
 
 
 def write_images(tasks: Sequence[Task], *, workers: int) -> None:
-    """Write all, shared among processes; the folders are there."""
-    with ProcessPoolExecutor(workers) as pool:
+    """Write all, many of them shared among processes; the folders are there."""
+    if workers <= 1 or len(tasks) < PROCESSES_FROM:
+        for task in tasks:
+            write_image(task)
+        return
+    # Spawned, because a forked copy of a process with torch's threads may wait for them for ever.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         list(pool.map(write_image, tasks, chunksize=64))
 
 
