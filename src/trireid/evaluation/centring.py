@@ -70,6 +70,9 @@ def centred_by_camera(ranking: Ranking) -> Ranking:
 
     Each block of a feature has a mean of its own, over the items that have it. Queries of a camera that the gallery
     lacks are centred by the queries of that camera. Items of unknown camera are one group.
+
+    With modalities withheld, the means are those of the gallery's features without them. Where a query of one subset is
+    ranked in a gallery of another (`rank_any_to_any`), each side keeps the means of its own subset.
     """
     query, gallery = ranking.query, ranking.gallery
     codes, group = torch.cat([query.labels.camera, gallery.labels.camera]).unique(return_inverse=True)

@@ -100,7 +100,8 @@ def rank_any_to_any(
 ) -> dict[str, dict[str, list[list[float | None]]]]:
     """Every case's queries in every case's gallery: `{feature: {"mAP": rows of queries by columns of galleries, ...}}`.
 
-    The features of each case serve all pairs. Args: as `rank_case`.
+    The features of each case serve all pairs; if they are centred by camera, then by the gallery of their own case.
+    Args: as `rank_case`.
     """
     names = all_names(cases)
     table: dict[str, dict[str, list[list[float | None]]]] = {}

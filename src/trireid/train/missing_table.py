@@ -46,7 +46,8 @@ def describe_cases(
     """Evaluate a model with modalities withheld. The features of each case are computed once and serve both tables.
 
     Where several processes share the split, all of them must call this. Each case excludes the items that have no
-    other modality.
+    other modality. With `evaluate.centring=camera`, each case is centred by the camera means of its own gallery, in the
+    table of subsets against each other as well.
 
     Args:
         model, split, device, dtype, progress: as `evaluate_split`.
