@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trireid.cli.guard import guarded
 from trireid.data.images import decode_image
 from trireid.embedding.aggregate import aggregate
 from trireid.embedding.embedder import Embedder
@@ -134,4 +135,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

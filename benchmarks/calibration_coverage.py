@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 import trireid
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
@@ -202,4 +203,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
+from trireid.cli.guard import guarded
 from trireid.errors import RunError, TrireidError
 from trireid.evaluation.centring import centred_by_camera, centred_by_means
 from trireid.evaluation.evaluate import evaluate_features
@@ -108,4 +109,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded():
+        sys.exit(main())

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from trireid.benchmark import describe_machine
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
@@ -242,4 +243,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

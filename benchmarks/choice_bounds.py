@@ -26,13 +26,15 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import normalize
 
+from trireid.cli.guard import guarded
 from trireid.data.images import load_images
 from trireid.data.labels import rank_labels
 from trireid.data.readers import scan
 from trireid.data.records import Record
 from trireid.data.transforms import EvaluationTransform
+from trireid.errors import InputError
 from trireid.evaluation.metrics import rank_metrics
-from trireid.files import write_json
+from trireid.files import check_writable, write_json
 from trireid.models.backbone import create_vit
 from trireid.models.contrast import finish_slots, slot_values
 from trireid.models.modality import standardised
@@ -41,6 +43,7 @@ from trireid.models.weights import load_backbone_weights
 from trireid.types import NUM_MODALITIES, Labels, Protocol
 
 NAME, BLOCKS, ITEMS = "dinov2_vit_s14", 8, 32
+SIZE, QUICK_SIZE, PATCH = 112, 56, 14
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VEILS = {"smoke in visible and NIR": ("smoke", (0, 1)), "night in visible and NIR": ("night", (0, 1)),
          "smoke in thermal": ("smoke", (2,)), "night in thermal": ("night", (2,))}  # fmt: skip
@@ -226,8 +229,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.weights is None and not given.quick:
         parser.error("--weights is missing: a file of vit_small_patch14_dinov2, or try the script with --quick")
+    side = (QUICK_SIZE if given.quick else SIZE) // PATCH
+    if not all(1 <= cells <= side for cells in given.cells):
+        raise InputError(f"--cells are {given.cells}; the patches form {side} x {side}: give from 1 to {side}")
+    if given.out:
+        check_writable(given.out)
     torch.manual_seed(0)
-    reader = Reader(56 if given.quick else 112, None if given.quick else given.weights)
+    reader = Reader(QUICK_SIZE if given.quick else SIZE, None if given.quick else given.weights)
     result = {
         title: {f"{cells} x {cells}": table(items, title, cells, 2 if given.quick else 20) for cells in given.cells}
         for title, items in settings(reader, given.root)
@@ -237,4 +245,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -3,9 +3,10 @@
     python benchmarks/choose_ratio.py RUN [RUN ...] [--ratios 1,0.9,...] [--tolerance 0.5] [--out JSON]
 
 needs runs with `data.val_ids` and a learned cut, such as `model.slimming=[{after_block: 4, keep_ratio: 1.0}]`, whose
-predictor learns while nothing is dropped. For each ratio: mAP on the held-out identities, mAP on the test split (which
-does not choose), and the share of the foreseen attention that stays. The chosen ratio is the smallest that loses no
-more than the tolerance (points of mAP) on the held-out identities. A run takes seconds on a GPU, minutes without one.
+predictor learns while nothing is dropped. SDTPS needs `model.sdtps.cells`: learned slots have one ratio. For each
+ratio: mAP on the held-out identities, mAP on the test split (which does not choose), and the share of the foreseen
+attention that stays. The chosen ratio is the smallest that loses no more than the tolerance (points of mAP) on the
+held-out identities. A run takes seconds on a GPU, minutes without one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from statistics import mean
 
 import torch
 
+from trireid.cli.guard import guarded
 from trireid.config.schema import Config
-from trireid.errors import ConfigError, TrireidError
+from trireid.errors import ConfigError, InputError
 from trireid.evaluation.cut_ratio import choose_ratio, foreseen_share
-from trireid.files import write_json
+from trireid.files import check_writable, write_json
 from trireid.models.reid import ReIDModel
 from trireid.train.checkpoint import build_for, config_here, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
@@ -51,7 +53,7 @@ def share_kept(model: ReIDModel, split: EvaluationSplit, *, device: torch.device
     """Mean share of the foreseen attention that the last cut keeps, over the first batch of a split."""
     batch = next(iter(split.query_loader)).to(device)
     with torch.inference_mode():
-        output = model(split.transform(batch.images, batch.present), batch.present)
+        output = model(split.transform(batch.images, batch.present), batch.present, batch.camera)
     cut = [chosen for name, chosen in output.selection.items() if name.startswith("block")][-1]
     return float(foreseen_share(cut.scores, cut.mask)[output.present].mean())
 
@@ -66,6 +68,11 @@ def measure(run: Path, ratios: tuple[float, ...]) -> dict[float, tuple[float, fl
     config = config_here(checkpoint)
     device = resolve_device(config.train.device)
     dtype = autocast_dtype(resolve_precision(config.train.precision, device))
+    if config.model.head == "sdtps" and config.model.sdtps.cells is None:
+        raise ConfigError(
+            f"{run} has learned slots of SDTPS, whose number follows from that of the patches, so that its cut cannot "
+            "have another ratio: train it with model.sdtps.cells=[2,2], or with another head"
+        )
     inputs = open_inputs(with_ratio(config, 1.0), device=device)
     if inputs.validation is None:
         raise ConfigError(f"{run} holds out no identities: train it with data.val_ids=N")
@@ -81,6 +88,21 @@ def measure(run: Path, ratios: tuple[float, ...]) -> dict[float, tuple[float, fl
     return found
 
 
+def checked_ratios(text: str) -> tuple[float, ...]:
+    """The ratios of the command line, each once.
+
+    Raises:
+        InputError: one is no number in (0, 1].
+    """
+    try:
+        ratios = tuple(dict.fromkeys(float(value) for value in text.split(",")))
+    except ValueError:
+        ratios = ()
+    if not ratios or not all(0 < ratio <= 1 for ratio in ratios):
+        raise InputError(f"--ratios is {text!r}; give numbers above 0 and at most 1, separated by commas")
+    return ratios
+
+
 def main() -> None:
     """Measure every run, print the table and the chosen ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,15 +112,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the numbers, as JSON")
     given = parser.parse_args()
     found: dict[float, list[tuple[float, float, float]]] = defaultdict(list)
-    try:
-        ratios = tuple(float(value) for value in given.ratios.split(","))
-        for run in given.runs:
-            for ratio, values in measure(run, ratios).items():
-                found[ratio].append(values)
-        chosen = choose_ratio({ratio: [row[0] for row in rows] for ratio, rows in found.items()},
-                              tolerance=given.tolerance / 100)  # fmt: skip
-    except (TrireidError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    ratios = checked_ratios(given.ratios)
+    choose_ratio({1.0: [0.0]}, tolerance=given.tolerance / 100)  # refuses a tolerance before minutes of work
+    if given.out:
+        check_writable(given.out)
+    for run in given.runs:
+        for ratio, values in measure(run, ratios).items():
+            found[ratio].append(values)
+    chosen = choose_ratio(
+        {ratio: [row[0] for row in rows] for ratio, rows in found.items()}, tolerance=given.tolerance / 100
+    )
     lines = ["| ratio | mAP, held out | mAP, test | foreseen attention kept |", "|---|---|---|---|"]
     for ratio, rows in sorted(found.items(), reverse=True):
         held_out, test, share = (100 * mean(column) for column in zip(*rows, strict=True))
@@ -109,4 +132,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

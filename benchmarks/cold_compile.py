@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.models.build import build_model
@@ -290,4 +291,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

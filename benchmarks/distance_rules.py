@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trireid.ablation import visible_devices
+from trireid.cli.guard import guarded
 from trireid.evaluation.metrics import rank_metrics
 from trireid.evaluation.missing import subset_cases
 from trireid.evaluation.protocols import take
@@ -369,4 +370,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trireid.errors import ConfigError, TrireidError
+from trireid.cli.guard import guarded
+from trireid.errors import ConfigError
 from trireid.models.cells import cell_of_place
 from trireid.train.checkpoint import build_for, config_here, load_checkpoint
 from trireid.train.device import resolve_device
 from trireid.train.inputs import open_test, scan_index
-from trireid.types import MODALITIES, Labels
+from trireid.types import MODALITIES
 
 COLUMNS = ("contrast kept / dropped", "middle kept", "empty cells", "overlap, same identity", "overlap, other identity")
 
@@ -35,14 +36,14 @@ def patch_contrast(images: Tensor, grid: tuple[int, int]) -> Tensor:
     return tiles.permute(0, 1, 2, 4, 3, 5).flatten(4).std(dim=-1).flatten(2)
 
 
-def overlaps(kept: Tensor, labels: Labels) -> tuple[float, float]:
+def overlaps(kept: Tensor, identity: Tensor, camera: Tensor) -> tuple[float, float]:
     """Mean Jaccard index of kept places `(Q, N)` of pairs from different cameras: same identity, other identity."""
     kept = kept.float()
     both = kept @ kept.T
     count = kept.sum(dim=1)
     jaccard = both / (count[:, None] + count - both)
-    apart = labels.camera[:, None] != labels.camera
-    same = labels.identity[:, None] == labels.identity
+    apart = camera[:, None] != camera
+    same = identity[:, None] == identity
     return float(jaccard[apart & same].mean()), float(jaccard[apart & ~same].mean())
 
 
@@ -59,15 +60,16 @@ def rows(run: Path) -> list[str]:
     device = resolve_device(config.train.device)
     model = build_for(checkpoint, config).to(device).eval()
     split = open_test(config, scan_index(config), checkpoint.label_map, device=device)
-    masks, contrasts = [], []
+    masks, contrasts, present = [], [], []
     for each in split.query_loader:
         batch = each.to(device)
         images = split.transform(batch.images, batch.present)
         with torch.inference_mode():
-            chosen = model(images).selection
+            chosen = model(images, batch.present, batch.camera).selection
         cut = [each for name, each in chosen.items() if name.startswith("block")][-1]
         masks.append(cut.mask.cpu())
         contrasts.append(patch_contrast(images, cut.grid).cpu())
+        present.append(batch.present.cpu())
     mask, contrast = torch.cat(masks), torch.cat(contrasts)  # (Q, M, N)
     cell = cell_of_place(cut.grid, (4, 4)) if min(cut.grid) >= 4 else torch.arange(mask.shape[-1])
     per_cell = torch.stack([mask[..., cell == number].any(dim=-1) for number in range(int(cell.max()) + 1)])
@@ -76,13 +78,16 @@ def rows(run: Path) -> list[str]:
     inner[top : cut.grid[0] - top, left : cut.grid[1] - left] = True
     lines = []
     for index, name in enumerate(MODALITIES):
-        own, level = mask[:, index], contrast[:, index]
-        ratio = float(level[own].mean() / level[~own].mean().clamp_min(1e-9))
-        empty = 1 - float(per_cell[:, :, index].float().mean())
-        same, other = overlaps(own, split.query_labels)
+        there = torch.cat(present)[:, index]
+        if not there.any():
+            continue
+        own, level = mask[there, index], contrast[there, index]
+        ratio = "-" if own.all() else f"{float(level[own].mean() / level[~own].mean().clamp_min(1e-9)):.2f}"
+        empty = 1 - float(per_cell[:, there, index].float().mean())
+        same, other = overlaps(own, split.query_labels.identity[there], split.query_labels.camera[there])
         middle = float(own[:, inner.flatten()].float().mean())
-        values = [f"{ratio:.2f}", f"{100 * middle:.0f} %", f"{100 * empty:.0f} %"]
-        lines.append(f"| {run.parent.name}, {name} | " + " | ".join([*values, f"{same:.2f}", f"{other:.2f}"]) + " |")
+        values = [ratio, f"{100 * middle:.0f} %", f"{100 * empty:.0f} %", f"{same:.2f}", f"{other:.2f}"]
+        lines.append(f"| {run.parent.name}/{run.name}, {name} | " + " | ".join(values) + " |")
     return lines
 
 
@@ -90,13 +95,11 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    try:
-        found = [line for run in parser.parse_args().runs for line in rows(run)]
-    except TrireidError as error:
-        sys.exit(f"error: {error}")
+    found = [line for run in parser.parse_args().runs for line in rows(run)]
     head = ["| run, spectrum | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
     sys.stdout.write("\n".join([*head, *found, ""]))
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -28,6 +28,7 @@ import torch
 from cold_files import forget, write_images
 
 from trireid.benchmark import describe_machine
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.images import decode_image
@@ -265,4 +266,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -21,6 +21,7 @@ import numpy as np
 from calibration_coverage import frozen_checkpoint
 from numpy.typing import NDArray
 
+from trireid.cli.guard import guarded
 from trireid.data.readers import scan
 from trireid.embedding.embedder import Embedder
 from trireid.embedding.embeddings import Embeddings
@@ -141,4 +142,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

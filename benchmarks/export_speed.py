@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
@@ -173,4 +174,5 @@ def device_name(arguments: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -35,6 +35,7 @@ from accelerate import Accelerator
 from cold_files import forget, write_images
 
 from trireid.benchmark import describe_machine
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.augment import TrainTransform
@@ -296,4 +297,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from trireid.benchmark import describe_machine, inference_step, time_steps
+from trireid.cli.guard import guarded
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
@@ -277,4 +278,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with guarded():
+        typer.run(main)

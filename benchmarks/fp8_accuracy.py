@@ -29,6 +29,7 @@ import typer
 from torch import Tensor, nn
 
 from trireid.benchmark import describe_machine
+from trireid.cli.guard import guarded
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
 from trireid.errors import InputError, TrireidError
@@ -328,4 +329,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with guarded():
+        typer.run(main)

@@ -16,9 +16,21 @@ PARALLEL=${PARALLEL:-6}
 export COLUMNS=200 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 fast=(--no-costs --parallel "$PARALLEL" "model.backbone.pretrained=${WEIGHTS:-timm}" "train.device=${DEVICE:-auto}"
   data.cache=disk "data.workers=${WORKERS:-2}" train.maps_every=0 'train.trackers=[]')
+for part in ${PARTS:=tno synthetic}; do
+  if [ "$part" != tno ] && [ "$part" != synthetic ]; then
+    echo "PARTS has $part: allowed are tno and synthetic" >&2
+    exit 2
+  fi
+done
 mkdir -p "$OUT"
 folders=()
-for part in ${PARTS:-tno synthetic}; do
+failed=0
+report() { # what did not end well, and the last lines of its output
+  echo "$1 ($2):" >&2
+  tail -n 5 "$2" >&2
+  failed=1
+}
+for part in $PARTS; do
   start=$SECONDS
   case $part in
     tno) settings=(--config "${TNO_CONFIG:-configs/trireid/tno_scenes/recipe.yaml}" "data.root=$TNO"
@@ -31,18 +43,18 @@ for part in ${PARTS:-tno synthetic}; do
       fi
       settings=(--config configs/trireid/synthetic/vit_small.yaml "data.root=$HARD")
       ;;
-    *)
-      echo "PARTS has $part: allowed are tno and synthetic" >&2
-      exit 2
-      ;;
   esac
   timeout --signal=INT "${LIMIT:-0}" "$PYTHON" -m trireid ablate "${settings[@]}" --cells "benchmarks/fp8_$part.yaml" \
     --seeds "${SEEDS:-3}" --out "$OUT/$part" "${fast[@]}" "$@" >"$OUT/$part.txt" 2>&1 ||
-    echo "$part: not complete, run again ($OUT/$part.txt)" >&2
+    report "$part: not complete, run again" "$OUT/$part.txt"
   echo "$part: $((SECONDS - start)) s"
   folders+=("$OUT/$part")
   "$PYTHON" benchmarks/fp8_accuracy.py "${folders[@]}" --parallel "$PARALLEL" --device "${DEVICE:-cuda}" \
-    --out "$OUT/fp8_trained.json" >"$OUT/fp8_trained.txt" 2>&1 || echo "$part: no comparison" >&2
+    --out "$OUT/fp8_trained.json" >"$OUT/fp8_trained.txt" 2>&1 || {
+    report "$part: no comparison" "$OUT/fp8_trained.txt"
+    continue
+  }
   echo "$part with its comparison: $((SECONDS - start)) s"
   tail -n 60 "$OUT/fp8_trained.txt"
 done
+exit "$failed"

@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from trireid import Gallery, Item
+from trireid.cli.guard import guarded
 from trireid.embedding.embeddings import Embeddings, ModelIdentity
 from trireid.files import write_json
 
@@ -207,4 +208,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

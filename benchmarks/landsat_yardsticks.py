@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trireid.cli.guard import guarded
 from trireid.data.images import load_images
 from trireid.data.labels import rank_labels
 from trireid.data.readers import scan
@@ -65,4 +66,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with guarded():
+        main(sys.argv[1:])

@@ -31,8 +31,10 @@ from missing_tables import Measured, tables
 from torch import nn
 
 from trireid.ablation import visible_devices
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
+from trireid.errors import RunError
 from trireid.evaluation.breakdown import break_down, known_columns
 from trireid.evaluation.evaluate import unshared_by_feature
 from trireid.evaluation.missing import subset_cases
@@ -177,7 +179,7 @@ def main() -> None:
     measure_all(made, parallel=given.parallel, matrix=given.matrix)
     runs = [path.parent for path in sorted(given.folder.glob("*/seed*/missing.json"))]
     if not runs:
-        sys.exit(f"{given.folder} holds no finished run: give the --out folder of trireid ablate")
+        raise RunError(f"{given.folder} holds no finished run: give the --out folder of trireid ablate")
     if lacking := len(made) - len(runs):
         sys.stderr.write(f"{lacking} of {len(made)} runs could not be measured\n")
     metrics = {str(run.relative_to(given.folder)): json.loads((run / "missing.json").read_text()) for run in runs}
@@ -188,4 +190,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
+from trireid.cli.guard import guarded
+
 EPOCHS = 50
 OFF = ("train.compile", "false", "train.cuda_graph", "false")
 TINY = (
@@ -197,4 +199,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trireid.cli.guard import guarded
 from trireid.config.load import override_config
 from trireid.config.schema import Config
 from trireid.data.synthetic.difficulty import HARD
@@ -91,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

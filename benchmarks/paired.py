@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trireid.ablation import cell_folder
-from trireid.errors import RunError, TrireidError
+from trireid.cli.guard import guarded
+from trireid.errors import RunError
 from trireid.evaluation.evaluate import feature_distance
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.identity_bootstrap import identity_weights
@@ -190,24 +191,22 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=1, help="cells that are read at the same time")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
     given = parser.parse_args()
-    try:
-        cells = read_grid(given.folder, given.feature, given.exclude, parallel=given.parallel)
-        names = [cell_folder(name.strip()) for name in given.against.split(";")]
-        if missing := [name for name in names if name not in cells]:
-            raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")
-        rows = rows_of(
-            list(cells.values()),
-            [cells[name] for name in names],
-            scenes=given.scene,
-            others=read_grid(given.also, given.feature, parallel=given.parallel) if given.also else {},
-            rates=read_rates(given.costs),
-        )
-        sys.stdout.write(markdown(rows))
-        if given.out:
-            write_json(given.out, {"feature": given.feature, "rows": rows})
-    except TrireidError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    cells = read_grid(given.folder, given.feature, given.exclude, parallel=given.parallel)
+    names = [cell_folder(name.strip()) for name in given.against.split(";")]
+    if missing := [name for name in names if name not in cells]:
+        raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")
+    rows = rows_of(
+        list(cells.values()),
+        [cells[name] for name in names],
+        scenes=given.scene,
+        others=read_grid(given.also, given.feature, parallel=given.parallel) if given.also else {},
+        rates=read_rates(given.costs),
+    )
+    sys.stdout.write(markdown(rows))
+    if given.out:
+        write_json(given.out, {"feature": given.feature, "rows": rows})
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

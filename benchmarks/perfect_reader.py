@@ -16,6 +16,7 @@ from statistics import mean
 
 import numpy as np
 
+from trireid.cli.guard import guarded
 from trireid.data.synthetic.difficulty import HARD
 from trireid.data.synthetic.identities import draw_identities, oracle_map
 from trireid.evaluation.missing import subset_cases
@@ -44,4 +45,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

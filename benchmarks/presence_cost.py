@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trireid.benchmark import count_macs, describe_machine, time_steps
+from trireid.cli.guard import guarded
 from trireid.config.load import load_config
 from trireid.models.build import build_model
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
@@ -63,4 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

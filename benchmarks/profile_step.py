@@ -17,6 +17,7 @@ import typer
 from torch.profiler import ProfilerActivity, profile
 
 from trireid.benchmark import inference_step, training_step
+from trireid.cli.guard import guarded
 from trireid.config.load import load_config
 from trireid.models.build import build_model
 from trireid.train.device import autocast_dtype, resolve_precision
@@ -84,4 +85,5 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with guarded():
+        typer.run(main)

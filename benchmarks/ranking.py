@@ -24,6 +24,7 @@ from literal_ranking import ranking, reranking
 from torch import Tensor
 from torch.nn import functional
 
+from trireid.cli.guard import guarded
 from trireid.evaluation.metrics import pairwise_distance, rank_metrics
 from trireid.evaluation.rerank import k_reciprocal, k_reciprocal_distance
 from trireid.types import Labels, Protocol
@@ -161,4 +162,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -24,6 +24,7 @@ import numpy as np
 import serving
 
 from trireid.benchmark import describe_machine
+from trireid.cli.guard import guarded
 from trireid.embedding.embedder import Embedder
 from trireid.embedding.items import Item
 from trireid.types import MODALITIES
@@ -181,4 +182,5 @@ def table(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

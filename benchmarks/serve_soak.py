@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import serving
 
+from trireid.cli.guard import guarded
 from trireid.embedding.embedder import Embedder
 from trireid.gallery.gallery import Gallery
 from trireid.types import MODALITIES
@@ -229,4 +230,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

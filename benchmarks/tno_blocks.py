@@ -18,6 +18,7 @@ from landsat_yardsticks import RULES
 from torch import Tensor
 from torch.nn import functional
 
+from trireid.cli.guard import guarded
 from trireid.data.images import load_images
 from trireid.data.labels import rank_labels
 from trireid.data.readers import scan
@@ -88,4 +89,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

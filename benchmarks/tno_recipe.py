@@ -33,6 +33,7 @@ from typing import Any
 from landsat_yardsticks import RULES, pixel_features
 
 from trireid.ablation import file_cells
+from trireid.cli.guard import guarded
 from trireid.config.load import load_config, override_config
 from trireid.data.labels import rank_labels
 from trireid.data.readers import scan
@@ -259,4 +260,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded():
+        main()

@@ -27,6 +27,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from trireid.cli.guard import guarded
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.losses import reid_loss
@@ -263,4 +264,5 @@ def name_of(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with guarded():
+        typer.run(main)

@@ -27,6 +27,7 @@ import typer
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from trireid.cli.guard import guarded
 from trireid.config.load import load_config
 from trireid.config.schema import Config
 from trireid.data.augment import TrainTransform
@@ -258,4 +259,5 @@ def describe(cells: list[dict]) -> list[str]:  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with guarded():
+        typer.run(main)

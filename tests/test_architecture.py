@@ -185,3 +185,10 @@ def test_every_format_exclusion_and_preset_that_settings_allow_is_one_that_exist
     assert set(FORMATS) == set(get_args(names.DataFormat))
     assert set(EXCLUSIONS) == set(get_args(names.Exclusion))
     assert set(PRESETS) == set(get_args(names.PresetName))
+
+
+def test_benchmarks_end_a_mistake_of_the_user_in_one_line():
+    for path in (Path(__file__).parents[1] / "benchmarks").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "argparse" in text or "typer.run" in text:
+            assert "with guarded():" in text or "except TrireidError" in text, path.name

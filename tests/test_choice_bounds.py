@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from data.trees import write_image
+from trireid.errors import InputError
 from trireid.types import Labels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +88,9 @@ def test_the_script_writes_every_table(script, tmp_path, monkeypatch, capsys):
     low, high = rows["weighted - all patches"]["all"][1:]
     assert low <= rows["weighted"]["all"] - rows["all patches"]["all"] <= high
     assert "| random half of 2, mean |" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["choice_bounds.py", "--quick", "--cells", "0"])
+    with pytest.raises(InputError, match=r"the patches form 4 x 4: give from 1 to 4"):
+        script.main()
     monkeypatch.setattr("sys.argv", ["choice_bounds.py"])
     with pytest.raises(SystemExit):
         script.main()
