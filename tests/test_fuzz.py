@@ -63,6 +63,12 @@ def writes_outside(case):
     (case.folder.parent.parent / "elsewhere.txt").write_text("x")
 
 
+def tries_in_vain(case):
+    Path("~/result.txt").expanduser().write_text("good")  # in a home of the case's own
+    Path("/proc").mkdir(exist_ok=True)
+    Path("/proc/x").mkdir()
+
+
 def runs_something(case):
     subprocess.run(["true"], check=True)
 
@@ -79,7 +85,8 @@ EXPECTED = {
     works: "works", refused: "refused", traceback: "traceback", wrong_result: "wrong result", hangs: "hangs",
     two_lines: "not one line of error", exit_code_3: "exit code 3", error_with_exit_code_0: "error with exit code 0",
     control_characters: "control characters", words_of_a_library: "words of a library",
-    writes_outside: "writes outside", runs_something: "runs something", temporary_file_left: "temporary file left",
+    writes_outside: "writes outside", tries_in_vain: "traceback",
+    runs_something: "runs something", temporary_file_left: "temporary file left",
     memory: "traceback",
 }  # fmt: skip
 

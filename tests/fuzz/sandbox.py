@@ -67,11 +67,11 @@ class Watch:
             self._changed(arguments[0], None)
         elif event in CHANGES:
             for path, folder in CHANGES[event]:
-                self._changed(arguments[path], None if folder is None else arguments[folder])
+                self._changed(arguments[path], None if folder is None else arguments[folder], made=event == "os.mkdir")
         elif event in RUNS and not (event == "subprocess.Popen" and _command(arguments) in HARMLESS_COMMANDS):
             self.ran.append(f"{event} {arguments!r:.200}")
 
-    def _changed(self, path: object, folder: object) -> None:
+    def _changed(self, path: object, folder: object, *, made: bool = False) -> None:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         text = os.fsdecode(path)
@@ -79,8 +79,10 @@ class Watch:
             text = f"/proc/self/fd/{folder}/{text}"
         with contextlib.suppress(OSError, ValueError):
             parent, name = os.path.split(text)
-            place = f"{os.path.realpath(parent or '.')}/{name}"
-            if not f"{place}/".startswith(
+            within = os.path.realpath(parent or ".")
+            place = f"{within}/{name}"
+            refused = within == "/proc" or (made and Path(place).is_dir())  # by the system: nothing changes
+            if not refused and not f"{place}/".startswith(
                 (*(f"{folder}/" for folder in self.folders), *HARMLESS_PLACES, f"/proc/{os.getpid()}/")
             ):
                 self.outside.append(place)
@@ -117,7 +119,7 @@ def run_in_sandbox(tasks: Sequence[Task]) -> NoReturn:
 
 
 def _enter(task: Task) -> None:
-    """Streams, working directory, time and the measure of memory of a task."""
+    """Streams, folders, time and the measure of memory of a task."""
     os.chdir(task.work)
     foreign = os.open(task.folder / "foreign.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
     os.dup2(foreign, 1)
@@ -125,7 +127,8 @@ def _enter(task: Task) -> None:
     os.close(foreign)
     sys.stdout = (task.folder / "out.txt").open("w", encoding="utf-8", errors="strict", buffering=1)
     sys.stderr = (task.folder / "err.txt").open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
-    os.environ["TMPDIR"] = str(task.work)
+    os.environ["TMPDIR"] = os.environ["HOME"] = str(task.work)  # an input may name "~"
+    os.environ.pop("XDG_CACHE_HOME", None)
     tempfile.tempdir = None
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime) + CPU_SECONDS
