@@ -84,7 +84,7 @@ def test_a_model_that_torch_cannot_export_is_one_line(tmp_path, tree, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--to", "torch", "--out", "m.onnx"), "must end in .pt2"),
+        (("--to", "torch", "--out", "m.onnx"), "must end in .pt2, or the format be that of .onnx (--to)"),
         (("--to", "torch", "--out", "m.pt2", "--opset", "18"), "--opset is for --to onnx"),
         (("--to", "torch", "--out", "m.pt2", "--int8"), "--int8 is for --to onnx"),
         (("--to", "torch", "--out", "m.pt2", "--check", "openvino"), "--check is for --to onnx"),

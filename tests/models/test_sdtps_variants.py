@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from trireid.config.schema import BackboneConfig, Config, ModelConfig, SDTPSConfig, SlimmingConfig
 from trireid.errors import ConfigError, InputError
 from trireid.models.build import build_model, check_model
 from trireid.models.cells import cell_of_place, cell_softmax
-from trireid.models.contrast import finish_slots, slot_values
+from trireid.models.contrast import apart_from_mean, finish_slots, slot_values
 from trireid.models.sdtps import PRESETS, SDTPS
 from trireid.models.spectrum_weight import SpectrumWeight, spectrum_statistics, weigh_blocks
 from trireid.train.scanning import check_blinding
@@ -205,6 +206,23 @@ def test_contrast_serves_learned_slots_and_low_precision(mask):
     assert slot_values(patches.bfloat16(), "weighted").dtype == torch.bfloat16
     flat = slot_values(torch.full((1, 1, 4, 8), 3.3, dtype=torch.float16), "weighted")
     assert finish_slots(flat, "weighted").eq(0).all()
+
+
+def test_patches_that_cancel_have_no_mean_that_weighs_them():
+    generator = torch.Generator().manual_seed(0)
+    away = torch.randn(1, 3, PATCHES, DIM, generator=generator)
+    away, towards = away - away.mean(2, keepdim=True), torch.randn(1, 3, 1, DIM, generator=generator)
+    slopes = []
+    for share in (1.0, 0.1, 1e-4, 1e-8, 0.0):  # from ordinary images to a mean that is chance
+        patches = (away + share * towards).requires_grad_()
+        mean = patches.mean(dim=2, keepdim=True)
+        apart = apart_from_mean(patches, mean)
+        plain = 1.0 - functional.cosine_similarity(patches, mean, dim=-1)
+        assert torch.equal(apart, plain) if share >= 0.1 else bool(((apart - 1).abs() < (plain - 1).abs()).all())
+        (slope,) = torch.autograd.grad(finish_slots(slot_values(patches, "weighted"), "weighted").sum(), patches)
+        slopes.append(float(slope.norm()))
+    assert max(slopes[2:]) < 30 * slopes[1]
+    assert apart_from_mean(torch.zeros(1, 2, 3), torch.zeros(1, 1, 3)).eq(1).all()
 
 
 def test_hdm_and_atmoe_read_the_slots():

@@ -96,7 +96,8 @@ def checked_modalities(out: Path, suffix: str, modalities: Sequence[str] | None)
         InputError: the name of the file has another ending, or a modality does not exist.
     """
     if out.suffix != suffix:
-        raise InputError(f"the file to write is {printable(str(out))}: its name must end in {suffix}")
+        other = f", or the format be that of {out.suffix} (--to)" if out.suffix in (".onnx", ".pt2") else ""
+        raise InputError(f"the file to write is {printable(str(out))}: its name must end in {suffix}{other}")
     if modalities is None:
         return None
     if isinstance(modalities, str) or not modalities or set(modalities) - set(_ORDER):

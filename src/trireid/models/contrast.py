@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from trireid.names import ContrastName
 
+SMALLEST_MEAN = 0.01
+"""Length of the mean patch, in root mean square lengths of the patches, below which its direction counts less."""
+
 
 def slot_values(patches: Tensor, contrast: ContrastName) -> Tensor:
     """What the slots are weighted sums of, before `finish_slots`: `(B, M, N, D)`, for `weighted` `(B, M, N, D + 1)`.
@@ -39,9 +42,20 @@ def slot_values(patches: Tensor, contrast: ContrastName) -> Tensor:
     centred = patches - mean
     if contrast == "centred":
         return centred
-    apart = 1.0 - functional.cosine_similarity(patches.float(), mean.float(), dim=-1)  # (B, M, N)
-    apart = apart.unsqueeze(-1).to(patches.dtype)
+    apart = apart_from_mean(patches.float(), mean.float()).unsqueeze(-1).to(patches.dtype)  # (B, M, N, 1)
     return torch.cat([centred * apart, apart], dim=-1)
+
+
+def apart_from_mean(patches: Tensor, mean: Tensor) -> Tensor:
+    """`1 - cos(patch, mean)`, `(..., N)`; beside patches `(..., N, D)` that cancel, the mean `(..., 1, D)` counts less.
+
+    The direction of a mean near 0 is chance, and its gradient without bound: below `SMALLEST_MEAN` of the root mean
+    square length of the patches, the cosine shrinks with the mean. Images are far above: 0.5 to 0.9 on TNO's scenes.
+    """
+    cosine: Tensor = functional.cosine_similarity(patches, mean, dim=-1)  # (..., N)
+    length = torch.linalg.vector_norm(patches, dim=(-2, -1)).unsqueeze(-1) / math.sqrt(patches.shape[-2])  # (..., 1)
+    share: Tensor = torch.linalg.vector_norm(mean, dim=-1) / (SMALLEST_MEAN * length).clamp_min(1e-12)  # (..., 1)
+    return 1.0 - cosine * share.clamp_max(1.0)
 
 
 def finish_slots(sums: Tensor, contrast: ContrastName) -> Tensor:
