@@ -6,13 +6,15 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from test_onnx import checkpoint
 from typer.testing import CliRunner
 
-from tiny_run import write_tree
+from tiny_run import tiny_config, write_tree
 from trireid.cli.app import app
 from trireid.embedding.onnx_metadata import METADATA_KEY, read_description
 from trireid.errors import InputError
+from trireid.export.images import check_images
 from trireid.export.parity import ParityError
 from trireid.export.program import export_torch
 
@@ -20,6 +22,25 @@ from trireid.export.program import export_torch
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     return write_tree(tmp_path_factory.mktemp("data"))
+
+
+def test_images_that_show_nothing_do_not_check_a_file(tmp_path):
+    """Their features may be rounding errors, which no two programs share: the weights of slots are, for instance."""
+    root = write_tree(tmp_path / "data", identities=3)
+    config = tiny_config(root, tmp_path / "run")
+    every = sorted((root / "test" / "NI").iterdir())
+    assert "test images of" in check_images(config).source
+    for path in every[:2]:
+        Image.new("RGB", (16, 32), "white").save(path)
+    some = check_images(config)
+    assert "test images of" in some.source
+    assert len(some.images) == 8
+    assert bool((some.images.flatten(2).std(dim=2) > 0.1).all())
+    for path in every[2:]:
+        Image.new("RGB", (16, 32), "white").save(path)
+    for path in (root / "train_171" / "NI").iterdir():
+        Image.new("RGB", (16, 32), "black").save(path)
+    assert "show nothing" in check_images(config).source
 
 
 def invoke(*words):
