@@ -143,6 +143,25 @@ def test_a_camera_without_a_modality_has_no_mean_for_it(tmp_path: Path) -> None:
             things.query(embed(model_of(), np.ones((1, 12)), np.ones((1, 3)), camera="gate"))
 
 
+@pytest.mark.parametrize("by_camera", [False, True])
+def test_slots_of_zeros_are_stored_unless_a_modality_has_no_others(tmp_path: Path, *, by_camera: bool) -> None:
+    """As those of cells of an image without kept patches."""
+    model = model_of(((0,), (1,), (2,), (0,), (0,)))
+    vectors = np.random.default_rng(2).standard_normal((4, 5, 4)).astype(np.float32)
+    vectors[:2, 3], vectors[2:, [0, 4]] = 0.0, 0.0
+    whole = embed(model, vectors, np.ones((4, 3)), camera=["gate", "door"] * 2)
+    vectors[0, 0] = vectors[0, 4] = 0.0
+    with Gallery.create(tmp_path / "things", model, by_camera=by_camera) as things:
+        with pytest.raises(InputError, match="only zeros in the blocks of a modality|is its own mean"):
+            things.add(embed(model, vectors, np.ones((4, 3)), camera=["gate", *"abc"] if by_camera else "gate"))
+        things.add(whole)
+        literal = (whole.centred_by_camera() if by_camera else whole).vectors.astype(float)
+        for match in things.query("item0001", top=9)[0].matches:
+            pair = literal[1], literal[whole.keys.index(match.key)]
+            cosine = pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1])
+            assert match.similarity == pytest.approx(cosine, abs=1e-5)
+
+
 def test_a_filling_that_did_not_end_is_done_again(
     gallery_location: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trireid.errors import InputError, RunError, printable
+from trireid.gallery.layout import same_modalities
 
 if TYPE_CHECKING:
     from trireid.embedding.embeddings import Embeddings
@@ -62,7 +63,7 @@ class CameraMeans:
         """The same items less the means of their cameras.
 
         Raises:
-            InputError: there is no mean for the camera of an item, or nothing is left of a block.
+            InputError: there is no mean for the camera of an item, or nothing is left of a modality.
         """
         known = set(self.cameras)
         strange = next((item for item in embeddings.items if item.camera not in known), None)
@@ -82,7 +83,9 @@ class CameraMeans:
             )
         parts = np.asarray(embeddings.vectors, dtype=np.float32).reshape(len(embeddings), *self.mean.shape[1:])
         centred = (parts - self.mean[group]) * filled[..., None]  # (n, K, D / K)
-        for row in np.flatnonzero((filled & ~centred.any(axis=2)).any(axis=1))[:1]:
+        empty = filled & ~centred.any(axis=2)  # (n, K)
+        nothing = np.stack([empty[:, blocks].all(axis=1) for blocks in same_modalities(embeddings.model.blocks)])
+        for row in np.flatnonzero(nothing.any(axis=0))[:1]:
             item, few = embeddings.items[row], int(self.count[group[row]].max())
             raise InputError(
                 f"item {printable(repr(item.key), limit=80)} is its own mean, so that centring by camera leaves "

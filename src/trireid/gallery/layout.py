@@ -53,6 +53,19 @@ def names_of(code: int) -> tuple[str, ...]:
     return tuple(name for name, there in zip(MODALITIES, present_of(code), strict=True) if there)
 
 
+def same_modalities(blocks: Blocks) -> list[list[int]]:
+    """The numbers of the blocks of each set of modalities that blocks are made of, in the order of their first one.
+
+    Example:
+        >>> same_modalities(((0,), (1,), (0,), (0, 1)))
+        [[0, 2], [1], [3]]
+    """
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, block in enumerate(blocks):
+        found.setdefault(tuple(block), []).append(number)
+    return list(found.values())
+
+
 def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rows of unit length; a row of zeros stays one."""
     length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trireid.embedding.items import MAX_BYTES, Item
 from trireid.errors import InputError, printable
 from trireid.gallery.filters import LARGEST_TIME, NO_TIME
-from trireid.gallery.layout import CODES, Layout, names_of, presence_codes
+from trireid.gallery.layout import CODES, Layout, names_of, presence_codes, same_modalities
 from trireid.names import MODALITIES
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check_vectors(embeddings: Embeddings, layout: Layout) -> None:
     """Raise InputError unless vectors and presence are such that distances between them mean something.
 
     Raises:
-        InputError: no items, other shapes, NaN or infinity, an item without a modality, a block of zeros alone.
+        InputError: no items, other shapes, NaN or infinity, an item without a modality, zeros alone of a modality.
     """
     count = len(embeddings)
     vectors, present = embeddings.vectors, embeddings.present
@@ -46,7 +46,8 @@ def check_vectors(embeddings: Embeddings, layout: Layout) -> None:
         )
     if not present.any(axis=1).all():
         raise InputError(f"{_some(embeddings, ~present.any(axis=1))} no modality; give at least one image of each item")
-    filled = {code: list(layout.filled(code)) for code in CODES}
+    alike = same_modalities(layout.blocks)
+    filled = {code: [row for row, blocks in enumerate(alike) if blocks[0] in layout.filled(code)] for code in CODES}
     codes = presence_codes(present)
     for start in range(0, count, _ROWS):  # vectors of a file are read part by part
         part = slice(start, start + _ROWS)
@@ -55,10 +56,12 @@ def check_vectors(embeddings: Embeddings, layout: Layout) -> None:
         bad[part] = ~np.isfinite(largest).all(axis=1)
         if bad.any():
             raise InputError(f"{_some(embeddings, bad)} NaN or infinite numbers in the vector; embed the images again")
+        # Of the slots of a modality some may be 0, as that of a cell without kept patches is.
+        seen = np.stack([largest[:, blocks].max(axis=1) for blocks in alike], axis=1)
         for code in np.unique(codes[part]):
-            bad[part] = (codes[part] == code) & (largest[:, filled[int(code)]] == 0.0).any(axis=1)
+            bad[part] = (codes[part] == code) & (seen[:, filled[int(code)]] == 0.0).any(axis=1)
             if bad.any():
-                raise InputError(f"{_some(embeddings, bad)} only zeros in the block of a modality that is present")
+                raise InputError(f"{_some(embeddings, bad)} only zeros in the blocks of a modality that is present")
 
 
 def _some(embeddings: Embeddings, bad: Any) -> str:
