@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gallery_cases import calibrated, embed, model_of, random_embeddings
-from trireid.errors import InputError, RunError
+from trireid.errors import DataError, InputError, RunError
 from trireid.gallery.filters import Filter
 from trireid.gallery.gallery import Gallery
 from trireid.gallery.rebuilding import rebuild
@@ -202,6 +202,18 @@ class Again:
         )
 
 
+class OneBatch(Again):
+    """What cannot embed the second batch."""
+
+    calls = 0
+
+    def embed(self, items):
+        self.calls += 1
+        if self.calls == 2:
+            raise DataError("an image of the second batch cannot be read")
+        return super().embed(items)
+
+
 class Unused:
     """What must not embed anything."""
 
@@ -209,7 +221,7 @@ class Unused:
 
 
 @pytest.mark.slow
-def test_a_gallery_is_built_again_from_its_images_or_not_begun(gallery, tmp_path):
+def test_a_gallery_is_built_again_from_its_images_or_not_begun(gallery, tmp_path, monkeypatch):
     image = tmp_path / "images" / "1.png"
     image.parent.mkdir()
     image.touch()
@@ -217,6 +229,11 @@ def test_a_gallery_is_built_again_from_its_images_or_not_begun(gallery, tmp_path
     images = {"rgb": str(image), "nir": str(image), "tir": str(image)}
     items = tuple(dataclasses.replace(item, images=images) for item in given.items)
     gallery.add(dataclasses.replace(given, items=items))
+    with monkeypatch.context() as damaged:
+        damaged.setattr("trireid.gallery.rebuilding.BATCH", 2)
+        with pytest.raises(DataError, match="the second batch"):
+            rebuild(gallery, tmp_path / "again", OneBatch())
+    assert list((tmp_path / "again").iterdir()) == []
     assert rebuild(gallery, tmp_path / "again", Again()) == 3
     with Gallery.open(tmp_path / "again") as again:
         assert again.model.fingerprint == "d" * 64

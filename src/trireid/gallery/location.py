@@ -176,6 +176,16 @@ def new_engine(location: str | Path, name: str, about: About, opening: ExitStack
     return engine
 
 
+def discard(engine: Engine) -> None:
+    """Remove an open gallery with all of its items, and what is in its folder."""
+    with closing(engine):
+        engine.drop()
+    folder = Path(engine.location)
+    if engine.embedded:
+        with suppress(RunError), locked(folder, taken=""):
+            _empty(folder)
+
+
 def gallery_exists(location: str | Path, name: str) -> bool:
     """Whether there is a gallery; one that was not created to its end is none."""
     check_name(name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trireid.errors import InputError, RunError, printable
 from trireid.gallery.filters import Filter
 from trireid.gallery.layout import CODES, names_of
+from trireid.gallery.location import discard
 
 if TYPE_CHECKING:
     from trireid.embedding.interface import ItemEmbedder
@@ -44,6 +46,7 @@ def rebuild(
         InputError: an item was made of several images (`trireid.aggregate`), was embedded from an array, whose path is
             not known, or has no images that the model reads; nothing was embedded or written.
         RunError: an image is not there, or the new gallery cannot be made; nothing was written.
+        TrireidError: an image cannot be read; nothing is left of the new gallery.
     """
     from trireid.gallery.gallery import Gallery
 
@@ -55,7 +58,11 @@ def rebuild(
             _check_item(item, presence, embedder.modalities)
             total += 1
     info = source.info()
-    with Gallery.create(location, embedder.model, name=name, root=info.root, partial=info.partial) as target:
+    with (
+        Gallery.create(location, embedder.model, name=name, root=info.root, partial=info.partial) as target,
+        ExitStack() as undoing,
+    ):
+        undoing.callback(discard, target._engine)  # a part of the items would pass for all of them
         for item in _items(source):
             batch.append(item)
             if len(batch) == BATCH or done + len(batch) == total:
@@ -63,6 +70,7 @@ def rebuild(
                 done, batch = done + len(batch), []
                 if progress is not None:
                     progress(done, total)
+        undoing.pop_all()
     return done
 
 
