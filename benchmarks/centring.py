@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import get_args
 
 from trireid.cli.guard import guarded
 from trireid.errors import RunError, TrireidError
 from trireid.evaluation.centring import centred_by_camera, centred_by_means
 from trireid.evaluation.evaluate import evaluate_features
 from trireid.evaluation.feature_files import load_features
-from trireid.files import write_json
+from trireid.files import check_writable, write_json
+from trireid.names import Exclusion
 from trireid.train.checkpoint import load_checkpoint
 from trireid.types import Protocol
 
@@ -89,6 +91,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the metrics of every run")
     given = parser.parse_args()
     rules = [rule for rule in given.rules.split(",") if rule]
+    if strange := sorted(set(rules) - set(get_args(Exclusion))):
+        parser.error(f"--rules has {strange[0]!r}; choose among {', '.join(get_args(Exclusion))}")
+    if given.out is not None:
+        check_writable(given.out)
     everything: dict[str, dict[str, dict[str, Found]]] = {}
     try:
         for folder in given.folders:

@@ -14,8 +14,8 @@ benchmarks/fp8_trained.sh trains the runs, on the synthetic set and on the scene
 from __future__ import annotations
 
 import copy
-import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,15 +26,16 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from json_results import read_results
 from torch import Tensor, nn
 
 from trireid.benchmark import describe_machine
 from trireid.cli.guard import guarded
 from trireid.config.schema import Config
 from trireid.data.labels import LabelMap
-from trireid.errors import InputError, TrireidError
+from trireid.errors import InputError, RunError, TrireidError
 from trireid.evaluation.features import run_model
-from trireid.files import write_json
+from trireid.files import check_writable, write_json
 from trireid.models import slimming
 from trireid.models.low_precision import PRODUCTS, use_float8
 from trireid.models.reid import ReIDModel
@@ -73,17 +74,31 @@ def all_float8(model: ReIDModel, calibrate: Callable[[ReIDModel], object]) -> Re
     return changed
 
 
-def of_variant(variant: str, converted: ReIDModel, model: ReIDModel) -> ReIDModel:
-    """A copy of the converted model that has only the products of a variant in e4m3, the others as in the model."""
-    names, _, between = variant.partition("@")
-    first, _, last = between.partition("-")
+def check_variant(variant: str) -> tuple[Sequence[str], int, int]:
+    """The products of a variant, and its first and last block.
+
+    Raises:
+        InputError: it names others, or its blocks are no numbers.
+    """
+    names, at, between = variant.partition("@")
     chosen = PRODUCTS if names == "all" else names.split("+")
     if not set(chosen) <= set(PRODUCTS):
         raise InputError(f"variant {variant!r}: products are {', '.join(PRODUCTS)}, or all")
+    if not at:
+        return chosen, 0, sys.maxsize
+    first, _, last = between.partition("-")
+    if not first.isdecimal() or not last.isdecimal() or int(first) > int(last):
+        raise InputError(f"variant {variant!r}: blocks are FIRST-LAST, counted from 0, such as 4-11")
+    return chosen, int(first), int(last)
+
+
+def of_variant(variant: str, converted: ReIDModel, model: ReIDModel) -> ReIDModel:
+    """A copy of the converted model that has only the products of a variant in e4m3, the others as in the model."""
+    chosen, first, last = check_variant(variant)
     changed = copy.deepcopy(converted)
     for number, block in enumerate(changed.backbone.vit.blocks):
         for product in PRODUCTS:
-            if product not in chosen or (between and not int(first) <= number <= int(last)):
+            if product not in chosen or not first <= number <= last:
                 part = "attn" if product in ("qkv", "proj") else "mlp"
                 plain = getattr(getattr(model.backbone.vit.blocks[number], part), product)
                 setattr(getattr(block, part), product, copy.deepcopy(plain))
@@ -303,7 +318,11 @@ def main(
 ) -> None:
     """Print a Markdown table of all runs and their means over the seeds; write everything as JSON."""
     began, failures = time.perf_counter(), list[str]()
-    rows: list[Row] = json.loads(out.read_text())["runs"] if out is not None and out.is_file() else []
+    for each in variant or VARIANTS:
+        check_variant(each)
+    if out is not None:
+        check_writable(out)
+    rows: list[Row] = read_results(out, "runs")["runs"] if out is not None and out.is_file() else []
     found: dict[str, Any] = {"machine": describe_machine(resolve_device(device)), "summary": summary(rows)}
     found |= {"runs": rows, "failures": failures}
     known = {(row["grid"], row["cell"], row["run"]) for row in rows}
@@ -326,6 +345,8 @@ def main(
             typer.echo(f"[{time.perf_counter() - began:.0f} s] {len(rows)} rows, {len(failures)} failures")
     show(rows, {"data": "", "variant": "", "mAP": ".2f", "mAP_lost": ".2f", "cosine": ".5f", "cosine_given": ".5f"})
     show(found["summary"], SUMMARY)
+    if failures:
+        raise RunError(f"{len(failures)} parts failed, the first with {failures[0]}")
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ for part in $PARTS; do
   folders+=("$OUT/$part")
   "$PYTHON" benchmarks/fp8_accuracy.py "${folders[@]}" --parallel "$PARALLEL" --device "${DEVICE:-cuda}" \
     --out "$OUT/fp8_trained.json" >"$OUT/fp8_trained.txt" 2>&1 || {
-    report "$part: no comparison" "$OUT/fp8_trained.txt"
-    continue
+    echo "$part: comparison not complete" >&2
+    failed=1
   }
   echo "$part with its comparison: $((SECONDS - start)) s"
   tail -n 60 "$OUT/fp8_trained.txt"

@@ -24,6 +24,7 @@ from statistics import mean, stdev
 from typing import Any, get_args
 
 import numpy as np
+from json_results import read_results
 from numpy.typing import NDArray
 
 from trireid.ablation import cell_folder
@@ -35,7 +36,6 @@ from trireid.evaluation.identity_bootstrap import identity_weights
 from trireid.evaluation.metrics import rank_metrics
 from trireid.files import FEATURES_FILE, write_json
 from trireid.names import Exclusion
-from trireid.typed_json import read_object
 from trireid.types import Protocol
 
 Floats = NDArray[np.float64]
@@ -59,7 +59,13 @@ class Cell:
     scene: NDArray[np.str_]
 
     def of(self, scene: str | None) -> NDArray[np.bool_]:
-        """`(Q,)`, the queries of a scene that have a match; None: of all scenes."""
+        """`(Q,)`, the queries of a scene that have a match; None: of all scenes.
+
+        Raises:
+            RunError: there is no such scene.
+        """
+        if scene is not None and scene not in self.scene:
+            raise RunError(f"no query is of scene {scene!r}; there are {', '.join(sorted(set(self.scene)))}")
         matched = np.isfinite(self.precision).all(axis=0)
         return matched if scene is None else matched & (self.scene == scene)
 
@@ -174,8 +180,11 @@ def read_rates(path: Path | None) -> dict[str, float]:
     """Triplets per second by the folder of a cell, of the rows of `trireid bench`."""
     if path is None:
         return {}
-    rows = [row for row in read_object(path)["rows"] if row["mode"] == "inference"]
-    return {cell_folder(row["name"].rpartition(": ")[2]): row["throughput"] for row in rows}
+    try:
+        rows = [row for row in read_results(path, "rows")["rows"] if row["mode"] == "inference"]
+        return {cell_folder(row["name"].rpartition(": ")[2]): row["throughput"] for row in rows}
+    except (KeyError, TypeError):
+        raise RunError(f"{path} has no rows of trireid bench: give the JSON file that its --out wrote") from None
 
 
 def main() -> None:
@@ -183,7 +192,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--against", required=True, help="names of the controls, separated by semicolons")
-    parser.add_argument("--feature", default="head", help="global, head or joint; global where there is no head")
+    parser.add_argument(
+        "--feature",
+        default="head",
+        choices=("global", "head", "joint"),
+        help="global, head or joint; global where there is no head",
+    )
     parser.add_argument("--scene", action="append", default=[], help="a scene to show apart; repeat for more")
     parser.add_argument("--exclude", choices=get_args(Exclusion), help="camera, scene, cross_camera or none")
     parser.add_argument("--also", type=Path, help="another grid with the same cells")

@@ -30,6 +30,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from json_results import read_results
 from landsat_yardsticks import RULES, pixel_features
 
 from trireid.ablation import file_cells
@@ -246,7 +247,7 @@ def main() -> None:
     cells = {cell.name: cell.overrides for cell in file_cells(given.cells)}
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "results.json"
-    results = json.loads(path.read_text()) if path.is_file() else {}
+    results = read_results(path) if path.is_file() else {}
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="tno-", dir=memory) as scratch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import random
 import sys
 from dataclasses import replace
@@ -12,15 +12,11 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from trireid.errors import RunError
+from trireid.errors import InputError, RunError
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("paired", ROOT / "benchmarks" / "paired.py")
-assert spec is not None
-assert spec.loader is not None
-paired = importlib.util.module_from_spec(spec)
-sys.modules["paired"] = paired
-spec.loader.exec_module(paired)
+sys.path.append(str(ROOT / "benchmarks"))
+paired = importlib.import_module("paired")
 
 
 def cell(name, rise, seeds=3):
@@ -65,3 +61,27 @@ def test_the_table_has_a_row_for_every_cell():
     assert lines[3].split("|")[6].strip().startswith("+4.")
     assert "2.000" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_scripts_refuse_files_and_names_that_they_cannot_use(tmp_path, monkeypatch):
+    check_variant = importlib.import_module("fp8_accuracy").check_variant
+    assert check_variant("qkv+fc1@2-11") == (["qkv", "fc1"], 2, 11)
+    for variant, said in (("qkvs", "products are qkv"), ("qkv@3", "FIRST-LAST"), ("all@4-2", "FIRST-LAST")):
+        with pytest.raises(InputError, match=said):
+            check_variant(variant)
+    for content, said in (
+        ('{"rows', "cannot be read .*: remove or restore it"),
+        ("[]", "cannot be read"),
+        ('{"runs": []}', "has no list 'rows'"),
+        ('{"rows": [1]}', "has no rows of trireid bench"),
+    ):
+        path = tmp_path / "costs.json"
+        path.write_text(content)
+        with pytest.raises(RunError, match=said):
+            paired.read_rates(path)
+    with pytest.raises(RunError, match="no query is of scene 'dusk'; there are night, smoke"):
+        cell("a", 0.0).seeds("dusk")
+    for script, words in (("paired", ["--feature", "heads", "--against", "a"]), ("centring", ["--rules", "cameras"])):
+        monkeypatch.setattr(sys, "argv", [script, str(tmp_path), *words])
+        with pytest.raises(SystemExit, match="2"):
+            importlib.import_module(script).main()
