@@ -207,9 +207,13 @@ class OneBatch(Again):
 
     calls = 0
 
+    def __init__(self, folder):
+        self.folder = folder
+
     def embed(self, items):
         self.calls += 1
         if self.calls == 2:
+            assert not Gallery.exists(self.folder)  # what a kill would leave
             raise DataError("an image of the second batch cannot be read")
         return super().embed(items)
 
@@ -232,7 +236,7 @@ def test_a_gallery_is_built_again_from_its_images_or_not_begun(gallery, tmp_path
     with monkeypatch.context() as damaged:
         damaged.setattr("trireid.gallery.rebuilding.BATCH", 2)
         with pytest.raises(DataError, match="the second batch"):
-            rebuild(gallery, tmp_path / "again", OneBatch())
+            rebuild(gallery, tmp_path / "again", OneBatch(tmp_path / "again"))
     assert list((tmp_path / "again").iterdir()) == []
     assert rebuild(gallery, tmp_path / "again", Again()) == 3
     with Gallery.open(tmp_path / "again") as again:

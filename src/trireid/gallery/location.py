@@ -176,7 +176,21 @@ def new_engine(location: str | Path, name: str, about: About, opening: ExitStack
     return engine
 
 
-def discard(engine: Engine) -> None:
+@contextmanager
+def whole_or_nothing(engine: Engine) -> Iterator[None]:
+    """Fill an open gallery: after an error nothing is left of it, and after a kill its folder counts as unfinished."""
+    mark = Path(engine.location) / MARK
+    with ExitStack() as undoing:
+        undoing.callback(_discard, engine)
+        if engine.embedded:
+            write_json(mark, {**_MARK, "unfinished": True})
+        yield
+        if engine.embedded:
+            write_json(mark, _MARK)
+        undoing.pop_all()
+
+
+def _discard(engine: Engine) -> None:
     """Remove an open gallery with all of its items, and what is in its folder."""
     with closing(engine):
         engine.drop()

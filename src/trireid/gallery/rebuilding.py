@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trireid.errors import InputError, RunError, printable
 from trireid.gallery.filters import Filter
 from trireid.gallery.layout import CODES, names_of
-from trireid.gallery.location import discard
+from trireid.gallery.location import whole_or_nothing
 
 if TYPE_CHECKING:
     from trireid.embedding.interface import ItemEmbedder
@@ -60,9 +59,8 @@ def rebuild(
     info = source.info()
     with (
         Gallery.create(location, embedder.model, name=name, root=info.root, partial=info.partial) as target,
-        ExitStack() as undoing,
+        whole_or_nothing(target._engine),  # a part of the items would pass for all of them
     ):
-        undoing.callback(discard, target._engine)  # a part of the items would pass for all of them
         for item in _items(source):
             batch.append(item)
             if len(batch) == BATCH or done + len(batch) == total:
@@ -70,7 +68,6 @@ def rebuild(
                 done, batch = done + len(batch), []
                 if progress is not None:
                     progress(done, total)
-        undoing.pop_all()
     return done
 
 
