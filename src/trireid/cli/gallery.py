@@ -44,7 +44,7 @@ from trireid.cli.gallery_options import (
     calibrate_by_run,
     centring_of,
     check_before,
-    check_centrable,
+    check_first_items,
     embeddings_of,
     filter_of,
     item_facts,
@@ -105,10 +105,9 @@ def add(
     own = None if is_new else check_before(gallery, name, root, partial=partial)
     how: dict[str, Any] = {"feature": feature, "device": device, "centring": centring_of(run, centring, own)}
     parts, left_out = embeddings_of(inputs or [], run=run, split=split, skip_bad=skip_bad, **how)
-    if is_new and centring == BY_CAMERA:
-        check_centrable(parts)
     if is_new:
         about: dict[str, Any] = {"name": name, "root": root, "partial": partial, "by_camera": centring == BY_CAMERA}
+        check_first_items(parts, about)
         with Gallery.create(gallery, parts.model, **about) as made:
             calibrate_by_run(made, run)
     with Gallery.open(gallery, name=name) as opened, progress("adding") as bar:

@@ -144,15 +144,24 @@ def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None =
     return None if is_exported(run) else "none" if own.centring == BY_CAMERA else own.centring
 
 
-def check_centrable(parts: Embeddings) -> None:
-    """Find what is wrong with items that a new gallery centres by camera, before it is made.
+def check_first_items(parts: Embeddings, about: Mapping[str, Any]) -> None:
+    """Find what is wrong with the items of a new gallery before it is made, so that no empty one is left.
+
+    Args:
+        parts: the items.
+        about: arguments of `Gallery.create`.
 
     Raises:
-        InputError: centring leaves nothing of an item.
+        InputError: a vector or a field cannot be stored, or centring by camera leaves nothing of an item.
     """
+    from trireid.gallery.about import new_about
     from trireid.gallery.camera_means import CameraMeans
+    from trireid.gallery.rows import check_vectors, rows_of
 
-    CameraMeans.of(parts).subtract(parts)
+    layout = new_about(parts.model, **about).layout
+    check_vectors(parts, layout)
+    centred = CameraMeans.of(parts).subtract(parts) if about["by_camera"] else parts
+    rows_of(centred, layout, about["root"])
 
 
 def note_centring(gallery: Gallery) -> None:

@@ -25,7 +25,7 @@ from trireid.gallery.location import check_name, gallery_exists, made_folder, ne
 from trireid.gallery.lookup import checked_label, existing, removable
 from trireid.gallery.query import Choices, Reduce, Target, answer
 from trireid.gallery.results import Added, GalleryInfo, QueryResult
-from trireid.gallery.rows import checked_text, item_of, rows_of, write_rows
+from trireid.gallery.rows import check_vectors, checked_text, item_of, rows_of, write_rows
 from trireid.gallery.thresholds import calibration_text, read_calibration_text
 from trireid.gallery.unrelated import measured
 
@@ -156,6 +156,7 @@ class Gallery:
         """
         self._about.check_model(embeddings)
         check_changes(self._engine, self._about, first=True)
+        check_vectors(embeddings, self._layout)
         means = CameraMeans.of(embeddings) if self._about.centring == "camera" else None
         embeddings = embeddings if means is None else means.subtract(embeddings)
         rows = rows_of(embeddings, self._layout, self._root)
