@@ -5,9 +5,9 @@ rules that do not, and controls.
 
 FILE holds vit_small_patch14_dinov2 (model.backbone.pretrained), of which the first eight blocks and the last norm are
 used, as in the recipe. A slot is the mean of the patches of a cell; slots lie side by side. `centred` and `weighted`
-are `model.sdtps.contrast`. A rule was chosen on the training split, with its second capture as it is and veiled by
-artificial smoke or night noise; the test split is there to report. Prints Markdown, writes JSON. `--quick`: random
-weights, tiny images, few draws.
+are `model.sdtps.contrast`; `adaptive fusion` is `evaluate.adaptive_fusion`. Rules and powers were chosen on the
+training split, with its second capture as it is and veiled by artificial smoke or night noise; the test split is there
+to report. Prints Markdown, writes JSON. `--quick`: random weights, tiny images, few draws.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from trireid.data.readers import scan
 from trireid.data.records import Record
 from trireid.data.transforms import EvaluationTransform
 from trireid.errors import InputError
+from trireid.evaluation.fusion import counted_pairs, fused_distance
 from trireid.evaluation.metrics import rank_metrics
 from trireid.files import check_writable, write_json
 from trireid.models.backbone import create_vit
@@ -40,6 +41,7 @@ from trireid.models.contrast import finish_slots, slot_values
 from trireid.models.modality import standardised
 from trireid.models.selection import select_top
 from trireid.models.weights import load_backbone_weights
+from trireid.names import ContrastName
 from trireid.types import NUM_MODALITIES, Labels, Protocol
 
 NAME, BLOCKS, ITEMS = "dinov2_vit_s14", 8, 32
@@ -48,6 +50,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VEILS = {"smoke in visible and NIR": ("smoke", (0, 1)), "night in visible and NIR": ("night", (0, 1)),
          "smoke in thermal": ("smoke", (2,)), "night in thermal": ("night", (2,))}  # fmt: skip
 GROUPS = ("scene", "identity")
+CONTRASTS: dict[ContrastName, str] = {"none": "all patches", "centred": "centred", "weighted": "weighted"}
+POWERS = (2, 4, 8)
+DIFFERENCES = (("weighted", "all patches"), ("weighted", "centred"), ("centred", "all patches"),
+               ("all patches, adaptive fusion 4", "all patches"), ("weighted, adaptive fusion 4", "weighted"),
+               ("weighted, adaptive fusion 4", "all patches"))  # fmt: skip
+"""Rows that are compared: the first less the second."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +139,8 @@ def kept_features(patches: Tensor, scores: Tensor, cells: int, *, together: bool
 def rules(items: Items, cells: int, draws: int) -> Iterator[tuple[str, Tensor]]:
     """Name and feature `(n, ...)` of everything that is compared."""
     patches = items.patches
-    for contrast in ("none", "centred", "weighted"):
-        yield (
-            {"none": "all patches"}.get(contrast, contrast),
-            finish_slots(slots(slot_values(patches, contrast), cells), contrast),
-        )
+    for contrast, name in CONTRASTS.items():
+        yield name, finish_slots(slots(slot_values(patches, contrast), cells), contrast)
     spectra = functional.normalize(slots(patches, cells).flatten(2), dim=-1)  # (n, M, F)
     for size in (1, 2, 3):
         for chosen in itertools.combinations(range(NUM_MODALITIES), size):
@@ -151,10 +156,17 @@ def rules(items: Items, cells: int, draws: int) -> Iterator[tuple[str, Tensor]]:
         yield f"random half, draw {draw + 1}", kept_features(patches, scores, cells, together=False)
 
 
-def measured(items: Items, name: str, feature: Tensor, rule: str) -> Cell:
-    """The average precision of each query by the cosine of whole features."""
-    unit = functional.normalize(feature.flatten(1), dim=-1)
-    found = rank_metrics(-(unit @ unit.T), items.labels, items.labels, Protocol(rule, rule))
+def measured(items: Items, name: str, feature: Tensor, rule: str, *, power: float = 0.0) -> Cell:
+    """The average precision of each query by the cosine of whole features, or with adaptive fusion of this power."""
+    whole, labels = feature.flatten(1), items.labels
+    if power:
+        spectra = {modality: [modality] for modality in range(NUM_MODALITIES)}
+        counted = counted_pairs(labels, labels)
+        distance = fused_distance(whole, whole, spectra, counted, num_blocks=NUM_MODALITIES, power=power)
+    else:
+        unit = functional.normalize(whole, dim=-1)
+        distance = -(unit @ unit.T)
+    found = rank_metrics(distance, labels, labels, Protocol(rule, rule))
     identity = np.array([str(each) for each in items.labels.identity.tolist()])
     return Cell(name, found.average_precision.numpy()[None], identity, np.array(items.scene))
 
@@ -165,13 +177,17 @@ def table(items: Items, title: str, cells: int, draws: int) -> dict[str, dict[st
     features = dict(rules(items, cells, draws))
     for rule in RULES:
         found = {name: measured(items, name, feature, rule) for name, feature in features.items()}
+        for name in CONTRASTS.values():
+            for power in POWERS:
+                fused = f"{name}, adaptive fusion {power}"
+                found[fused] = measured(items, fused, features[name], rule, power=power)
         rows = {name: [each.seeds(scene) for scene in scenes] for name, each in found.items()}
         subsets = [each for name, each in found.items() if name.startswith("spectra ")]
         rows |= {f"best spectra of each {of}": [[best(subsets, scene, of)] for scene in scenes] for of in GROUPS}
         random = [rows.pop(name) for name in list(rows) if name.startswith("random half")]
         for name, summary in (("mean", np.mean), ("deviation", np.std), ("best", np.max)):
             rows[f"random half of {draws}, {name}"] = [[float(summary(each))] for each in zip(*random, strict=True)]
-        for one, other in (("weighted", "all patches"), ("weighted", "centred"), ("centred", "all patches")):
+        for one, other in DIFFERENCES:
             rows[f"{one} - {other}"] = [list(difference(found[one], found[other], scene)) for scene in scenes]
         names = [scene or "all" for scene in scenes]
         print(f"\n{title}, {cells} x {cells} cells, {rule}\n\n| | " + " | ".join(names) + " |")

@@ -7,7 +7,8 @@ image is read. A cell has the mAP of all queries and of each `--scene`, with its
 for each control the difference with a 95 % interval: the average precision of a query is averaged over the seeds, its
 difference to the control's is taken, and identities (of one scene: its own) are drawn with replacement 2,000 times.
 The interval is about identities; the deviation beside mAP is about seeds. `--also` adds the mAP of the same cells in
-another grid, such as another data set. `--exclude` ranks by another rule than that of the runs. `--costs` reads rows
+another grid, such as another data set. `--exclude` ranks by another rule than that of the runs. `--adaptive-fusion 4`
+shows every cell a second time, ranked with `evaluate.adaptive_fusion=4` (name ends with `_fused`). `--costs` reads rows
 of `trireid bench --mode inference --out JSON`.
 """
 
@@ -17,7 +18,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from statistics import mean, stdev
@@ -40,6 +41,8 @@ from trireid.types import Protocol
 
 Floats = NDArray[np.float64]
 REPLICATES = 2000
+FUSED = "_fused"
+"""What the name of a cell ends with that is ranked with adaptive fusion."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class Cell:
         return [100 * float(row[self.of(scene)].mean()) for row in self.precision]
 
 
-def read_cell(folder: Path, feature: str, rule: Exclusion | None = None) -> Cell:
-    """Rank the saved features of all runs of a cell; rule None is that of the runs.
+def read_cell(folder: Path, feature: str, rule: Exclusion | None = None, power: float | None = None) -> Cell:
+    """Rank the saved features of all runs of a cell; a rule or a power of adaptive fusion of None is that of the runs.
 
     Raises:
         RunError: there are no features, or the runs do not have the same queries.
@@ -84,6 +87,8 @@ def read_cell(folder: Path, feature: str, rule: Exclusion | None = None) -> Cell
     rows, names, ranking = [], None, None
     for run in runs:
         ranking = load_features(run)
+        if power is not None:
+            ranking = replace(ranking, adaptive_fusion=power)
         known = [record.name for record in ranking.query.records]
         if names is not None and names != known:
             raise RunError(f"{run} has other queries than {runs[0]}: the runs of a grid must share their test set")
@@ -98,7 +103,7 @@ def read_cell(folder: Path, feature: str, rule: Exclusion | None = None) -> Cell
         raise RunError(f"{folder} has no run with {FEATURES_FILE}")
     records = ranking.query.records
     identity, scene = ([getattr(record, field) or "" for record in records] for field in ("identity", "scene"))
-    return Cell(folder.name, np.stack(rows), np.array(identity), np.array(scene))
+    return Cell(folder.name + (FUSED if power else ""), np.stack(rows), np.array(identity), np.array(scene))
 
 
 def difference(cell: Cell, control: Cell, scene: str | None = None) -> tuple[float, float, float]:
@@ -165,15 +170,18 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f}"
 
 
-def read_grid(folder: Path, feature: str, rule: Exclusion | None = None, *, parallel: int = 1) -> dict[str, Cell]:
-    """All cells of a grid that have a finished run, by the name of their folder."""
+def read_grid(
+    folder: Path, feature: str, rule: Exclusion | None = None, *, power: float | None = None, parallel: int = 1
+) -> dict[str, Cell]:
+    """All cells of a grid that have a finished run, by the name of their folder (with `power`: and `FUSED`)."""
     finished = {path.parents[1].name for path in folder.glob(f"*/seed*/{FEATURES_FILE}")}
     if not finished:
         raise RunError(f"{folder} has no runs CELL/seedN with {FEATURES_FILE}, which `trireid ablate` makes")
     names = sorted(finished)
     with ThreadPoolExecutor(parallel) as pool:
-        cells = pool.map(read_cell, [folder / name for name in names], repeat(feature), repeat(rule))
-        return dict(zip(names, cells, strict=True))
+        folders = [folder / name for name in names]
+        cells = pool.map(read_cell, folders, repeat(feature), repeat(rule), repeat(power))
+        return {cell.name: cell for cell in cells}
 
 
 def read_rates(path: Path | None) -> dict[str, float]:
@@ -200,12 +208,17 @@ def main() -> None:
     )
     parser.add_argument("--scene", action="append", default=[], help="a scene to show apart; repeat for more")
     parser.add_argument("--exclude", choices=get_args(Exclusion), help="camera, scene, cross_camera or none")
+    parser.add_argument("--adaptive-fusion", type=float, help="power: show every cell again, ranked with it")
     parser.add_argument("--also", type=Path, help="another grid with the same cells")
     parser.add_argument("--costs", type=Path, help="rows of trireid bench")
     parser.add_argument("--parallel", type=int, default=1, help="cells that are read at the same time")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
     given = parser.parse_args()
     cells = read_grid(given.folder, given.feature, given.exclude, parallel=given.parallel)
+    if given.adaptive_fusion:
+        cells |= read_grid(
+            given.folder, given.feature, given.exclude, power=given.adaptive_fusion, parallel=given.parallel
+        )
     names = [cell_folder(name.strip()) for name in given.against.split(";")]
     if missing := [name for name in names if name not in cells]:
         raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")

@@ -312,6 +312,9 @@ class EvaluateConfig(Section):
     batch_size: Positive = 128
     normalise: bool = True  # L2-normalise features before the Euclidean distance
     centring: names.Centring = "none"  # first subtract the mean training feature, or that of each gallery camera
+    adaptive_fusion: Annotated[float, Number, Field(ge=0.0, le=64.0)] = (
+        0.0  # power of a query's weights of spectra; 0: off
+    )
     missing: tuple[names.ModalityName, ...] = ()  # modalities withheld in the test
     missing_as: names.MissingAs = "absent"  # left out by the model, or replaced by an image of zeros
     rerank: bool = False  # also report re-ranked metrics at the end
@@ -326,6 +329,12 @@ class EvaluateConfig(Section):
             raise ValueError(
                 f"evaluate.rerank_k2={self.rerank_k2} is larger than evaluate.rerank_k1={self.rerank_k1}: "
                 "k2 may not be larger than k1"
+            )
+        if self.adaptive_fusion and (self.rerank or not self.normalise):
+            other = "evaluate.rerank=true" if self.rerank else "evaluate.normalise=false"
+            raise ValueError(
+                f"evaluate.adaptive_fusion={self.adaptive_fusion:g} weighs the cosines of the spectra, and {other} "
+                "ranks by other distances: use one of them"
             )
         return self
 

@@ -12,6 +12,7 @@ from trireid.errors import InputError
 from trireid.evaluation.applied_rule import AppliedRule, applied_rule, unknown_messages
 from trireid.evaluation.distance import check_features, check_widths, unit
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet, extract_features
+from trireid.evaluation.fusion import counted_pairs, fused_distance, spectra_of
 from trireid.evaluation.metrics import RankMetrics, pairwise_distance, rank_metrics
 from trireid.evaluation.presence import Presence, shared_distance, unrelated_cosine, unshared_pairs
 from trireid.evaluation.ranking import Ranking, Rerank, Side
@@ -163,6 +164,7 @@ def evaluate_features(
         *_unmatched_messages(len(query), num_unmatched),
         *unknown_messages(query, gallery, ranking.protocol),
         *_rerank_messages(ranking.rerank),
+        *_fusion_messages(ranking),
         *_presence_messages(ranking),
     ]
     rule = applied_rule(query, gallery, ranking.protocol, num_unmatched=num_unmatched)
@@ -172,6 +174,16 @@ def evaluate_features(
 def feature_distance(ranking: Ranking, name: str, *, device: torch.device | str = "cpu") -> Tensor:
     """The distance `(Q, G)` by which one feature of a ranking is ranked."""
     query, gallery, presence = ranking.query.features, ranking.gallery.features, None
+    spectra = fused_spectra(ranking, name)
+    if spectra:
+        return fused_distance(
+            query.features[name].to(device),
+            gallery.features[name].to(device),
+            spectra,
+            counted_pairs(ranking.query.labels, ranking.gallery.labels).to(device),
+            num_blocks=len(query.blocks[name]),
+            power=ranking.adaptive_fusion,
+        )
     if name in query.blocks:
         blocks, present = query.blocks[name], gallery.present.to(device)
         unrelated = unrelated_cosine(gallery.features[name].to(device), present, blocks)
@@ -183,6 +195,21 @@ def feature_distance(ranking: Ranking, name: str, *, device: torch.device | str 
         rerank=ranking.rerank,
         presence=presence,
     )
+
+
+def fused_spectra(ranking: Ranking, name: str) -> dict[int, list[int]]:
+    """The spectra that adaptive fusion weighs in a feature, as `fusion.spectra_of`; empty: compared without it.
+
+    That is so where it is off, where a block of the feature mixes spectra, and where items of one side have different
+    modalities.
+    """
+    query, gallery = ranking.query.features, ranking.gallery.features
+    if not ranking.adaptive_fusion or not query.blocks.get(name):
+        return {}
+    first, second = query.present[:1], gallery.present[:1]
+    if bool((query.present != first).any()) or bool((gallery.present != second).any()):
+        return {}
+    return spectra_of(query.blocks[name], (first & second)[0])
 
 
 def ranking_distance(
@@ -273,6 +300,20 @@ def _rerank_messages(rerank: Rerank | None) -> list[str]:
     if rerank is None:
         return []
     return [f"re-ranked (k-reciprocal, k1 {rerank.k1}, k2 {rerank.k2}, lambda {rerank.lambda_value:g})"]
+
+
+def _fusion_messages(ranking: Ranking) -> list[str]:
+    """By what adaptive fusion weighs, and which features it leaves as they are."""
+    if not ranking.adaptive_fusion:
+        return []
+    names = [name for name in RANKED_FEATURES if name in ranking.query.features.features]
+    whole = [name for name in names if not fused_spectra(ranking, name)]
+    more = f"; compared as without it, since spectra are mixed or items lack some: {', '.join(whole)}" if whole else ""
+    return [
+        "adaptive fusion: each query weighs its spectra by how far the best match of another camera stands out, to the "
+        f"power of {ranking.adaptive_fusion:g}, so the metrics depend on the gallery as a whole "
+        f"(evaluate.adaptive_fusion){more}"
+    ]
 
 
 def _presence_messages(ranking: Ranking) -> list[str]:

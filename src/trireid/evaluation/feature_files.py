@@ -81,6 +81,7 @@ class _Description(Document):
     protocol: _Protocol
     normalise: bool
     rerank: _Rerank | None
+    adaptive_fusion: Annotated[float, Field(ge=0, le=64)] = 0.0
     query_is_gallery: bool
     blocks: dict[str, list[list[Modality]] | None] = Field(default={})
     query: list[_Entry]
@@ -110,6 +111,7 @@ def save_features(directory: Path, ranking: Ranking) -> None:
         "protocol": asdict(ranking.protocol),
         "normalise": ranking.normalise,
         "rerank": None if ranking.rerank is None else asdict(ranking.rerank),
+        "adaptive_fusion": ranking.adaptive_fusion,
         "query_is_gallery": ranking.query_is_gallery,
         "blocks": {name: ranking.query.features.blocks.get(name) for name in SAVED_FEATURES},
     } | {name: [_record_to_json(record) for record in side.records] for name, side in ranking.sides.items()}
@@ -149,6 +151,7 @@ def load_features(directory: Path) -> Ranking:
         protocol=Protocol(description.protocol.name, description.protocol.exclude),
         normalise=description.normalise,
         rerank=None if description.rerank is None else Rerank(**description.rerank.model_dump()),
+        adaptive_fusion=description.adaptive_fusion,
     )
 
 

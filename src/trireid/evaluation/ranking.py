@@ -85,6 +85,8 @@ class Ranking:
         protocol: which gallery items a query must not see.
         normalise: L2-normalise the features before the Euclidean distance.
         rerank: settings of k-reciprocal re-ranking; None: not re-ranked.
+        adaptive_fusion: power of the weights by which each query weighs its spectra (`fusion.fusion_weights`); 0: whole
+            features are compared.
     """
 
     query: Side
@@ -92,6 +94,7 @@ class Ranking:
     protocol: Protocol
     normalise: bool = True
     rerank: Rerank | None = None
+    adaptive_fusion: float = 0.0
 
     @property
     def query_is_gallery(self) -> bool:

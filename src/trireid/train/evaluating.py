@@ -143,7 +143,9 @@ def extract_split(
         gallery_side = Side.of_split(
             gallery, split.gallery_labels, split.gallery_records, name="gallery", withheld=withheld
         )
-    ranking = Ranking(query_side, gallery_side, split.protocol, settings.normalise)
+    ranking = Ranking(
+        query_side, gallery_side, split.protocol, settings.normalise, adaptive_fusion=settings.adaptive_fusion
+    )
     return centred_by_camera(ranking) if settings.centring == "camera" else ranking
 
 

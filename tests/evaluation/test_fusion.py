@@ -1,0 +1,143 @@
+"""Adaptive fusion: the definition in Python numbers, what it is for, and what it leaves alone."""
+
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from trireid.config.schema import EvaluateConfig
+from trireid.data.records import ImageSource, Record
+from trireid.evaluation.distance import unit
+from trireid.evaluation.evaluate import evaluate_features, feature_distance
+from trireid.evaluation.feature_files import load_features, save_features
+from trireid.evaluation.features import FeatureSet
+from trireid.evaluation.fusion import counted_pairs, fused_distance, fusion_weights, spectra_of
+from trireid.evaluation.ranking import Ranking, Side
+from trireid.types import MODALITY_BLOCKS, UNKNOWN, Labels, Protocol, modality_subsets
+
+WIDTH = 8
+
+
+def labels_of(count, *, cameras=2, places=6):
+    item = torch.arange(count)
+    return Labels(item % places, item // places % cameras, torch.full((count,), UNKNOWN), item)
+
+
+def ranking_of(features, labels, *, blocks=MODALITY_BLOCKS, present=None, power=4.0):
+    present = torch.ones(len(features), 3, dtype=torch.bool) if present is None else present
+    own = FeatureSet(features={"global": features}, present=present, item=labels.item, blocks={"global": blocks})
+    records = tuple(
+        Record(f"{n}.png", (ImageSource(Path(f"{n}.png")),) * 3, identity="1") for n in range(len(features))
+    )
+    side = Side(own, labels, records)
+    return Ranking(side, side, Protocol("camera", "camera"), adaptive_fusion=power)
+
+
+def blinded(*, noise=0.3):
+    """Two captures of 24 places; in the second, two of three spectra see the same haze whatever the place."""
+    generator = torch.Generator().manual_seed(3)
+    place = torch.randn(24, 3, WIDTH, generator=generator)
+    both = torch.stack([place, place]) + noise * torch.randn(2, 24, 3, WIDTH, generator=generator)
+    haze = torch.randn(2, WIDTH, generator=generator)
+    both[1, :, :2] = haze + 0.2 * torch.randn(24, 2, WIDTH, generator=generator)
+    item = torch.arange(48)
+    return both.flatten(0, 1).flatten(1), Labels(item % 24, item // 24, torch.full((48,), UNKNOWN), item)
+
+
+def literal(features, labels, power):
+    """The definition, query by query, in Python numbers."""
+    count = len(features)
+    parts = unit(features.unflatten(1, (3, -1))).double()
+    result = torch.empty(count, count)
+    for q in range(count):
+        others = [g for g in range(count) if g != q and labels.camera[g] != labels.camera[q]]
+        cosines = [[float(parts[q, s] @ parts[g, s]) for g in range(count)] for s in range(3)]
+        scores = []
+        for row in cosines:
+            counted = [row[g] for g in others]
+            scores.append(((max(counted) - statistics.fmean(counted)) / statistics.pstdev(counted)) ** power)
+        for g in range(count):
+            fused = sum(score * row[g] for score, row in zip(scores, cosines, strict=True)) / sum(scores)
+            result[q, g] = math.sqrt(max(0.0, 2.0 - 2.0 * fused))
+    return result
+
+
+@pytest.mark.parametrize("power", [1.0, 4.0])
+def test_distances_equal_the_definition(power):
+    labels = labels_of(18, cameras=3)
+    features = torch.randn(18, 3 * WIDTH, generator=torch.Generator().manual_seed(1))
+    found = feature_distance(ranking_of(features, labels, power=power), "global")
+    torch.testing.assert_close(found, literal(features, labels, power), atol=1e-4, rtol=1e-5)
+
+
+def test_a_blinded_spectrum_loses_its_weight_and_the_match_is_found():
+    features, labels = blinded()
+    plain, fused = (
+        evaluate_features(ranking_of(features, labels, power=power)).metrics["global"]["mAP"] for power in (0.0, 4.0)
+    )
+    assert fused > plain + 0.1
+    cosine = torch.einsum("qsd,gsd->sqg", *[unit(features.unflatten(1, (3, -1)))] * 2)
+    weight = fusion_weights(cosine, counted_pairs(labels, labels), 4.0)
+    torch.testing.assert_close(weight.sum(dim=0), torch.ones(48, dtype=torch.float64))
+    assert float(weight[2].mean()) > 1.5 * float(weight[:2].mean(dim=1).max())
+
+
+def test_equal_spectra_are_weighed_alike_and_flat_ones_give_equal_weights():
+    cosine = torch.rand(1, 4, 9, generator=torch.Generator().manual_seed(2)).expand(3, -1, -1)
+    everything = torch.ones(4, 9, dtype=torch.bool)
+    for each in (cosine, torch.full_like(cosine, 0.7)):
+        torch.testing.assert_close(fusion_weights(each, everything, 4.0), torch.full((3, 4), 1 / 3).double())
+
+
+def test_pairs_of_one_camera_do_not_count_unless_there_are_no_others():
+    item = torch.arange(4)
+    labels = Labels(item, torch.tensor([0, 0, 1, UNKNOWN]), torch.full((4,), UNKNOWN), item)
+    rows = [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]]
+    assert counted_pairs(labels, labels).int().tolist() == rows
+    alone = replace(labels, camera=torch.zeros(4, dtype=torch.int64))
+    assert torch.equal(counted_pairs(alone, alone), ~torch.eye(4, dtype=torch.bool))
+
+
+def test_mixed_blocks_and_items_that_lack_some_are_compared_as_before_and_that_is_reported():
+    labels = labels_of(12)
+    features = torch.randn(12, 7 * WIDTH, generator=torch.Generator().manual_seed(4))
+    present = torch.ones(12, 3, dtype=torch.bool)
+    mixed = ranking_of(features, labels, blocks=modality_subsets())
+    present[3, 0] = False
+    lacking = ranking_of(features[:, : 3 * WIDTH], labels, present=present)
+    for ranking in (mixed, lacking):
+        before = feature_distance(replace(ranking, adaptive_fusion=0.0), "global")
+        assert torch.equal(feature_distance(ranking, "global"), before)
+        message = next(line for line in evaluate_features(ranking).messages if line.startswith("adaptive fusion"))
+        assert message.endswith("compared as without it, since spectra are mixed or items lack some: global")
+
+
+def test_spectra_that_all_items_lack_have_no_part():
+    labels = labels_of(12)
+    features = torch.randn(12, 3 * WIDTH, generator=torch.Generator().manual_seed(5))
+    present = torch.ones(12, 3, dtype=torch.bool)
+    present[:, 1] = False
+    found = feature_distance(ranking_of(features, labels, present=present), "global")
+    two = {0: [0], 2: [2]}
+    assert spectra_of(MODALITY_BLOCKS, present[0]) == two
+    expected = fused_distance(features, features, two, counted_pairs(labels, labels), num_blocks=3, power=4.0)
+    assert torch.equal(found, expected)
+
+
+def test_saved_features_are_ranked_with_it_again(tmp_path):
+    features, labels = blinded()
+    ranking = ranking_of(features, labels)
+    save_features(tmp_path, ranking)
+    again = load_features(tmp_path)
+    assert again.adaptive_fusion == 4.0
+    assert torch.equal(feature_distance(again, "global"), feature_distance(ranking, "global"))
+
+
+@pytest.mark.parametrize("other", [{"rerank": True}, {"normalise": False}])
+def test_it_excludes_other_distances(other):
+    with pytest.raises(ValidationError, match="adaptive_fusion=4 weighs the cosines.*use one of them"):
+        EvaluateConfig(adaptive_fusion=4.0, **other)
