@@ -332,10 +332,8 @@ class EvaluateConfig(Section):
             )
         if self.adaptive_fusion and (self.rerank or not self.normalise):
             other = "evaluate.rerank=true" if self.rerank else "evaluate.normalise=false"
-            raise ValueError(
-                f"evaluate.adaptive_fusion={self.adaptive_fusion:g} weighs the cosines of the spectra, and {other} "
-                "ranks by other distances: use one of them"
-            )
+            given = f"evaluate.adaptive_fusion={self.adaptive_fusion:g} weighs the cosines of the spectra"
+            raise ValueError(f"{given}, and {other} ranks by other distances: use one of them")
         return self
 
 
