@@ -2,8 +2,8 @@
 # The tables of SDTPS and of deep cuts on real pixels (docs/results.md), on one GPU; finished runs are not repeated.
 # TNO: folder of tno_scenes. LANDSAT: folder of landsat_places. WEIGHTS: timm, or a file of vit_small_patch14_dinov2.
 # CONFIG: settings of the runs on TNO. OUT: folder of all runs. PARALLEL: runs at once. PARTS: some of sdtps, cuts,
-#   ratio, landsat. SEEDS: how many, of landsat and cuts 3 at most. LIMIT: seconds after which a grid is interrupted.
-# COSTS=no: without the time of each cell (of an idle GPU).
+#   ratio, fusion, landsat. SEEDS: how many, of landsat and cuts 3 at most. LIMIT: seconds after which a grid is
+#   interrupted. COSTS=no: without the time of each cell (of an idle GPU).
 # Arguments: KEY=VALUE for all runs.
 set -euo pipefail
 TNO=${TNO:-data/tno_scenes}
@@ -43,7 +43,7 @@ table() { # name, controls, then options
       --out "$OUT/${name}_$rule.json" || true
   done
 }
-for part in ${PARTS:-sdtps cuts ratio landsat}; do
+for part in ${PARTS:-sdtps cuts ratio fusion landsat}; do
   case $part in
     sdtps)
       grid sdtps benchmarks/sdtps_tno.yaml "$SEEDS" "${tno[@]}" model.sdtps.preset=reference "$@"
@@ -64,6 +64,11 @@ for part in ${PARTS:-sdtps cuts ratio landsat}; do
         echo "## ratio, $cell"
         "$PYTHON" benchmarks/choose_ratio.py "$OUT/ratio/$cell"/seed*/ --out "$OUT/$cell.json" || true
       done
+      ;;
+    fusion)
+      grid fusion benchmarks/fusion_tno.yaml "$SEEDS" "${tno[@]}" model.sdtps.preset=reference \
+        data.augmentation.blinding=0.3 "$@"
+      table fusion "cells, all;cells, all, fused" --scene Marne_15 --scene Movie_12 --adaptive-fusion 4
       ;;
     landsat)
       grid landsat benchmarks/landsat_cells.yaml "$FEW" --config configs/trireid/landsat_places/sdtps.yaml \
