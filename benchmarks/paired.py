@@ -41,6 +41,7 @@ from trireid.types import Protocol
 
 Floats = NDArray[np.float64]
 REPLICATES = 2000
+LARGEST_POWER = 64.0
 FUSED = "_fused"
 """What the name of a cell ends with that is ranked with adaptive fusion."""
 
@@ -214,11 +215,12 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=1, help="cells that are read at the same time")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
     given = parser.parse_args()
-    cells = read_grid(given.folder, given.feature, given.exclude, parallel=given.parallel)
-    if given.adaptive_fusion:
-        cells |= read_grid(
-            given.folder, given.feature, given.exclude, power=given.adaptive_fusion, parallel=given.parallel
-        )
+    fused = given.adaptive_fusion
+    if fused is not None and not 0.0 < fused <= LARGEST_POWER:
+        raise RunError(f"--adaptive-fusion is {fused:g}; allowed is a power above 0, at most {LARGEST_POWER:g}")
+    cells = {}
+    for power in (None,) if fused is None else (0.0, fused):
+        cells |= read_grid(given.folder, given.feature, given.exclude, power=power, parallel=given.parallel)
     names = [cell_folder(name.strip()) for name in given.against.split(";")]
     if missing := [name for name in names if name not in cells]:
         raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")

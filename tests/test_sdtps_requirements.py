@@ -1,4 +1,4 @@
-"""The requirements of docs/sdtps.md, one test per row, S1 to S18. Run it alone: pytest tests/test_sdtps_requirements.py"""
+"""The requirements of docs/sdtps.md, one test per row, S1 to S18. Alone: pytest tests/test_sdtps_requirements.py"""
 
 import logging
 import math
