@@ -35,13 +35,13 @@ from trireid.evaluation.evaluate import feature_distance
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.identity_bootstrap import identity_weights
 from trireid.evaluation.metrics import rank_metrics
+from trireid.evaluation.ranking import LARGEST_POWER
 from trireid.files import FEATURES_FILE, write_json
 from trireid.names import Exclusion
 from trireid.types import Protocol
 
 Floats = NDArray[np.float64]
 REPLICATES = 2000
-LARGEST_POWER = 64.0
 FUSED = "_fused"
 """What the name of a cell ends with that is ranked with adaptive fusion."""
 

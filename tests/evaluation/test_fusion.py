@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from trireid.config.schema import EvaluateConfig
 from trireid.data.records import ImageSource, Record
+from trireid.errors import InputError
 from trireid.evaluation.distance import unit
 from trireid.evaluation.evaluate import evaluate_features, feature_distance
 from trireid.evaluation.feature_files import load_features, save_features
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.fusion import counted_pairs, fused_distance, fusion_weights, spectra_of
-from trireid.evaluation.ranking import Ranking, Side
+from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.types import MODALITY_BLOCKS, UNKNOWN, Labels, Protocol, modality_subsets
 
 WIDTH = 8
@@ -100,6 +101,13 @@ def test_pairs_of_one_camera_do_not_count_unless_there_are_no_others():
     assert counted_pairs(labels, labels).int().tolist() == rows
     alone = replace(labels, camera=torch.zeros(4, dtype=torch.int64))
     assert torch.equal(counted_pairs(alone, alone), ~torch.eye(4, dtype=torch.bool))
+    shared = replace(labels, scene=torch.tensor([0, UNKNOWN, 0, 0]))
+    assert counted_pairs(shared, shared, scenes=True).int().tolist() == [
+        [0, 1, 1, 1],
+        [0, 0, 1, 1],
+        [0, 1, 0, 0],
+        [0, 1, 0, 0],
+    ]
 
 
 def test_mixed_blocks_and_items_that_lack_some_are_compared_as_before_and_that_is_reported():
@@ -113,7 +121,7 @@ def test_mixed_blocks_and_items_that_lack_some_are_compared_as_before_and_that_i
         before = feature_distance(replace(ranking, adaptive_fusion=0.0), "global")
         assert torch.equal(feature_distance(ranking, "global"), before)
         message = next(line for line in evaluate_features(ranking).messages if line.startswith("adaptive fusion"))
-        assert message.endswith("compared as without it, since spectra are mixed or items lack some: global")
+        assert "; compared as without it, since spectra are mixed or items lack some: global" in message
 
 
 def test_spectra_that_all_items_lack_have_no_part():
@@ -141,3 +149,37 @@ def test_saved_features_are_ranked_with_it_again(tmp_path):
 def test_it_excludes_other_distances(other):
     with pytest.raises(ValidationError, match="adaptive_fusion=4 weighs the cosines.*use one of them"):
         EvaluateConfig(adaptive_fusion=4.0, **other)
+
+
+def test_a_ranking_refuses_other_distances_wrong_powers_and_broken_features():
+    ranking = ranking_of(torch.randn(12, 3 * WIDTH, generator=torch.Generator().manual_seed(6)), labels_of(12))
+    wrong = [{"rerank": Rerank()}, {"normalise": False}, *({"adaptive_fusion": power} for power in (-1, math.nan, 65))]
+    for other in wrong:
+        with pytest.raises(InputError, match="use one of them|allowed are 0"):
+            replace(ranking, **other)
+    ranking.gallery.features.features["global"][7, 3] = math.nan
+    with pytest.raises(InputError, match="feature of item 7 is NaN"):
+        feature_distance(ranking, "global")
+
+
+def test_messages_name_the_pairs_that_count():
+    features = torch.randn(12, 3 * WIDTH, generator=torch.Generator().manual_seed(7))
+    labels, scene = labels_of(12), Protocol("scene", "scene")
+
+    def message(ranking):
+        return next(line for line in evaluate_features(ranking).messages if line.startswith("adaptive fusion"))
+
+    plain = ranking_of(features, labels)
+    assert message(plain).endswith("(evaluate.adaptive_fusion)")
+    assert "best match of another camera and scene stands out" in message(replace(plain, protocol=scene))
+    unknown = replace(labels, camera=labels.camera.masked_fill(labels.item == 3, UNKNOWN))
+    assert message(ranking_of(features, unknown)).endswith("; an unknown camera counts as another one")
+    alone = ranking_of(features, replace(labels, camera=torch.zeros_like(labels.camera)))
+    alone = replace(alone, protocol=Protocol("none", "none"))
+    assert message(alone).endswith("; 12 queries have a gallery of their own camera alone, which then counts")
+    present = torch.tensor([[False, False, True]]).expand(12, -1)
+    features[:, : 2 * WIDTH] = 0.0
+    single = ranking_of(features, labels, present=present)
+    assert message(single).endswith("; the items share a single spectrum, which has all the weight")
+    before = feature_distance(replace(single, adaptive_fusion=0.0), "global")
+    torch.testing.assert_close(feature_distance(single, "global"), before, atol=1e-3, rtol=0.0)

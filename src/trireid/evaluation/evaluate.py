@@ -19,7 +19,7 @@ from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.evaluation.rerank import k_reciprocal
 from trireid.evaluation.verification import Verification, false_non_match_rates, supported_rates
 from trireid.names import MissingAs
-from trireid.types import Batch, Labels, Protocol
+from trireid.types import EXCLUSION_FIELD, UNKNOWN, Batch, Labels, Protocol
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def feature_distance(ranking: Ranking, name: str, *, device: torch.device | str 
             query.features[name].to(device),
             gallery.features[name].to(device),
             spectra,
-            counted_pairs(ranking.query.labels, ranking.gallery.labels).to(device),
+            counted_pairs(ranking.query.labels, ranking.gallery.labels, scenes=_by_scene(ranking)).to(device),
             num_blocks=len(query.blocks[name]),
             power=ranking.adaptive_fusion,
         )
@@ -210,6 +210,11 @@ def fused_spectra(ranking: Ranking, name: str) -> dict[int, list[int]]:
     if bool((query.present != first).any()) or bool((gallery.present != second).any()):
         return {}
     return spectra_of(query.blocks[name], (first & second)[0])
+
+
+def _by_scene(ranking: Ranking) -> bool:
+    """Whether the protocol hides pairs of one scene, which then have no part in adaptive fusion."""
+    return EXCLUSION_FIELD.get(ranking.protocol.exclude) == "scene"
 
 
 def ranking_distance(
@@ -303,16 +308,23 @@ def _rerank_messages(rerank: Rerank | None) -> list[str]:
 
 
 def _fusion_messages(ranking: Ranking) -> list[str]:
-    """By what adaptive fusion weighs, and which features it leaves as they are."""
+    """By what adaptive fusion weighs, which pairs count, and which features it leaves as they are."""
     if not ranking.adaptive_fusion:
         return []
     names = [name for name in RANKED_FEATURES if name in ranking.query.features.features]
     whole = [name for name in names if not fused_spectra(ranking, name)]
+    own, cameras = ranking.query.labels.camera, ranking.gallery.labels.camera.unique()
+    alone = int((own == cameras).sum()) if len(cameras) == 1 and int(cameras[0]) != UNKNOWN else 0
     more = f"; compared as without it, since spectra are mixed or items lack some: {', '.join(whole)}" if whole else ""
+    if any(len(fused_spectra(ranking, name)) == 1 for name in names):
+        more += "; the items share a single spectrum, which has all the weight"
+    if bool((own == UNKNOWN).any()) or bool((cameras == UNKNOWN).any()):
+        more += "; an unknown camera counts as another one"
+    more += f"; {alone} queries have a gallery of their own camera alone, which then counts" if alone else ""
     return [
-        "adaptive fusion: each query weighs its spectra by how far the best match of another camera stands out, to the "
-        f"power of {ranking.adaptive_fusion:g}, so the metrics depend on the gallery as a whole "
-        f"(evaluate.adaptive_fusion){more}"
+        "adaptive fusion: each query weighs its spectra by how far the best match of another "
+        f"{'camera and scene' if _by_scene(ranking) else 'camera'} stands out, to the power of "
+        f"{ranking.adaptive_fusion:g}, so the metrics depend on the gallery as a whole (evaluate.adaptive_fusion){more}"
     ]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, joint_blocks
-from trireid.evaluation.ranking import Ranking, Rerank, Side
+from trireid.evaluation.ranking import LARGEST_POWER, Ranking, Rerank, Side
 from trireid.files import FEATURES_FILE, RECORDS_FILE, check_regular, replacing, write_text
 from trireid.typed_json import Count, Document, Share, Text, checked, read_object, shortened
 from trireid.types import NUM_MODALITIES, Blocks, Exclusion, Labels, Protocol
@@ -81,7 +81,7 @@ class _Description(Document):
     protocol: _Protocol
     normalise: bool
     rerank: _Rerank | None
-    adaptive_fusion: Annotated[float, Field(ge=0, le=64)] = 0.0
+    adaptive_fusion: Annotated[float, Field(ge=0, le=LARGEST_POWER)] = 0.0
     query_is_gallery: bool
     blocks: dict[str, list[list[Modality]] | None] = Field(default={})
     query: list[_Entry]

@@ -1,10 +1,12 @@
 """Adaptive fusion: each query weighs its spectra by how far the best match in each of them stands out.
 
-A cosine of whole features counts all spectra alike, also one that smoke or night has blinded: there all items resemble
-each other, and no match stands out. As in query-adaptive late fusion (Zheng et al., Query-Adaptive Late Fusion for
-Image Search and Person Re-identification, CVPR 2015), the scores of one query against the gallery tell which of its
-spectra to trust. The weight here is the z-score of the best match, to a power. No labels of identity are used; a
-distance depends on the gallery as a whole. Shapes: Q queries, G gallery items, S spectra, K blocks, D channels.
+A cosine of whole features weighs each spectrum by the length of its part alone, also one that smoke or night has
+blinded: there all items resemble each other, and no match stands out. As in query-adaptive late fusion (Zheng et al.,
+Query-Adaptive Late Fusion for Image Search and Person Re-identification, CVPR 2015), the scores of one query against
+the gallery tell which of its spectra to trust. The weight here is the z-score of the best match, to a power. No labels
+of identity are used; a distance depends on the gallery as a whole.
+
+Shapes: Q queries, G gallery items, S spectra, K blocks, D channels.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trireid.evaluation.distance import unit
+from trireid.evaluation.distance import check_features, check_widths, unit
 from trireid.evaluation.nearest import row_slices
 from trireid.types import UNKNOWN, Blocks, Labels
 
-ROWS = 1024
+ROWS = 256
 """Queries that are compared at a time."""
 
 
@@ -39,15 +41,21 @@ def spectra_of(blocks: Blocks, present: Tensor) -> dict[int, list[int]]:
     return {modality: [k for k, block in enumerate(blocks) if block == (modality,)] for modality in modalities}
 
 
-def counted_pairs(query: Labels, gallery: Labels) -> Tensor:
+def counted_pairs(query: Labels, gallery: Labels, *, scenes: bool = False) -> Tensor:
     """The pairs `(Q, G)` bool whose scores tell how far a match stands out: those of different or unknown cameras.
 
     Images of one camera resemble each other in what its light and weather do to every item. A query whose whole gallery
     is of its own camera counts all items but itself.
+
+    Args:
+        query, gallery: `(Q,)` and `(G,)`.
+        scenes: pairs of one scene do not count either. For a protocol that hides them among the same identity: such a
+            match would stand out in each spectrum, and no query may see it.
     """
     itself = query.item[:, None] == gallery.item
-    same = (query.camera[:, None] == gallery.camera) & (query.camera[:, None] != UNKNOWN)
-    counted = ~(same | itself)
+    counted = ~itself
+    for own, other in [(query.camera, gallery.camera)] + [(query.scene, gallery.scene)] * scenes:
+        counted &= (own[:, None] != other) | (own[:, None] == UNKNOWN)
     return torch.where(counted.any(dim=1, keepdim=True), counted, ~itself)
 
 
@@ -92,6 +100,9 @@ def fused_distance(
 ) -> Tensor:
     """Distances `sqrt(2 - 2 sum_s w_qs cos_s(q, g))` with the weights of each query.
 
+    `cos_s` compares the parts of spectrum `s`, each normalised by itself: their lengths have no influence. A power
+    near 0 is therefore not the same as whole features.
+
     Args:
         query, gallery: `(Q, D)` and `(G, D)` features of K blocks.
         spectra: from `spectra_of`, not empty.
@@ -101,7 +112,13 @@ def fused_distance(
 
     Returns:
         `(Q, G)` float32 in [0, 2].
+
+    Raises:
+        InputError: query and gallery have different widths, or a feature is not finite.
     """
+    check_widths(query, gallery, name="adaptive fusion")
+    check_features(query, "query")
+    check_features(gallery, "gallery")
 
     def parts(features: Tensor) -> list[Tensor]:
         blocks = features.unflatten(1, (num_blocks, -1))

@@ -14,6 +14,9 @@ from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.protocols import take
 from trireid.types import Labels, Protocol
 
+LARGEST_POWER = 64.0
+"""The largest power of adaptive fusion; the best spectrum decides alone long before."""
+
 
 @dataclass(frozen=True)
 class Rerank:
@@ -86,7 +89,10 @@ class Ranking:
         normalise: L2-normalise the features before the Euclidean distance.
         rerank: settings of k-reciprocal re-ranking; None: not re-ranked.
         adaptive_fusion: power of the weights by which each query weighs its spectra (`fusion.fusion_weights`); 0: whole
-            features are compared.
+            features are compared. Not together with `rerank`, or without `normalise`.
+
+    Raises:
+        InputError: on creation, if `adaptive_fusion` is not a power or another setting excludes it.
     """
 
     query: Side
@@ -95,6 +101,17 @@ class Ranking:
     normalise: bool = True
     rerank: Rerank | None = None
     adaptive_fusion: float = 0.0
+
+    def __post_init__(self) -> None:
+        power = self.adaptive_fusion
+        if not 0.0 <= power <= LARGEST_POWER:
+            raise InputError(f"adaptive_fusion is {power:g}; allowed are 0 (off) to {LARGEST_POWER:g}")
+        if power and (self.rerank is not None or not self.normalise):
+            other = "re-ranking" if self.rerank is not None else "normalise=False"
+            raise InputError(
+                f"adaptive_fusion={power:g} weighs the cosines of the spectra, and {other} ranks by other distances: "
+                "use one of them"
+            )
 
     @property
     def query_is_gallery(self) -> bool:
