@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from trireid.ablation import cell_folder
 from trireid.cli.guard import guarded
 from trireid.errors import RunError
-from trireid.evaluation.evaluate import feature_distance
+from trireid.evaluation.evaluate import feature_distance, fused_spectra
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.identity_bootstrap import identity_weights
 from trireid.evaluation.metrics import rank_metrics
@@ -96,9 +96,12 @@ def read_cell(folder: Path, feature: str, rule: Exclusion | None = None, power: 
         names = known
         # A model without a head has its global feature alone.
         name = feature if feature in ranking.query.features.features else "global"
+        if ranking.adaptive_fusion and not fused_spectra(ranking, name):
+            sys.stderr.write(f"note: {run}: {name} mixes spectra or items lack some: ranked without adaptive fusion\n")
         sides = ranking.query.labels, ranking.gallery.labels
-        protocol = ranking.protocol if rule is None else Protocol(rule, rule)
-        found = rank_metrics(feature_distance(ranking, name), *sides, protocol)
+        if rule is not None:
+            ranking = replace(ranking, protocol=Protocol(rule, rule))
+        found = rank_metrics(feature_distance(ranking, name), *sides, ranking.protocol)
         rows.append(found.average_precision.numpy())
     if ranking is None:
         raise RunError(f"{folder} has no run with {FEATURES_FILE}")

@@ -11,8 +11,14 @@ from statistics import mean
 
 import numpy as np
 import pytest
+import torch
 
+from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
+from trireid.evaluation.feature_files import save_features
+from trireid.evaluation.features import FeatureSet
+from trireid.evaluation.ranking import Ranking, Side
+from trireid.types import MODALITY_BLOCKS, Labels, Protocol, modality_subsets
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -85,3 +91,18 @@ def test_scripts_refuse_files_and_names_that_they_cannot_use(tmp_path, monkeypat
         monkeypatch.setattr(sys, "argv", [script, str(tmp_path), *words])
         with pytest.raises(SystemExit, match="2"):
             importlib.import_module(script).main()
+
+
+def test_a_feature_that_cannot_be_fused_is_named(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    item, present = torch.arange(8), torch.ones(8, 3, dtype=torch.bool)
+    labels = Labels(item % 4, item // 4, torch.full((8,), -1), item)
+    records = tuple(Record(f"{n}", (ImageSource(Path(f"{n}.png")),) * 3, identity=str(n % 4)) for n in range(8))
+    for name, blocks in (("hdm", modality_subsets()), ("sdtps", MODALITY_BLOCKS)):
+        features = {"global": torch.randn(8, 4 * len(blocks), generator=generator)}
+        side = Side(FeatureSet(features, present, item, {"global": blocks}), labels, records)
+        (tmp_path / name / "seed1").mkdir(parents=True)
+        save_features(tmp_path / name / "seed1", Ranking(side, side, Protocol("camera", "camera")))
+    assert list(paired.read_grid(tmp_path, "global", power=2.0)) == ["hdm_fused", "sdtps_fused"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("hdm/seed1: global mixes spectra or items lack some: ranked without adaptive fusion")

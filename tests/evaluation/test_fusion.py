@@ -18,6 +18,7 @@ from trireid.evaluation.feature_files import load_features, save_features
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.fusion import counted_pairs, fused_distance, fusion_weights, spectra_of
 from trireid.evaluation.ranking import Ranking, Rerank, Side
+from trireid.evaluation.subsets import unfused, unfused_pairs
 from trireid.types import MODALITY_BLOCKS, UNKNOWN, Labels, Protocol, modality_subsets
 
 WIDTH = 8
@@ -183,3 +184,17 @@ def test_messages_name_the_pairs_that_count():
     assert message(single).endswith("; the items share a single spectrum, which has all the weight")
     before = feature_distance(replace(single, adaptive_fusion=0.0), "global")
     torch.testing.assert_close(feature_distance(single, "global"), before, atol=1e-3, rtol=0.0)
+
+
+def test_cases_without_it_beside_cases_with_it_are_named():
+    features, labels = torch.randn(12, 3 * WIDTH, generator=torch.Generator().manual_seed(8)), labels_of(12)
+    present = torch.ones(12, 3, dtype=torch.bool)
+    complete = ranking_of(features, labels, present=present)
+    present = present.clone()
+    present[3, 0] = False
+    cases = {"none": ranking_of(features, labels, present=present), "r": complete}
+    assert unfused(cases) == [
+        "adaptive fusion: global is compared without it in none, since some items lack a spectrum"
+    ]
+    assert unfused_pairs(cases)[0].count(" to ") == 3
+    assert unfused({"r": complete}) == unfused({"none": cases["none"]}) == []

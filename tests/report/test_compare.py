@@ -13,6 +13,7 @@ from trireid.errors import InputError
 from trireid.evaluation.feature_files import load_features, save_features
 from trireid.evaluation.ranking import Ranking
 from trireid.report.compare import write_comparison
+from trireid.report.page import write_report
 from trireid.report.queries import differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import read_run
 from trireid.types import Protocol
@@ -136,6 +137,16 @@ def test_runs_on_other_data_are_not_compared_and_told_why(runs, tmp_path, caplog
     assert not [words for words in ("average precision", "Equal error", "Metrics", "CMC") if words in text]
     assert 'class="number best"' not in page.read_text()
     assert "cannot be compared" in caplog.text
+
+
+def test_runs_that_compare_items_in_different_ways_say_so(runs, tmp_path):
+    fused = changed(runs[0], tmp_path / "fused", lambda saved: replace(saved, adaptive_fusion=2.0))
+    text = words_of(write_comparison([runs[0], fused], tmp_path / "compare.html"))
+    how = "first: whole features; fused: adaptive fusion, power 2."
+    assert f"Metrics The runs compare items in different ways: {how}" in text
+    assert "in different ways" not in words_of(write_comparison(runs, tmp_path / "alike.html"))
+    alone = words_of(write_report(fused))
+    assert "Galleries and services compare whole features, for which this threshold does not hold." in alone
 
 
 def test_runs_without_features_are_held_apart_by_their_counts(runs, tmp_path):

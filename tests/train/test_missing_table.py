@@ -14,6 +14,7 @@ from tiny_run import FOLDERS, tiny_config, untrained_run, write_tree
 from trireid.cli.app import app
 from trireid.cli.metric_tables import page
 from trireid.config.load import override_config
+from trireid.embedding.opening import open_embedder
 from trireid.errors import InputError
 from trireid.evaluation.feature_files import load_features
 from trireid.train.checkpoint import load_checkpoint
@@ -170,6 +171,19 @@ def test_a_case_without_items_is_a_row_of_dashes(tmp_path: Path) -> None:
     only_tir = written["any_to_any"]["subsets"].index("t")
     assert written["any_to_any"]["feature"]["global"]["mAP"][only_tir] == [None] * 7
     assert written["any_to_any"]["num_queries"][only_tir] == 0
+
+
+def test_adaptive_fusion_names_the_cases_that_are_compared_without_it(tmp_path: Path, capsys: Any) -> None:
+    run = made(table(tmp_path / "data", test={0: "nt", 5: "nt"}), tmp_path / "run", "model.head=sdtps")
+    shown = call("test", run, "--missing", "all", "--any-to-any", "evaluate.adaptive_fusion=2")
+    assert shown.exit_code == 0, shown.output
+    # Without RGB, all items have the same modalities.
+    line = "Note: adaptive fusion: head is compared without it in none, n, t, since some items lack a spectrum"
+    assert line in shown.stdout
+    assert "head is compared without it in rnt to rnt, " in shown.stdout
+    fused = made(table(tmp_path / "other", test={}), tmp_path / "fused", "evaluate.adaptive_fusion=2")
+    open_embedder(fused)
+    assert "evaluate.adaptive_fusion=2, which is no part of its embeddings" in capsys.readouterr().err
 
 
 def test_cells_that_share_no_block_have_no_figure(complete: dict[str, Path]) -> None:

@@ -120,7 +120,7 @@ def _cases_table(missing: Mapping[str, Any]) -> str:
         if any(each["feature"][name]["mAP"] is None for name in names)
     }
     counted = f"; the mean is over the cases, of {len(cases) - 1}, that have metrics" if mean else ""
-    return table + _footnote(reasons, counted)
+    return table + _footnote(reasons, counted) + _notes(missing)
 
 
 def _matrices(found: Mapping[str, Any]) -> list[str]:
@@ -148,6 +148,7 @@ def _matrices(found: Mapping[str, Any]) -> list[str]:
     if len({each for row in counts for each in row}) > 1 or any(map(any, found["num_unmatched"])):
         body = [[subset, *row] for subset, row in zip(subsets, counts, strict=True)]
         shown.append(_table(f"any to any, queries that count (have a match); {sides}", header, body))
+    shown[-1] += _notes(found)
     return shown
 
 
@@ -172,6 +173,11 @@ def _footnote(reasons: Collection[str], addition: str = "") -> str:
     """What a dash in the table means; empty if it has none."""
     why = ", or ".join(text for reason, text in _REASONS.items() if reason in reasons)
     return f"\n\n`-`: {why}{addition}." if why else ""
+
+
+def _notes(found: Mapping[str, Any]) -> str:
+    """What a reader must know about single cases; results of earlier versions have none."""
+    return "".join(f"\n\nNote: {line}" for line in found.get("notes", []))
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

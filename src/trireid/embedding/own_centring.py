@@ -18,7 +18,8 @@ def with_own_centring(checkpoint: Checkpoint, centring: str | None) -> Checkpoin
     Args:
         checkpoint: of a run.
         centring: `none` or `train`; None: as the run. A mean of each camera is none of a model, but of a set of items:
-            where a run is evaluated by it, the features are not centred, which is logged.
+            where a run is evaluated by it, the features are not centred, which is logged. So is adaptive fusion, which
+            is of a ranking.
 
     Raises:
         InputError: it is something else.
@@ -33,6 +34,12 @@ def with_own_centring(checkpoint: Checkpoint, centring: str | None) -> Checkpoin
         _log.warning(
             "the run is evaluated with evaluate.centring=camera, which is of a set and not of a model: these features "
             "are not centred (trireid embed --centring camera does it, and Embeddings.centred_by_camera())"
+        )
+    if power := checkpoint.config.evaluate.adaptive_fusion:
+        _log.warning(
+            "the run is evaluated with evaluate.adaptive_fusion=%g, which is no part of its embeddings: galleries, "
+            "services and calibrations compare whole features, so their accuracy is not that of trireid test",
+            power,
         )
     chosen = centring or ("none" if own == "camera" else own)
     evaluate = checkpoint.config.evaluate.model_copy(update={"centring": chosen})

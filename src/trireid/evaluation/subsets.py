@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trireid.evaluation.applied_rule import applied_rule
-from trireid.evaluation.evaluate import feature_distance, unshared_by_feature
+from trireid.evaluation.evaluate import feature_distance, fused_spectra, unshared_by_feature
 from trireid.evaluation.features import RANKED_FEATURES, FeatureSet
 from trireid.evaluation.metrics import RankMetrics, rank_metrics
 from trireid.evaluation.protocols import unmatched
@@ -120,6 +120,31 @@ def count_any_to_any(cases: Mapping[str, Ranking]) -> dict[str, Any]:
         "num_gallery": [len(ranking.gallery) for ranking in cases.values()],
         "num_unmatched": [[count_unmatched(ranking) for ranking in pairs] for pairs in _any_to_any(cases)],
     }
+
+
+def unfused(cases: Mapping[str, Ranking]) -> list[str]:
+    """One line for each pattern that adaptive fusion weighs in some cases and leaves as it is in others.
+
+    Withholding can leave items that have the same modalities where those of the complete case differ.
+    """
+    lines = []
+    for name in all_names(cases):
+        ranked = {
+            case: bool(fused_spectra(ranking, name))
+            for case, ranking in cases.items()
+            if len(ranking.query) and len(ranking.gallery) and unshared_by_feature(ranking, name) < 1.0
+        }
+        whole = [case for case, fused in ranked.items() if not fused]
+        if whole and len(whole) < len(ranked):
+            why = "since some items lack a spectrum"
+            lines.append(f"adaptive fusion: {name} is compared without it in {', '.join(whole)}, {why}")
+    return lines
+
+
+def unfused_pairs(cases: Mapping[str, Ranking]) -> list[str]:
+    """The same for `rank_any_to_any`."""
+    pairs = zip(cases, _any_to_any(cases), strict=True)
+    return unfused({f"{own} to {other}": each for own, row in pairs for other, each in zip(cases, row, strict=True)})
 
 
 def without_blocks(ranking: Ranking) -> Ranking:

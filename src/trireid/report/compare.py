@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from trireid.errors import InputError, TrireidError
+from trireid.evaluation.evaluate import fused_spectra
 from trireid.evaluation.verification import equal_error, pair_distances
 from trireid.files import check_own, real_path, starts_with, write_text
 from trireid.report.media import Plot, plot, render
 from trireid.report.page import query_for_page
-from trireid.report.queries import Ranked, differing_queries, query_precision, rank_saved
+from trireid.report.queries import FEATURE, Ranked, differing_queries, query_precision, rank_saved
 from trireid.report.run_folder import RunFolder, parse_config, read_run
 from trireid.report.same_data import differences
 from trireid.report.tables import COLUMNS, differing_settings
@@ -66,6 +67,7 @@ def render_comparison(runs: Sequence[RunFolder]) -> str:
         "names": list(named),
         "columns": list(COLUMNS.values()),
         "apart": apart,
+        "fusion": "" if apart else _fusion(ranked),
         "rows": [] if apart else _metric_lines(named, ranked),
         "equal": _equal_errors(named, ranked),
         "settings": differing_settings(known) if len(known) == len(named) else [],
@@ -97,6 +99,18 @@ def _rank(runs: Mapping[str, RunFolder], notes: list[str]) -> dict[str, Ranked]:
             except TrireidError as error:
                 notes.append(f"{name}: the saved features cannot be ranked: {error}")
     return ranked
+
+
+def _fusion(ranked: Mapping[str, Ranked]) -> str:
+    """A sentence where adaptive fusion compares the items of one run otherwise than those of another; else empty."""
+    saved = {name: each.saved for name, each in ranked.items()}
+    shown = {
+        name: f"adaptive fusion, power {each.adaptive_fusion:g}" if fused_spectra(each, FEATURE) else "whole features"
+        for name, each in saved.items()
+    }
+    if len(set(shown.values())) < 2:
+        return ""
+    return f"The runs compare items in different ways: {'; '.join(f'{name}: {how}' for name, how in shown.items())}"
 
 
 def _metric_lines(runs: Mapping[str, RunFolder], ranked: Mapping[str, Ranked]) -> list[dict[str, Any]]:

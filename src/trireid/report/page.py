@@ -8,14 +8,14 @@ from typing import Any
 
 from trireid.data.records import Record
 from trireid.errors import TrireidError
-from trireid.evaluation.evaluate import EvaluationResult, evaluate_features
+from trireid.evaluation.evaluate import EvaluationResult, evaluate_features, fused_spectra
 from trireid.evaluation.verification import EqualError, equal_error, pair_distances, share_named
 from trireid.files import write_text
 from trireid.report.error_rates import error_section
 from trireid.report.items import open_model, prepare, select_items, spread_records
 from trireid.report.maps import item_maps, stages_of, statistics_table
 from trireid.report.media import Plot, plot, render, triplet_picture
-from trireid.report.queries import Ranked, ShownQuery, rank_saved, shown_queries
+from trireid.report.queries import FEATURE, Ranked, ShownQuery, rank_saved, shown_queries
 from trireid.report.run_folder import RunFolder, evaluated_records, parse_config, read_run
 from trireid.report.tables import (
     COLUMNS,
@@ -144,6 +144,11 @@ def _distances(result: EvaluationResult | None, ranked: Ranked | None) -> dict[s
         named = share_named(ranked.distance, *sides, equal.threshold)
     except TrireidError as error:
         note = f"No threshold: {error}."
+    if equal is not None and fused_spectra(saved, FEATURE):
+        note = (
+            "These distances are those of adaptive fusion. Galleries and services compare whole features, for which "
+            "this threshold does not hold."
+        )
     alt = f"Histogram of {len(same)} distances of the same identity and {len(different)} of different ones"
     alt += "" if equal is None else f", threshold {equal.threshold:.3f}"
     histogram = plot("Distances of pairs, joint feature", distance_histogram(same, different, equal), alt=alt)

@@ -23,6 +23,8 @@ from trireid.evaluation.subsets import (
     mean_metrics,
     metrics_of,
     rank_any_to_any,
+    unfused,
+    unfused_pairs,
 )
 from trireid.train.evaluating import extract_split
 from trireid.train.inputs import EvaluationSplit
@@ -97,6 +99,7 @@ def _describe_any_to_any(rankings: dict[str, Ranking], device: torch.device, *, 
         "num_gallery": counts["num_gallery"],
         "num_unmatched": counts["num_unmatched"],
         "feature": rank_any_to_any(rankings, device=device),
+        "notes": unfused_pairs(rankings),
     }
 
 
@@ -146,4 +149,5 @@ def _describe_missing(
         "mean": mean_metrics(smaller) if smaller else {},
         "num_cases": num_cases,
         "rules": rules,
+        "notes": unfused(dict(zip(rows, rankings.values(), strict=True))),
     }

@@ -169,6 +169,7 @@ class MissingTable(TypedDict):
         mean: over all cases but the complete one that have a value.
         num_cases: how many cases the mean of each feature is over.
         rules: what the protocol hid in each case, see `AppliedRule`.
+        notes: what a reader must know about single cases.
     """
 
     missing_as: str
@@ -176,6 +177,7 @@ class MissingTable(TypedDict):
     mean: SubsetMetrics
     num_cases: dict[str, int]
     rules: dict[str, JsonObject]
+    notes: list[str]
 
 
 class AnyToAnyTable(TypedDict):
@@ -187,6 +189,7 @@ class AnyToAnyTable(TypedDict):
         num_queries, num_gallery: items of each subset.
         num_unmatched: queries without a valid match; one row per subset of the queries.
         feature: `{name: {"mAP" | "rank1": rows}}`, one row per subset of the queries; None where there is no value.
+        notes: what a reader must know about single pairs of subsets.
     """
 
     missing_as: str
@@ -195,6 +198,7 @@ class AnyToAnyTable(TypedDict):
     num_gallery: list[int]
     num_unmatched: list[list[int]]
     feature: dict[str, dict[str, list[list[float | None]]]]
+    notes: list[str]
 
 
 class SubsetTables(TypedDict, total=False):
