@@ -1,5 +1,6 @@
 """Adaptive fusion: the definition in Python numbers, what it is for, and what it leaves alone."""
 
+import json
 import math
 import statistics
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from trireid.config.schema import EvaluateConfig
 from trireid.data.records import ImageSource, Record
-from trireid.errors import InputError
+from trireid.errors import InputError, RunError
 from trireid.evaluation.distance import unit
 from trireid.evaluation.evaluate import evaluate_features, feature_distance
 from trireid.evaluation.feature_files import load_features, save_features
@@ -144,6 +145,14 @@ def test_saved_features_are_ranked_with_it_again(tmp_path):
     again = load_features(tmp_path)
     assert again.adaptive_fusion == 4.0
     assert torch.equal(feature_distance(again, "global"), feature_distance(ranking, "global"))
+    records = tmp_path / "records.json"
+    content = json.loads(records.read_text()) | {"normalise": False}
+    records.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="is damaged .*normalise=False ranks by other distances"):
+        load_features(tmp_path)
+    del content["adaptive_fusion"]  # as an earlier version wrote it
+    records.write_text(json.dumps(content))
+    assert load_features(tmp_path).adaptive_fusion == 0.0
 
 
 @pytest.mark.parametrize("other", [{"rerank": True}, {"normalise": False}])
@@ -193,8 +202,9 @@ def test_cases_without_it_beside_cases_with_it_are_named():
     present = present.clone()
     present[3, 0] = False
     cases = {"none": ranking_of(features, labels, present=present), "r": complete}
-    assert unfused(cases) == [
-        "adaptive fusion: global is compared without it in none, since some items lack a spectrum"
-    ]
-    assert unfused_pairs(cases)[0].count(" to ") == 3
+    why = "without adaptive fusion, since some items lack a spectrum: global in"
+    assert unfused(cases) == [f"{why} none"]
+    assert unfused_pairs(cases) == [f"{why} none to none, none to r, r to none"]
+    many = {str(number): cases["none"] for number in range(8)} | {"r": complete}
+    assert unfused(many) == [f"{why} 8 of 9 rankings"]
     assert unfused({"r": complete}) == unfused({"none": cases["none"]}) == []

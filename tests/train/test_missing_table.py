@@ -178,9 +178,10 @@ def test_adaptive_fusion_names_the_cases_that_are_compared_without_it(tmp_path: 
     shown = call("test", run, "--missing", "all", "--any-to-any", "evaluate.adaptive_fusion=2")
     assert shown.exit_code == 0, shown.output
     # Without RGB, all items have the same modalities.
-    line = "Note: adaptive fusion: head is compared without it in none, n, t, since some items lack a spectrum"
+    line = "Note: without adaptive fusion, since some items lack a spectrum: global, head, joint in none, n, t\n"
     assert line in shown.stdout
-    assert "head is compared without it in rnt to rnt, " in shown.stdout
+    # Fused: nt and each part of it with itself and nt (7), and r with r; 12 of 49 pairs share nothing.
+    assert "global, head, joint in 29 of 37 rankings\n" in shown.stdout
     fused = made(table(tmp_path / "other", test={}), tmp_path / "fused", "evaluate.adaptive_fusion=2")
     open_embedder(fused)
     assert "evaluate.adaptive_fusion=2, which is no part of its embeddings" in capsys.readouterr().err

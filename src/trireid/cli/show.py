@@ -99,6 +99,7 @@ def ranks(
     evaluate: Evaluate = False,
 ) -> None:
     """Draw rank lists of the easiest, hardest and most confidently wrong queries, or of those named by --ids."""
+    from trireid.evaluation.evaluate import fused_spectra
     from trireid.report.items import named_records
     from trireid.report.queries import rank_saved, shown_queries
     from trireid.report.run_folder import read_run, saved_features_of
@@ -108,6 +109,8 @@ def ranks(
     saved = saved_features_of(folder)
     save = _saver(out or folder.pictures, format)
     ranked = rank_saved(saved, feature=feature)
+    if fused_spectra(saved, feature):
+        note(f"ranked by adaptive fusion, power {saved.adaptive_fusion:g} (evaluate.adaptive_fusion of the run)")
     if ids:
         rows = [saved.query.records.index(record) for record in named_records(saved.query.records, _split(ids), n)]
         queries = {"query": [ranked.shown(row, top=top) for row in rows]}

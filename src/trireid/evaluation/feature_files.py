@@ -139,20 +139,20 @@ def load_features(directory: Path) -> Ranking:
         description = checked(_DESCRIPTION, content)
         query = _read_side("query", tensors, description)
         gallery = query if description.query_is_gallery else _read_side("gallery", tensors, description)
+        return Ranking(
+            query=query,
+            gallery=gallery,
+            protocol=Protocol(description.protocol.name, description.protocol.exclude),
+            normalise=description.normalise,
+            rerank=None if description.rerank is None else Rerank(**description.rerank.model_dump()),
+            adaptive_fusion=description.adaptive_fusion,
+        )
     except FileNotFoundError as error:
         raise RunError(f"no saved features in {directory} ({error}); evaluate the run again") from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, InputError) as error:
         raise RunError(
             f"{features_path.name} or {records_path.name} in {directory} is damaged ({error}); evaluate the run again"
         ) from error
-    return Ranking(
-        query=query,
-        gallery=gallery,
-        protocol=Protocol(description.protocol.name, description.protocol.exclude),
-        normalise=description.normalise,
-        rerank=None if description.rerank is None else Rerank(**description.rerank.model_dump()),
-        adaptive_fusion=description.adaptive_fusion,
-    )
 
 
 def _side_tensors(name: str, side: Side) -> dict[str, Tensor]:

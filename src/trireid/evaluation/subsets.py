@@ -19,6 +19,9 @@ from trireid.evaluation.ranking import Ranking
 CaseMetrics = dict[str, dict[str, float | None]]
 """`{"global" | "head" | "joint": {"mAP": ..., ...}}` in [0, 1]; all None where a ranking would mean nothing."""
 
+MANY = 7
+"""More rankings than these are counted and not named."""
+
 NO_METRICS: dict[str, float | None] = dict.fromkeys(("mAP", "mINP", "rank1", "rank5", "rank10"))
 
 
@@ -123,11 +126,11 @@ def count_any_to_any(cases: Mapping[str, Ranking]) -> dict[str, Any]:
 
 
 def unfused(cases: Mapping[str, Ranking]) -> list[str]:
-    """One line for each pattern that adaptive fusion weighs in some cases and leaves as it is in others.
+    """The patterns that adaptive fusion weighs in some cases and leaves as they are in others, a line per set of cases.
 
     Withholding can leave items that have the same modalities where those of the complete case differ.
     """
-    lines = []
+    patterns: dict[str, list[str]] = {}
     for name in all_names(cases):
         ranked = {
             case: bool(fused_spectra(ranking, name))
@@ -136,9 +139,12 @@ def unfused(cases: Mapping[str, Ranking]) -> list[str]:
         }
         whole = [case for case, fused in ranked.items() if not fused]
         if whole and len(whole) < len(ranked):
-            why = "since some items lack a spectrum"
-            lines.append(f"adaptive fusion: {name} is compared without it in {', '.join(whole)}, {why}")
-    return lines
+            shown = ", ".join(whole) if len(whole) <= MANY else f"{len(whole)} of {len(ranked)} rankings"
+            patterns.setdefault(shown, []).append(name)
+    return [
+        f"without adaptive fusion, since some items lack a spectrum: {', '.join(names)} in {shown}"
+        for shown, names in patterns.items()
+    ]
 
 
 def unfused_pairs(cases: Mapping[str, Ranking]) -> list[str]:
