@@ -35,9 +35,8 @@ from trireid.evaluation.evaluate import feature_distance, fused_spectra
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.identity_bootstrap import identity_weights
 from trireid.evaluation.metrics import rank_metrics
-from trireid.evaluation.ranking import LARGEST_POWER
 from trireid.files import FEATURES_FILE, write_json
-from trireid.names import Exclusion
+from trireid.names import LARGEST_POWER, Exclusion
 from trireid.types import Protocol
 
 Floats = NDArray[np.float64]

@@ -16,6 +16,8 @@ UNKNOWN = -1
 """Camera or scene index of an item whose camera or scene is not known."""
 Centring = Literal["none", "train", "camera"]
 """What is subtracted from features before they are compared: the mean of the training features, or of each camera."""
+LARGEST_POWER = 64.0
+"""The largest power of adaptive fusion; the best spectrum decides alone long before."""
 MissingAs = Literal["absent", "zeros"]
 """A withheld modality is left out by the model, or is seen by it as an image of zeros."""
 

@@ -47,6 +47,7 @@ Spread = Annotated[float, Number, Field(gt=0.0)]
 Probability = Annotated[float, Number, Field(ge=0.0, le=1.0)]
 Ratio = Annotated[float, Number, Field(gt=0.0, le=1.0)]
 Rate = Annotated[float, Number, Field(ge=0.0)]
+Power = Annotated[float, Number, Field(ge=0.0, le=names.LARGEST_POWER)]
 ValueRange = Literal["auto", "file"] | tuple[Real, Real]
 Folder = Annotated[Path, AfterValidator(_expanded)]
 
@@ -312,9 +313,7 @@ class EvaluateConfig(Section):
     batch_size: Positive = 128
     normalise: bool = True  # L2-normalise features before the Euclidean distance
     centring: names.Centring = "none"  # first subtract the mean training feature, or that of each gallery camera
-    adaptive_fusion: Annotated[float, Number, Field(ge=0.0, le=64.0)] = (
-        0.0  # power of a query's weights of spectra; 0: off
-    )
+    adaptive_fusion: Power = 0.0  # of the weights that each query gives its spectra; 0: off
     missing: tuple[names.ModalityName, ...] = ()  # modalities withheld in the test
     missing_as: names.MissingAs = "absent"  # left out by the model, or replaced by an image of zeros
     rerank: bool = False  # also report re-ranked metrics at the end

@@ -21,8 +21,9 @@ from torch import Tensor
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
 from trireid.evaluation.features import JOINED_FEATURES, FeatureSet, joint_blocks
-from trireid.evaluation.ranking import LARGEST_POWER, Ranking, Rerank, Side
+from trireid.evaluation.ranking import Ranking, Rerank, Side
 from trireid.files import FEATURES_FILE, RECORDS_FILE, check_regular, replacing, write_text
+from trireid.names import LARGEST_POWER
 from trireid.typed_json import Count, Document, Share, Text, checked, read_object, shortened
 from trireid.types import NUM_MODALITIES, Blocks, Exclusion, Labels, Protocol
 

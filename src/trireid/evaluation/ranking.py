@@ -12,10 +12,8 @@ from trireid.data.records import Record
 from trireid.errors import InputError
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.protocols import take
+from trireid.names import LARGEST_POWER
 from trireid.types import Labels, Protocol
-
-LARGEST_POWER = 64.0
-"""The largest power of adaptive fusion; the best spectrum decides alone long before."""
 
 
 @dataclass(frozen=True)
