@@ -1,0 +1,197 @@
+"""Chooses cells, contrast and the power of adaptive fusion for tno_scenes on scenes of its training split.
+
+Each of four scenes is held out in turn. Its images are ranked as they are, and with the second capture veiled by
+artificial smoke or night noise in some spectra, since no training scene is veiled. The choice is the cell and the power
+with the highest mean of two numbers: mAP as they are, and the mean mAP of the veils, both over the two rules. The test
+split is never looked at. Runs that are done are not repeated.
+
+    python benchmarks/choose_fusion.py --root data/tno_scenes --out runs/choose_fusion --parallel 14 \
+        model.backbone.pretrained=<file of vit_small_patch14_dinov2>  (TNO; minutes on a GPU)
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from choice_bounds import VEILS, veiled
+from json_results import read_results
+from landsat_yardsticks import RULES
+from PIL import Image
+from tno_recipe import QUICK, SINGLE, Task
+
+from trireid.ablation import file_cells
+from trireid.cli.guard import guarded
+from trireid.config.load import load_config, override_config
+from trireid.data.images import load_images
+from trireid.data.readers import scan
+from trireid.data.records import Record
+from trireid.errors import RunError
+from trireid.evaluation.evaluate import evaluate_features
+from trireid.files import write_text
+from trireid.train.checkpoint import build_for, load_checkpoint
+from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
+from trireid.train.evaluating import evaluate_split
+from trireid.train.inputs import open_inputs
+from trireid.train.loop import train
+from trireid.types import Protocol
+
+AS_THEY_ARE = "as they are"
+VIEWS = {AS_THEY_ARE: ("", ()), **VEILS}
+POWERS = (0, 2, 4, 8)
+SEEDS = (1, 2)
+Metrics = dict[str, dict[str, float]]
+"""MAP of the head feature by view, and by power and rule."""
+
+
+def write_manifest(root: Path, task: Task, view: str, folder: Path) -> Path:
+    """A CSV manifest of the training split with the scenes of a task as its test split, veiled as the view is."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(3)
+    records = list(scan("tno_scenes", root).train)
+    second = max(str(record.camera) for record in records)
+    path = folder / "manifest.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["rgb", "nir", "tir", "id", "camera", "scene", "split"])
+        for number, record in enumerate(records):
+            paths = [str(source.path.resolve()) for source in record.images if source is not None]
+            split = task.split(record)
+            if split == "test" and str(record.camera) == second:
+                paths = veiled_files(record, paths, view, folder / f"{number:05d}", generator)
+            table.writerow([*paths, record.identity, record.camera, record.scene, split])
+    return path
+
+
+def veiled_files(record: Record, paths: list[str], view: str, stem: Path, generator: torch.Generator) -> list[str]:
+    """The paths of an item; those of veiled spectra are new files."""
+    kind, spectra = VIEWS[view]
+    images, paths = load_images(record), list(paths)
+    for spectrum in spectra:
+        image = images[spectrum]
+        assert image is not None, "every item of this set has three images"
+        grey = veiled(image[None, :1].float() / 255, kind, generator)[0, 0]
+        paths[spectrum] = str(stem.with_name(f"{stem.name}_{spectrum}.png"))
+        Image.fromarray((255 * grey).round().byte().numpy()).save(paths[spectrum])
+    return paths
+
+
+def run_task(task: Task, given: argparse.Namespace) -> tuple[Metrics, int]:
+    """Train without the scenes of a task, and rank them in every view; also the number of queries."""
+    with tempfile.TemporaryDirectory(dir=given.scratch) as name:
+        scratch = Path(name)
+        manifests = {view: write_manifest(given.root, task, view, scratch / str(i)) for i, view in enumerate(VIEWS)}
+        settings = ["data.format=csv", f"data.cache_folder={scratch / 'cache'}", f"output={scratch / 'run'}"]
+        made = load_config(given.config, [*task.overrides, *settings, *QUICK, f"train.seed={task.seed}"])
+        once = [f"train.{name}_every={made.train.epochs}" for name in ("evaluate", "checkpoint")]
+        config = override_config(made, [*once, f"data.root={manifests[AS_THEY_ARE]}"])
+        train(config, progress=False)
+        device = resolve_device(config.train.device)
+        dtype = autocast_dtype(resolve_precision(config.train.precision, device))
+        model = build_for(load_checkpoint(scratch / "run"), config).to(device).eval()
+        found: Metrics = {}
+        queries = 0
+        for view, path in manifests.items():
+            split = open_inputs(override_config(config, [f"data.root={path}"]), device=device).test
+            result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=False)
+            assert result is not None, "one process"
+            queries = result.num_queries
+            for power in POWERS:
+                for rule in RULES:
+                    ranking = replace(result.source, protocol=Protocol(rule, rule), adaptive_fusion=float(power))
+                    metrics = evaluate_features(ranking, device=device).metrics
+                    found.setdefault(view, {})[f"{power} {rule}"] = metrics["head"]["mAP"]
+        return found, queries
+
+
+def by_seed(runs: Mapping[str, tuple[Metrics, int]], cell: str, view: str, power: int, rule: str) -> list[float]:
+    """MAP in percent of one row by seed, over the queries of all scenes; seeds that lack a scene are left out."""
+    values = []
+    for seed in SEEDS:
+        keys = [Task(cell, (), scenes, seed).key for scenes in SINGLE]
+        if all(key in runs for key in keys):
+            pairs = [(runs[key][0][view][f"{power} {rule}"], runs[key][1]) for key in keys]
+            values.append(100 * sum(value * n for value, n in pairs) / sum(n for _, n in pairs))
+    return values
+
+
+def score(runs: Mapping[str, tuple[Metrics, int]], cell: str, power: int) -> float:
+    """What chooses: the mean of mAP as they are and of the mean mAP of the veils, over rules and seeds."""
+
+    def of(view: str) -> float:
+        return mean(value for rule in RULES for value in by_seed(runs, cell, view, power, rule))
+
+    return mean((of(AS_THEY_ARE), mean(of(view) for view in VEILS)))
+
+
+def table(runs: Mapping[str, tuple[Metrics, int]], cells: list[str]) -> str:
+    """Markdown: a row for each cell that is complete and each power, the best first; and the choice."""
+    lines = [f"| cell | power | score | {' | '.join(f'{view}, `{rule}`' for view in VIEWS for rule in RULES)} |"]
+    lines.append("|---|---:|---:|" + "---:|" * len(VIEWS) * len(RULES))
+    done = [cell for cell in cells if by_seed(runs, cell, AS_THEY_ARE, 0, RULES[0])]
+    rows = sorted(((score(runs, cell, power), cell, power) for cell in done for power in POWERS), reverse=True)
+    for total, cell, power in rows:
+        shown = []
+        for view in VIEWS:
+            for rule in RULES:
+                values = by_seed(runs, cell, view, power, rule)
+                shown.append(f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else ""))
+        lines.append(f"| {cell} | {power} | {total:.1f} | {' | '.join(shown)} |")
+    if rows:
+        lines += ["", f"chosen: {rows[0][1]}, evaluate.adaptive_fusion={rows[0][2]}"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the command line, run what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("data/tno_scenes"))
+    parser.add_argument("--out", type=Path, default=Path("runs/choose_fusion"))
+    parser.add_argument("--config", type=Path, default=Path("configs/trireid/tno_scenes/recipe.yaml"))
+    parser.add_argument("--cells", type=Path, default=Path("benchmarks/choose_fusion_tno.yaml"))
+    parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all cells")
+    given = parser.parse_args()
+    cells = {cell.name: cell.overrides for cell in file_cells(given.cells)}
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / "results.json"
+    runs = read_results(path) if path.is_file() else {}
+    tasks = [
+        Task(name, (*overrides, *given.settings), scenes, seed)
+        for seed in SEEDS
+        for name, overrides in cells.items()
+        for scenes in SINGLE
+    ]
+    failed = []
+    with (
+        tempfile.TemporaryDirectory(prefix="tno-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as scratch,
+        ProcessPoolExecutor(given.parallel, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        given.scratch = Path(scratch)
+        waiting = {pool.submit(run_task, task, given): task for task in tasks if task.key not in runs}
+        for future in as_completed(waiting):
+            task = waiting[future]
+            if error := future.exception():
+                print(f"{task.key}: {error}", file=sys.stderr)
+                failed.append(task.key)
+                continue
+            runs[task.key] = future.result()
+            write_text(path, json.dumps(runs, indent=1) + "\n")
+    print(table(runs, list(cells)))
+    if failed:
+        raise RunError(f"{len(failed)} of {len(tasks)} runs failed, see above: run again to complete the table")
+
+
+if __name__ == "__main__":
+    with guarded():
+        main()
