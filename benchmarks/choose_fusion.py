@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 from choice_bounds import VEILS, veiled
@@ -32,19 +32,19 @@ from tno_recipe import QUICK, SINGLE, Task
 
 from trireid.ablation import file_cells
 from trireid.cli.guard import guarded
-from trireid.config.load import load_config, override_config
+from trireid.config.load import dump_changes, load_config, override_config
 from trireid.data.images import load_images
 from trireid.data.readers import scan
 from trireid.data.records import Record
-from trireid.errors import RunError
+from trireid.errors import RunError, printable
 from trireid.evaluation.evaluate import evaluate_features
-from trireid.files import write_text
+from trireid.files import write_json
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
 from trireid.train.evaluating import evaluate_split
 from trireid.train.inputs import open_inputs
 from trireid.train.loop import train
-from trireid.types import Protocol
+from trireid.types import NUM_MODALITIES, Protocol
 
 AS_THEY_ARE = "as they are"
 VIEWS = {AS_THEY_ARE: ("", ()), **VEILS}
@@ -65,24 +65,36 @@ def write_manifest(root: Path, task: Task, view: str, folder: Path) -> Path:
         table = csv.writer(file)
         table.writerow(["rgb", "nir", "tir", "id", "camera", "scene", "split"])
         for number, record in enumerate(records):
-            paths = [str(source.path.resolve()) for source in record.images if source is not None]
             split = task.split(record)
-            if split == "test" and str(record.camera) == second:
-                paths = veiled_files(record, paths, view, folder / f"{number:05d}", generator)
+            seen = split == "test" and str(record.camera) == second
+            stem = folder / f"{number:05d}"
+            paths = veiled_files(record, view, stem, generator) if seen else image_files(record)
             table.writerow([*paths, record.identity, record.camera, record.scene, split])
     return path
 
 
-def veiled_files(record: Record, paths: list[str], view: str, stem: Path, generator: torch.Generator) -> list[str]:
+def image_files(record: Record) -> list[str]:
+    """The paths of the images of an item.
+
+    Raises:
+        RunError: it lacks an image.
+    """
+    paths = [str(source.path.resolve()) for source in record.images if source is not None]
+    if len(paths) < NUM_MODALITIES:
+        raise RunError(f"{paths[0]} lacks an image of another spectrum: every item of this set needs all three")
+    return paths
+
+
+def veiled_files(record: Record, view: str, stem: Path, generator: torch.Generator) -> list[str]:
     """The paths of an item; those of veiled spectra are new files."""
     kind, spectra = VIEWS[view]
-    images, paths = load_images(record), list(paths)
+    images, paths = load_images(record), image_files(record)
     for spectrum in spectra:
         image = images[spectrum]
-        assert image is not None, "every item of this set has three images"
-        grey = veiled(image[None, :1].float() / 255, kind, generator)[0, 0]
-        paths[spectrum] = str(stem.with_name(f"{stem.name}_{spectrum}.png"))
-        Image.fromarray((255 * grey).round().byte().numpy()).save(paths[spectrum])
+        if image is not None:
+            grey = veiled(image[None, :1].float() / 255, kind, generator)[0, 0]
+            paths[spectrum] = str(stem.with_name(f"{stem.name}_{spectrum}.png"))
+            Image.fromarray((255 * grey).round().byte().numpy()).save(paths[spectrum])
     return paths
 
 
@@ -135,10 +147,10 @@ def score(runs: Mapping[str, tuple[Metrics, int]], cell: str, power: int) -> flo
 
 
 def table(runs: Mapping[str, tuple[Metrics, int]], cells: list[str]) -> str:
-    """Markdown: a row for each cell that is complete and each power, the best first; and the choice."""
+    """Markdown: a row for each cell with all runs and each power, the best first; the choice, if no run is missing."""
     lines = [f"| cell | power | score | {' | '.join(f'{view}, `{rule}`' for view in VIEWS for rule in RULES)} |"]
     lines.append("|---|---:|---:|" + "---:|" * len(VIEWS) * len(RULES))
-    done = [cell for cell in cells if by_seed(runs, cell, AS_THEY_ARE, 0, RULES[0])]
+    done = [cell for cell in cells if len(by_seed(runs, cell, AS_THEY_ARE, 0, RULES[0])) == len(SEEDS)]
     rows = sorted(((score(runs, cell, power), cell, power) for cell in done for power in POWERS), reverse=True)
     for total, cell, power in rows:
         shown = []
@@ -147,9 +159,47 @@ def table(runs: Mapping[str, tuple[Metrics, int]], cells: list[str]) -> str:
                 values = by_seed(runs, cell, view, power, rule)
                 shown.append(f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else ""))
         lines.append(f"| {cell} | {power} | {total:.1f} | {' | '.join(shown)} |")
-    if rows:
-        lines += ["", f"chosen: {rows[0][1]}, evaluate.adaptive_fusion={rows[0][2]}"]
+    lines.append("")
+    if missing := [cell for cell in cells if cell not in done]:
+        lines.append(f"nothing is chosen: runs of {', '.join(missing)} are missing")
+    else:
+        lines.append(f"chosen: {rows[0][1]}, evaluate.adaptive_fusion={rows[0][2]}")
     return "\n".join(lines)
+
+
+def start_results(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a file of results holds, or an empty one with these settings.
+
+    Raises:
+        RunError: the file cannot be read, or was written with other settings.
+    """
+    if not path.is_file():
+        return {"settings": settings, "runs": {}}
+    found = read_results(path)
+    if found.get("settings") != settings or not isinstance(found.get("runs"), dict):
+        raise RunError(f"{path} was written with other cells or settings: give another --out, or remove it")
+    return found
+
+
+def run_all(tasks: Sequence[Task], given: argparse.Namespace, results: dict[str, Any], path: Path) -> int:
+    """Run what has no result yet, and keep each result at once; the number of runs that failed."""
+    failed = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="tno-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as scratch,
+        ProcessPoolExecutor(given.parallel, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        given.scratch = Path(scratch)
+        waiting = {pool.submit(run_task, task, given): task for task in tasks if task.key not in results["runs"]}
+        for future in as_completed(waiting):
+            task = waiting[future]
+            if error := future.exception():
+                reason = printable(str(error), limit=200)
+                print(f"{task.key}: {type(error).__name__}: {reason}", file=sys.stderr)
+                failed += 1
+            else:
+                results["runs"][task.key] = future.result()
+                write_json(path, results)
+    return failed
 
 
 def main() -> None:
@@ -163,33 +213,24 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all cells")
     given = parser.parse_args()
     cells = {cell.name: cell.overrides for cell in file_cells(given.cells)}
+    scan("tno_scenes", given.root)  # refuses a wrong folder once, not in every run
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "results.json"
-    runs = read_results(path) if path.is_file() else {}
+    settings = {
+        "config": dump_changes(load_config(given.config, given.settings)),
+        "cells": {name: list(overrides) for name, overrides in cells.items()},
+    }
+    results = start_results(path, settings)
     tasks = [
         Task(name, (*overrides, *given.settings), scenes, seed)
         for seed in SEEDS
         for name, overrides in cells.items()
         for scenes in SINGLE
     ]
-    failed = []
-    with (
-        tempfile.TemporaryDirectory(prefix="tno-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as scratch,
-        ProcessPoolExecutor(given.parallel, mp_context=multiprocessing.get_context("spawn")) as pool,
-    ):
-        given.scratch = Path(scratch)
-        waiting = {pool.submit(run_task, task, given): task for task in tasks if task.key not in runs}
-        for future in as_completed(waiting):
-            task = waiting[future]
-            if error := future.exception():
-                print(f"{task.key}: {error}", file=sys.stderr)
-                failed.append(task.key)
-                continue
-            runs[task.key] = future.result()
-            write_text(path, json.dumps(runs, indent=1) + "\n")
-    print(table(runs, list(cells)))
+    failed = run_all(tasks, given, results, path)
+    print(table(results["runs"], list(cells)))
     if failed:
-        raise RunError(f"{len(failed)} of {len(tasks)} runs failed, see above: run again to complete the table")
+        raise RunError(f"{failed} of {len(tasks)} runs failed, see above: run again to complete the table")
 
 
 if __name__ == "__main__":
