@@ -291,14 +291,20 @@ def test_bad_settings_of_variants_are_named(options, message):
 
 def test_settings_without_an_effect_are_refused_before_training_and_not_on_loading():
     backbone = BackboneConfig(name="tiny", pretrained="none", width=32, depth=1, num_heads=2)
+    kept = {"keep_all_in_test": True}
     for options, message in (
-        ({"preset": "sound"}, "below 1"),
-        ({"choice": "soft"}, "choice=soft, which drops nothing"),
+        ({"preset": "sound", **kept}, "keep_all_in_test=true has no effect .*below 1"),
+        ({"choice": "soft", **kept}, "keep_all_in_test=true has no effect .*choice=soft, which drops nothing"),
+        ({"choice": "soft", "sparse_ratio": 1.0}, "choice=soft has no effect with sparse_ratio 1, .*below 1"),
+        ({"choice": "soft", "preset": "sound"}, r"choice=soft has no effect .* \(that of preset sound\), .*below 1"),
     ):
-        model = ModelConfig(backbone=backbone, sdtps=SDTPSConfig(keep_all_in_test=True, **options))
-        with pytest.raises(ConfigError, match=f"keep_all_in_test=true has no effect .*{message}"):
+        model = ModelConfig(backbone=backbone, sdtps=SDTPSConfig(**options))
+        with pytest.raises(ConfigError, match=message):
             check_model(model, image_size=(16, 16))
         build_model(model, image_size=(16, 16), num_classes=0, num_cameras=0)
+    for preset in ("reference", "sound"):  # a choice that keeps all patches by itself is allowed
+        allowed = SDTPSConfig(preset=preset, sparse_ratio=1.0)
+        check_model(ModelConfig(backbone=backbone, sdtps=allowed), image_size=(16, 16))
     blinded = {"data": {"augmentation": {"blinding": 0.5}, "modalities": ["nir"]}}
     with pytest.raises(ConfigError, match=r"blinding=0.5 has no effect with one modality \(data.modalities: nir\)"):
         check_blinding(Config.model_validate(blinded))

@@ -82,24 +82,38 @@ def check_model(config: ModelConfig, *, image_size: tuple[int, int], load_pretra
 
     Start weights of a local file are tried; `check_published_weights` does it for those of a name.
     """
-    _check_choice_in_test(config)
+    _check_choice(config)
     with torch.device("meta"):  # shapes without numbers
         model = build_model(config, image_size=image_size, num_classes=1, num_cameras=1, load_pretrained=False)
     if load_pretrained and config.backbone.pretrained not in ("none", "timm"):
         _load_start(model.backbone.vit, config)
 
 
-def _check_choice_in_test(config: ModelConfig) -> None:
+def _check_choice(config: ModelConfig) -> None:
+    """Refuse settings of the choice that change nothing; checkpoints that hold them are still loaded."""
     settings = config.sdtps
-    if config.head != "sdtps" or not settings.keep_all_in_test:
+    if config.head != "sdtps":
+        return
+    keeps_all = (settings.sparse_ratio or SPARSE_RATIOS[settings.preset]) == 1
+    if settings.choice == "soft" and keeps_all:
+        raise ConfigError(
+            f"model.sdtps.choice=soft has no effect with sparse_ratio 1{_of_preset(config)}, which weighs all patches "
+            "alike: set model.sdtps.sparse_ratio below 1, such as 0.5, or leave choice out"
+        )
+    if not settings.keep_all_in_test:
         return
     if settings.choice == "soft":
         raise ConfigError("model.sdtps.keep_all_in_test=true has no effect with choice=soft, which drops nothing")
-    if (settings.sparse_ratio or SPARSE_RATIOS[settings.preset]) == 1:
+    if keeps_all:
         raise ConfigError(
             "model.sdtps.keep_all_in_test=true has no effect where training keeps all patches too: set "
             "model.sdtps.sparse_ratio below 1, such as 0.5"
         )
+
+
+def _of_preset(config: ModelConfig) -> str:
+    """Where the share of kept patches comes from, if it was not set."""
+    return "" if config.sdtps.sparse_ratio is not None else f" (that of preset {config.sdtps.preset})"
 
 
 def check_published_weights(config: ModelConfig, *, image_size: tuple[int, int]) -> None:
