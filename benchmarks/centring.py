@@ -3,9 +3,10 @@
     python benchmarks/centring.py runs/grid [runs/OTHER ...] [--rules camera,cross_camera] [--out FILE]
 
 Every folder is one of `trireid ablate`, with runs CELL/seedN that were evaluated without centring. Nothing is trained
-and no image is read: the saved features are ranked again, with the mean that the last checkpoint holds. Prints a
-Markdown table a folder: mAP in percent, mean and standard deviation over the seeds; and the gain of each kind, whose
-deviation is over the seeds too. Seconds for a few runs, on one CPU core.
+and no image is read: the saved features are ranked again, with the mean that the last checkpoint holds, and without
+adaptive fusion unless `--adaptive-fusion` gives its power, whatever the runs were evaluated with. Prints a Markdown
+table a folder: mAP in percent, mean and standard deviation over the seeds; and the gain of each kind, whose deviation
+is over the seeds too. Seconds for a few runs, on one CPU core.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from statistics import mean, stdev
 from typing import get_args
 
 from trireid.cli.guard import guarded
-from trireid.errors import RunError, TrireidError
+from trireid.errors import RunError
 from trireid.evaluation.centring import centred_by_camera, centred_by_means
-from trireid.evaluation.evaluate import evaluate_features
+from trireid.evaluation.evaluate import evaluate_features, fused_spectra
 from trireid.evaluation.feature_files import load_features
 from trireid.files import check_writable, write_json
-from trireid.names import Exclusion
+from trireid.names import LARGEST_POWER, Exclusion
 from trireid.train.checkpoint import load_checkpoint
 from trireid.types import Protocol
 
@@ -35,13 +36,13 @@ Found = dict[str, dict[str, dict[str, float]]]
 """mAP by feature, rule and kind of centring."""
 
 
-def measure(run: Path, rules: Sequence[str]) -> Found:
-    """One run under every kind of centring.
+def measure(run: Path, rules: Sequence[str], *, power: float = 0.0) -> Found:
+    """One run under every kind of centring, ranked with adaptive fusion of a power (0: without).
 
     Raises:
         RunError: it was evaluated with centring, or its checkpoint has no mean.
     """
-    checkpoint, ranking = load_checkpoint(run), load_features(run)
+    checkpoint, ranking = load_checkpoint(run), replace(load_features(run), adaptive_fusion=power)
     own = checkpoint.config.evaluate.centring
     if own != "none":
         raise RunError(f"{run} was evaluated with evaluate.centring={own}: its saved features are centred already")
@@ -52,6 +53,9 @@ def measure(run: Path, rules: Sequence[str]) -> Found:
         "train": centred_by_means(ranking, checkpoint.centre),
         "camera": centred_by_camera(ranking),
     }
+    for name in FEATURES:
+        if power and name in ranking.query.features.features and not fused_spectra(ranking, name):
+            sys.stderr.write(f"note: {run}: {name} mixes spectra or items lack some: ranked without adaptive fusion\n")
     found: Found = defaultdict(lambda: defaultdict(dict))
     for rule in rules or [ranking.protocol.exclude]:
         for kind, each in given.items():
@@ -83,37 +87,52 @@ def _spread(values: Sequence[float], *, sign: str = "") -> str:
     return f"{mean(values):{sign}.1f}{spread}"
 
 
-def main() -> int:
+def note_left_out(runs: Sequence[Path], power: float) -> None:
+    """One line on the error stream where runs were evaluated with another power of adaptive fusion."""
+    left_out = sorted({load_features(run).adaptive_fusion for run in runs} - {0.0, power})
+    if left_out:
+        powers, here = " and ".join(f"{each:g}" for each in left_out), f"with {power:g}" if power else "without it"
+        sys.stderr.write(
+            f"note: some runs were evaluated with evaluate.adaptive_fusion={powers} and are ranked {here} here: "
+            f"--adaptive-fusion {left_out[-1]:g} ranks with it\n"
+        )
+
+
+def main() -> None:
     """Measure all folders and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--rules", default="", help="such as camera,cross_camera; that of the runs if left out")
+    parser.add_argument(
+        "--adaptive-fusion", type=float, default=0.0, metavar="POWER", help="rank with it; default: 0, without"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the metrics of every run")
     given = parser.parse_args()
     rules = [rule for rule in given.rules.split(",") if rule]
     if strange := sorted(set(rules) - set(get_args(Exclusion))):
         parser.error(f"--rules has {strange[0]!r}; choose among {', '.join(get_args(Exclusion))}")
+    power = given.adaptive_fusion
+    if not 0.0 <= power <= LARGEST_POWER:
+        parser.error(f"--adaptive-fusion is {power:g}; allowed are 0 (off) to {LARGEST_POWER:g}")
     if given.out is not None:
         check_writable(given.out)
     everything: dict[str, dict[str, dict[str, Found]]] = {}
-    try:
-        for folder in given.folders:
-            runs: dict[str, dict[str, Found]] = {}
-            for path in sorted(folder.glob("*/seed*/metrics.json")):
-                runs.setdefault(path.parent.parent.name, {})[path.parent.name] = measure(path.parent, rules)
-            if not runs:
-                raise RunError(f"{folder} holds no finished run: give the --out folder of trireid ablate")
-            everything[str(folder)] = runs
-            shown = table({cell: list(found.values()) for cell, found in runs.items()}, rules)
-            print(f"\n{folder.name}\n\n{shown}", flush=True)
-    except TrireidError as error:
-        print(error, file=sys.stderr)
-        return 2
+    paths: list[Path] = []
+    for folder in given.folders:
+        runs: dict[str, dict[str, Found]] = {}
+        for path in sorted(folder.glob("*/seed*/metrics.json")):
+            runs.setdefault(path.parent.parent.name, {})[path.parent.name] = measure(path.parent, rules, power=power)
+            paths.append(path.parent)
+        if not runs:
+            raise RunError(f"{folder} holds no finished run: give the --out folder of trireid ablate")
+        everything[str(folder)] = runs
+        shown = table({cell: list(found.values()) for cell, found in runs.items()}, rules)
+        print(f"\n{folder.name}{f', adaptive fusion {power:g}' * bool(power)}\n\n{shown}", flush=True)
+    note_left_out(paths, power)
     if given.out is not None:
         write_json(given.out, everything)
-    return 0
 
 
 if __name__ == "__main__":
     with guarded():
-        sys.exit(main())
+        main()

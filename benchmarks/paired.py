@@ -7,9 +7,10 @@ image is read. A cell has the mAP of all queries and of each `--scene`, with its
 for each control the difference with a 95 % interval: the average precision of a query is averaged over the seeds, its
 difference to the control's is taken, and identities (of one scene: its own) are drawn with replacement 2,000 times.
 The interval is about identities; the deviation beside mAP is about seeds. `--also` adds the mAP of the same cells in
-another grid, such as another data set. `--exclude` ranks by another rule than that of the runs. `--adaptive-fusion 4`
-shows every cell a second time, ranked with `evaluate.adaptive_fusion=4` (name ends with `_fused`). `--costs` reads rows
-of `trireid bench --mode inference --out JSON`.
+another grid, such as another data set. `--exclude` ranks by another rule than that of the runs. All cells are ranked
+without adaptive fusion, also those whose runs were evaluated with it; `--adaptive-fusion 4` shows every cell a second
+time, ranked with `evaluate.adaptive_fusion=4` (name ends with `_fused`). `--costs` reads rows of `trireid bench --mode
+inference --out JSON`.
 """
 
 from __future__ import annotations
@@ -54,12 +55,14 @@ class Cell:
         precision: `(S, Q)` average precision of S seeds and Q queries; NaN where a query has no match.
         identity: `(Q,)` identity of each query, as text.
         scene: `(Q,)` scene of each query; empty text where it is not known.
+        own_power: the largest `evaluate.adaptive_fusion` of its runs, whatever it is ranked with here.
     """
 
     name: str
     precision: Floats
     identity: NDArray[np.str_]
     scene: NDArray[np.str_]
+    own_power: float = 0.0
 
     def of(self, scene: str | None) -> NDArray[np.bool_]:
         """`(Q,)`, the queries of a scene that have a match; None: of all scenes.
@@ -77,18 +80,18 @@ class Cell:
         return [100 * float(row[self.of(scene)].mean()) for row in self.precision]
 
 
-def read_cell(folder: Path, feature: str, rule: Exclusion | None = None, power: float | None = None) -> Cell:
-    """Rank the saved features of all runs of a cell; a rule or a power of adaptive fusion of None is that of the runs.
+def read_cell(folder: Path, feature: str, rule: Exclusion | None = None, power: float = 0.0) -> Cell:
+    """Rank the saved features of all runs of a cell, with adaptive fusion of a power; a rule of None is theirs.
 
     Raises:
         RunError: there are no features, or the runs do not have the same queries.
     """
     runs = sorted((path.parent for path in folder.glob(f"seed*/{FEATURES_FILE}")), key=lambda run: int(run.name[4:]))
-    rows, names, ranking = [], None, None
+    rows, names, ranking, own_power = [], None, None, 0.0
     for run in runs:
         ranking = load_features(run)
-        if power is not None:
-            ranking = replace(ranking, adaptive_fusion=power)
+        own_power = max(own_power, ranking.adaptive_fusion)
+        ranking = replace(ranking, adaptive_fusion=power)
         known = [record.name for record in ranking.query.records]
         if names is not None and names != known:
             raise RunError(f"{run} has other queries than {runs[0]}: the runs of a grid must share their test set")
@@ -106,7 +109,8 @@ def read_cell(folder: Path, feature: str, rule: Exclusion | None = None, power: 
         raise RunError(f"{folder} has no run with {FEATURES_FILE}")
     records = ranking.query.records
     identity, scene = ([getattr(record, field) or "" for record in records] for field in ("identity", "scene"))
-    return Cell(folder.name + (FUSED if power else ""), np.stack(rows), np.array(identity), np.array(scene))
+    shown = folder.name + (FUSED if power else "")
+    return Cell(shown, np.stack(rows), np.array(identity), np.array(scene), own_power)
 
 
 def difference(cell: Cell, control: Cell, scene: str | None = None) -> tuple[float, float, float]:
@@ -150,19 +154,21 @@ def rows_of(
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table; mAP and differences in percent."""
+    """The table; mAP and differences in percent. Without another grid or costs it has no columns for them."""
     parts, controls = list(rows[0]["mAP"]), list(rows[0]["difference"])
-    head = ["cell", "seeds", *(f"mAP, {part}" for part in parts), "mAP, other grid"]
+    others, costs = any(row["other mAP"] for row in rows), any("triplets/s" in row for row in rows)
+    head = ["cell", "seeds", *(f"mAP, {part}" for part in parts), *["mAP, other grid"] * others]
     head += [f"to {control}, {part}" for control in controls for part in parts]
-    head += ["ms per triplet", "mAP per ms"]
+    head += ["ms per triplet", "mAP per ms"] * costs
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        shown = [_spread(row["mAP"][part]) for part in parts] + [_spread(row["other mAP"])]
+        shown = [_spread(row["mAP"][part]) for part in parts] + [_spread(row["other mAP"])] * others
         for control in controls:
             for value, low, high in row["difference"][control].values():
                 shown.append("-" if control == row["cell"] else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]")
         cost = 1000 / row["triplets/s"] if "triplets/s" in row else None
-        shown += ["", ""] if cost is None else [f"{cost:.3f}", f"{mean(row['mAP']['all']) / cost:.0f}"]
+        figures = ["", ""] if cost is None else [f"{cost:.3f}", f"{mean(row['mAP']['all']) / cost:.0f}"]
+        shown += figures * costs
         lines.append("| " + " | ".join([row["cell"], str(len(row["mAP"]["all"])), *shown]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -174,9 +180,9 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def read_grid(
-    folder: Path, feature: str, rule: Exclusion | None = None, *, power: float | None = None, parallel: int = 1
+    folder: Path, feature: str, rule: Exclusion | None = None, *, power: float = 0.0, parallel: int = 1
 ) -> dict[str, Cell]:
-    """All cells of a grid that have a finished run, by the name of their folder (with `power`: and `FUSED`)."""
+    """All cells of a grid that have a finished run, by the name of their folder (with a power: and `FUSED`)."""
     finished = {path.parents[1].name for path in folder.glob(f"*/seed*/{FEATURES_FILE}")}
     if not finished:
         raise RunError(f"{folder} has no runs CELL/seedN with {FEATURES_FILE}, which `trireid ablate` makes")
@@ -185,6 +191,17 @@ def read_grid(
         folders = [folder / name for name in names]
         cells = pool.map(read_cell, folders, repeat(feature), repeat(rule), repeat(power))
         return {cell.name: cell for cell in cells}
+
+
+def note_left_out(cells: Sequence[Cell], power: float | None) -> None:
+    """One line on the error stream where runs were evaluated with adaptive fusion that is not shown."""
+    left_out = sorted({cell.own_power for cell in cells} - {0.0, power})
+    if left_out:
+        powers = " and ".join(f"{each:g}" for each in left_out)
+        sys.stderr.write(
+            f"note: some runs were evaluated with evaluate.adaptive_fusion={powers}, which is left out here: "
+            f"--adaptive-fusion {left_out[-1]:g} shows every cell with it too\n"
+        )
 
 
 def read_rates(path: Path | None) -> dict[str, float]:
@@ -221,16 +238,18 @@ def main() -> None:
     if fused is not None and not 0.0 < fused <= LARGEST_POWER:
         raise RunError(f"--adaptive-fusion is {fused:g}; allowed is a power above 0, at most {LARGEST_POWER:g}")
     cells = {}
-    for power in (None,) if fused is None else (0.0, fused):
+    for power in (0.0,) if fused is None else (0.0, fused):
         cells |= read_grid(given.folder, given.feature, given.exclude, power=power, parallel=given.parallel)
     names = [cell_folder(name.strip()) for name in given.against.split(";")]
     if missing := [name for name in names if name not in cells]:
         raise RunError(f"{given.folder} has no finished cell {', '.join(missing)}; there are {', '.join(cells)}")
+    others = read_grid(given.also, given.feature, parallel=given.parallel) if given.also else {}
+    note_left_out([*cells.values(), *others.values()], fused)
     rows = rows_of(
         list(cells.values()),
         [cells[name] for name in names],
         scenes=given.scene,
-        others=read_grid(given.also, given.feature, parallel=given.parallel) if given.also else {},
+        others=others,
         rates=read_rates(given.costs),
     )
     sys.stdout.write(markdown(rows))

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,6 +68,9 @@ def test_the_table_has_a_row_for_every_cell():
     assert lines[3].split("|")[6].strip().startswith("+4.")
     assert "2.000" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
+    plain = paired.markdown(paired.rows_of([base, better], [base], scenes=[], others={}, rates={})).splitlines()
+    assert plain[0] == "| cell | seeds | mAP, all | to base, all |"
+    assert {line.count("|") for line in plain} == {5}
 
 
 def test_scripts_refuse_files_and_names_that_they_cannot_use(tmp_path, monkeypatch):
@@ -93,16 +97,36 @@ def test_scripts_refuse_files_and_names_that_they_cannot_use(tmp_path, monkeypat
             importlib.import_module(script).main()
 
 
-def test_a_feature_that_cannot_be_fused_is_named(tmp_path, capsys):
+def test_runs_are_ranked_without_their_own_adaptive_fusion_and_a_note_says_so(tmp_path, capsys, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     item, present = torch.arange(8), torch.ones(8, 3, dtype=torch.bool)
     labels = Labels(item % 4, item // 4, torch.full((8,), -1), item)
     records = tuple(Record(f"{n}", (ImageSource(Path(f"{n}.png")),) * 3, identity=str(n % 4)) for n in range(8))
-    for name, blocks in (("hdm", modality_subsets()), ("sdtps", MODALITY_BLOCKS)):
+    for name, blocks, own in (("hdm", modality_subsets(), 0.0), ("sdtps", MODALITY_BLOCKS, 4.0)):
         features = {"global": torch.randn(8, 4 * len(blocks), generator=generator)}
         side = Side(FeatureSet(features, present, item, {"global": blocks}), labels, records)
         (tmp_path / name / "seed1").mkdir(parents=True)
-        save_features(tmp_path / name / "seed1", Ranking(side, side, Protocol("camera", "camera")))
+        save_features(tmp_path / name / "seed1", Ranking(side, side, Protocol("camera", "camera"), adaptive_fusion=own))
     assert list(paired.read_grid(tmp_path, "global", power=2.0)) == ["hdm_fused", "sdtps_fused"]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("hdm/seed1: global mixes spectra or items lack some: ranked without adaptive fusion")
+
+    script, chosen = importlib.import_module("centring"), SimpleNamespace(adaptive_fusion=4.0, centring="none")
+    checkpoint = SimpleNamespace(config=SimpleNamespace(evaluate=chosen), centre={"global": torch.zeros(12)})
+    monkeypatch.setattr(script, "load_checkpoint", lambda run: checkpoint)
+    run = tmp_path / "sdtps" / "seed1"
+    found = {power: script.measure(run, ("camera",), power=power)["global"]["camera"]["none"] for power in (0.0, 4.0)}
+    whole, fused = paired.read_cell(run.parent, "global"), paired.read_cell(run.parent, "global", power=4.0)
+    assert [found[0.0], found[4.0]] == pytest.approx([np.nanmean(each.precision) for each in (whole, fused)])
+    assert found[0.0] != found[4.0]
+    paired.note_left_out([whole, fused], 4.0)
+    script.note_left_out([run], 4.0)
+    assert not capsys.readouterr().err
+    paired.note_left_out([whole], None)
+    script.note_left_out([run], 0.0)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "evaluate.adaptive_fusion=4, which is left out here: --adaptive-fusion 4" in first
+    assert "evaluate.adaptive_fusion=4 and are ranked without it here: --adaptive-fusion 4" in second
+    monkeypatch.setattr(sys, "argv", ["centring", str(tmp_path / "none")])
+    with pytest.raises(RunError, match="holds no finished run"):
+        script.main()
