@@ -1,4 +1,4 @@
-"""Chooses cells, contrast and the power of adaptive fusion for tno_scenes on scenes of its training split.
+r"""Chooses cells, contrast and the power of adaptive fusion for tno_scenes on scenes of its training split.
 
 Each of four scenes is held out in turn. Its images are ranked as they are, and with the second capture veiled by
 artificial smoke or night noise in some spectra, since no training scene is veiled. The choice is the cell and the power
@@ -159,7 +159,7 @@ def table(runs: Mapping[str, tuple[Metrics, int]], cells: list[str]) -> str:
                 values = by_seed(runs, cell, view, power, rule)
                 shown.append(f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else ""))
         lines.append(f"| {cell} | {power} | {total:.1f} | {' | '.join(shown)} |")
-    lines.append("")
+    lines = [*lines, ""] if rows else []
     if missing := [cell for cell in cells if cell not in done]:
         lines.append(f"nothing is chosen: runs of {', '.join(missing)} are missing")
     else:
@@ -196,6 +196,9 @@ def run_all(tasks: Sequence[Task], given: argparse.Namespace, results: dict[str,
                 reason = printable(str(error), limit=200)
                 print(f"{task.key}: {type(error).__name__}: {reason}", file=sys.stderr)
                 failed += 1
+                if not results["runs"]:  # a wrong setting or weight file fails in every run
+                    pool.shutdown(cancel_futures=True)
+                    break
             else:
                 results["runs"][task.key] = future.result()
                 write_json(path, results)
@@ -205,10 +208,12 @@ def run_all(tasks: Sequence[Task], given: argparse.Namespace, results: dict[str,
 def main() -> None:
     """Read the command line, run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data/tno_scenes"))
-    parser.add_argument("--out", type=Path, default=Path("runs/choose_fusion"))
-    parser.add_argument("--config", type=Path, default=Path("configs/trireid/tno_scenes/recipe.yaml"))
-    parser.add_argument("--cells", type=Path, default=Path("benchmarks/choose_fusion_tno.yaml"))
+    parser.add_argument("--root", type=Path, default=Path("data/tno_scenes"), help="folder of tno_scenes")
+    parser.add_argument("--out", type=Path, default=Path("runs/choose_fusion"), help="folder of results.json")
+    parser.add_argument(
+        "--config", type=Path, default=Path("configs/trireid/tno_scenes/recipe.yaml"), help="of all runs"
+    )
+    parser.add_argument("--cells", type=Path, default=Path("benchmarks/choose_fusion_tno.yaml"), help="as of ablate")
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all cells")
     given = parser.parse_args()
@@ -230,7 +235,7 @@ def main() -> None:
     failed = run_all(tasks, given, results, path)
     print(table(results["runs"], list(cells)))
     if failed:
-        raise RunError(f"{failed} of {len(tasks)} runs failed, see above: run again to complete the table")
+        raise RunError(f"{failed} of {len(tasks)} runs failed, see above: run again for those that are missing")
 
 
 if __name__ == "__main__":
