@@ -4,9 +4,9 @@
 
 needs runs with `data.val_ids` and a learned cut, such as `model.slimming=[{after_block: 4, keep_ratio: 1.0}]`, whose
 predictor learns while nothing is dropped. SDTPS needs `model.sdtps.cells`: learned slots have one ratio. For each
-ratio: mAP of the joint feature on the held-out identities, mAP on the test split (which does not choose), and the share of the foreseen
-attention that stays. The chosen ratio is the smallest that loses no more than the tolerance (points of mAP) on the
-held-out identities. A run takes seconds on a GPU, minutes without one.
+ratio: mAP of the joint feature on the held-out identities, mAP on the test split (which does not choose), and the share
+of the foreseen attention that stays. The chosen ratio is the smallest that loses no more than the tolerance (points of
+mAP) on the held-out identities. A run takes seconds on a GPU, minutes without one.
 """
 
 from __future__ import annotations
