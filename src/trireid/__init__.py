@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trireid.gallery.gallery import Gallery as Gallery
     from trireid.models.build import build_model as build_model
     from trireid.models.recorded import RecordedModel as RecordedModel
+    from trireid.models.vit_parts import backbone_names as backbone_names
     from trireid.report.page import write_report as write_report
     from trireid.train.checkpoint import load_checkpoint as load_checkpoint
     from trireid.train.checkpoint import load_model as load_model
@@ -68,6 +69,7 @@ _HOMES = {
     "TrireidError": "errors",
     "aggregate": "embedding.aggregate",
     "average_query_expansion": "evaluation.expansion",
+    "backbone_names": "models.vit_parts",
     "build_model": "models.build",
     "concatenate": "embedding.embeddings",
     "calibrate": "embedding.calibrating",

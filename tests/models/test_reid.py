@@ -220,7 +220,8 @@ def test_unknown_backbone_names_the_nearest():
     for name, message in (
         ("vit_base_patch16_22", "near: vit_base_patch16_224"),
         ("dinov3", "near: vit_7b_patch16_dinov3"),
-        ("CLIP_VIT_B16", "near: clip_vit_b16"),
+        ("CLIP_VIT-B/16", "near: clip_vit_b16"),
+        ("swin_tiny_patch4_window7_224", "AIMv2; trireid.backbone_names\\(\\) in Python lists all"),
         ("vit_small_patch16_dinov3.nosuch", "no weights of vit_small_patch16_dinov3 by the tag 'nosuch'; .*lvd1689m"),
     ):
         with pytest.raises(InputError, match=message):

@@ -10,9 +10,9 @@ from trireid.benchmark import model_macs
 from trireid.errors import InputError
 from trireid.models.backbone import Backbone, create_vit
 from trireid.models.slimming import SlimmingStage
-from trireid.models.vit_parts import FAMILIES, MODULES
+from trireid.models.vit_parts import ALIASES, FAMILIES, backbone_names
 
-ALL_NAMES = [name for module in MODULES for name in timm.list_models(module=module)]
+ALL_NAMES = [name for name in backbone_names() if name not in ("tiny", *ALIASES)]
 BUILT = (
     "vit_base_patch16_clip_quickgelu_224",  # norm_pre and a projection
     "vit_small_patch16_18x2_224",  # parallel blocks

@@ -34,6 +34,14 @@ class SplitReport:
     available: tuple[int, ...]
     published: tuple[int, int] | None
 
+    def difference(self) -> str:
+        """How its counts differ from the published ones; empty where they do not."""
+        found = (self.triplets, self.identities)
+        if self.published is None or self.published == found:
+            return ""
+        known = "{} of {}".format(*self.published)
+        return f"{self.name} has {self.triplets} triplets of {self.identities} identities (published: {known})"
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -72,7 +80,7 @@ class CheckReport:
         lines += [*self.images, *(f"warning: {line}" for line in self.warnings)]
         lines += [f"note: {note}" for note in self.notes]
         if self.ok:
-            return [*lines, "no fault found"]
+            return [*lines, "no fault found" + self._difference()]
         kinds = Counter(fault.kind for fault in self.faults)
         total = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
         lines.append(f"{total}: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items()))
@@ -82,6 +90,12 @@ class CheckReport:
             if len(shown) < number:
                 lines.append(f"  {kind}: and {number - len(shown)} more")
         return lines
+
+    def _difference(self) -> str:
+        """The end of the line about no faults where counts differ from the published ones, else nothing."""
+        splits = self.splits[:2] if self.query_is_gallery else self.splits
+        parts = "; ".join(filter(None, (split.difference() for split in splits)))
+        return f", but the counts differ from the published ones: {parts}" if parts else ""
 
 
 _HEADER = ("split", "triplets", "published", "identities", "published", "cameras", "scenes", *MODALITIES)

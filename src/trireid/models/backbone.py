@@ -23,18 +23,9 @@ from trireid.models.rotary import Rotations, switch_off_augmentation
 from trireid.models.slimming import RowTokens, SlimmingStage
 from trireid.models.tokens import embed_tokens, read_tokens
 from trireid.models.untrusted import one_line
-from trireid.models.vit_parts import FAMILIES, MODULES, ViT, check_vit, near_names
+from trireid.models.vit_parts import ALIASES, FAMILIES, MODULES, ViT, check_vit, near_names
 from trireid.names import SieTokens
 from trireid.types import Selection
-
-ALIASES: MappingProxyType[str, str] = MappingProxyType(
-    {
-        "clip_vit_b16": "vit_base_patch16_clip_quickgelu_224.openai",
-        "vit_b16": "vit_base_patch16_224.augreg_in21k",
-        "dinov2_vit_s14": "vit_small_patch14_dinov2.lvd142m",
-    }
-)
-"""Short names of backbones -> timm names. `tiny` is ours, for the CPU, and has no pretrained weights."""
 
 TINY = MappingProxyType({"patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 4})
 
@@ -307,7 +298,7 @@ def create_vit(
     """A timm ViT of this name for this image size, with fresh weights (models/weights.py loads others).
 
     Args:
-        name: `tiny`, a key of `ALIASES` or a timm name of one of `vit_parts.FAMILIES`.
+        name: `tiny`, or one of `vit_parts.backbone_names`; a timm name may carry the tag of its weights.
         image_size: (height, width) in pixels, multiples of the patch size.
         patch_size, width, depth, num_heads: replace what the name says; None keeps it.
         projection: width of the map that ends CLIP's tower; None keeps what the name says.
@@ -353,10 +344,10 @@ def timm_model_name(name: str) -> str:
     timm_name = ALIASES.get(name, name)
     architecture, _, tag = timm_name.partition(".")
     if not timm.models.is_model_in_modules(architecture, MODULES):
-        hint = ", ".join(near_names(architecture.lower(), others=tuple(ALIASES)))
+        hint = ", ".join(near_names(architecture))
         raise InputError(
             f"backbone {name!r} is neither tiny, nor one of {', '.join(ALIASES)}, nor a ViT of timm of the families "
-            f"{FAMILIES}{hint and f'; near: {hint}'}"
+            f"{FAMILIES}{hint and f'; near: {hint}'}; trireid.backbone_names() in Python lists all"
         )
     tags = [each.partition(".")[2] for each in timm.list_models(f"{architecture}.*", include_tags=True)]
     if tag and tag not in tags:

@@ -1,8 +1,10 @@
-"""Checks that a timm ViT has every part that is used of it, when the backbone is built."""
+"""The names of backbones, and checks that a timm ViT has every part that is used of it, when it is built."""
 
 from __future__ import annotations
 
 import difflib
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import timm
@@ -20,15 +22,44 @@ ViT: TypeAlias = VisionTransformer | Eva
 MODULES = ("vision_transformer", "eva")
 """Modules of timm whose models they are."""
 
-FAMILIES = "ViT, CLIP, DINOv2, DINOv3, SigLIP, SigLIP 2, EVA, EVA-02, RoPE-ViT, Perception Encoder, AIMv2"
+FAMILIES = (
+    "ViT, FlexiViT, BEiT-3, CLIP, DINOv2, DINOv3, SigLIP, SigLIP 2, EVA, EVA-02, RoPE-ViT, Perception Encoder, AIMv2"
+)
 """Families of timm that can be backbones, for messages; docs/backbones.md has the table."""
 
 
-def near_names(name: str, *, others: tuple[str, ...] = ()) -> list[str]:
-    """At most three names of backbones that are spelled like this one, or else contain it; `others` are known too."""
-    known = [*others, *(each for module in MODULES for each in timm.list_models(module=module))]
+ALIASES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "clip_vit_b16": "vit_base_patch16_clip_quickgelu_224.openai",
+        "vit_b16": "vit_base_patch16_224.augreg_in21k",
+        "dinov2_vit_s14": "vit_small_patch14_dinov2.lvd142m",
+    }
+)
+"""Short names of backbones -> timm names. `tiny` is ours, for the CPU, and has no pretrained weights."""
+
+
+def backbone_names(pattern: str = "*") -> list[str]:
+    """The names that `model.backbone.name` takes: `tiny`, the short names, and those of timm without their tags.
+
+    Args:
+        pattern: which of them, with `*` for any characters.
+
+    Example:
+        >>> backbone_names("*vit_b16"), backbone_names("resnet*")
+        (['clip_vit_b16', 'vit_b16'], [])
+        >>> "vit_base_patch16_dinov3" in backbone_names("*dinov3*")
+        True
+    """
+    known = ["tiny", *ALIASES, *(name for module in MODULES for name in timm.list_models(module=module))]
+    return [name for name in known if fnmatchcase(name, pattern)]
+
+
+def near_names(name: str) -> list[str]:
+    """At most three names of backbones that are spelled nearly like this one, or else contain it."""
+    name, known = name.lower().replace("-", "_").replace("/", "_"), backbone_names()
     containing = sorted((each for each in known if name and name in each), key=len)
-    return difflib.get_close_matches(name, known, n=3) or containing[:3]
+    # Below 0.8, all that is alike is the ending: patch16_224.
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.8) or containing[:3]
 
 
 class AttentionLayer(NamedTuple):
