@@ -215,11 +215,7 @@ def check_data(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
 ) -> None:
-    """Check all images of a data set, compare counts with the published ones, list all faults.
-
-    The exit code is 2 for any fault that --skip-bad does not leave out, else 0, also where counts differ: a part of a
-    set can be used.
-    """
+    """Check all images: list faults (exit code 2), and counts that differ from the published ones (exit code 0)."""
     from trireid.cli.check_data import run
 
     raise typer.Exit(run(format, root, exclude=exclude, skip_bad=skip_bad, workers=workers))
