@@ -74,6 +74,7 @@ def test_values_are_typed_as_yaml(override, section, name, value):
         ("model.backbone.names", "model.backbone.name"),
         ("Train.Epochs", "train.epochs"),
         ("data.augmentation.erase", "data.augmentation.erasing"),
+        ("model.sdtps.spec", "model.sdtps.spectrum_weight"),
     ],
 )
 def test_an_unknown_override_names_the_nearest_setting(given, nearest):
@@ -95,12 +96,33 @@ def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest_setting(tmp_pat
             "[{after_block: 1, keep_ratio: 1, x: 2}]",
             "the settings of a cut are after_block, keep_ratio, guidance, dropped",
         ),
+        ("[{after_block: 1, keep_ratio: 1, guidance: cls}]", "; the nearest is cls_attention"),
+        ("[{after_block: 1, keep_ratio: 1, keep: 1}]", "slimming.0.keep; the nearest is keep_ratio; the settings of a"),
         ("[3]", "given 3; give its settings, for example model.slimming.0.after_block"),
         ("{after_block: 1, keep_ratio: 1}", "should be a list such as [{after_block: 4, keep_ratio: 0.5}]"),
     ],
 )
 def test_a_mistake_in_a_cut_is_told_by_the_settings_of_a_cut(cuts, said):
     assert said in error_of(f"model.slimming={cuts}")
+
+
+def test_an_unknown_key_of_a_cut_comes_before_what_is_missing_for_it():
+    unknown, missing = error_of("model.slimming=[{block: 1, keep_ratio: 0.5}]").splitlines()
+    assert "unknown setting model.slimming.0.block; the nearest is after_block; " in unknown
+    assert missing.endswith("model.slimming.0.after_block is not given, and has no default")
+    assert "give the whole list, such as model.slimming=[{" in error_of("model.slimming.0.keep_ratio=0.5")
+
+
+def test_every_list_is_told_by_one_that_its_setting_may_hold():
+    lists = 0
+    for path in setting_paths():
+        try:
+            load_config(None, [f"{path}=0"])
+        except ConfigError as error:
+            if found := re.search(r"should be a list such as (\[.*\])$", str(error)):
+                load_config(None, [f"{path}={found[1]}"])
+                lists += 1
+    assert lists == 10
 
 
 def test_a_key_like_no_other_gets_the_sections():
@@ -120,7 +142,10 @@ def test_a_key_like_no_other_gets_the_sections():
         ("data.format=rgbnt200", ("data.format", "'rgbnt200'", "msvr310", "the nearest is rgbnt201")),
         ("data.image_size=[256]", ("data.image_size", "too few")),
         ("data.image_size=[256, 128, 3]", ("data.image_size", "too many")),
-        ("data.std=[0.5, 0, 0.5]", ("data.std.1", "greater than 0")),
+        ("data.std=[0.5, 0, 0.5]", ("data.std: given 0 in place 2 of the list", "greater than 0")),
+        ("model.sdtps.cells=[0, 2]", ("model.sdtps.cells: given 0 in place 1 of the list", "greater than 0")),
+        ("model.sdtps.cells=[]", ("model.sdtps.cells: given []", "too few values for a list such as [4, 2]")),
+        ("data.range.tir=[a, 1]", ("data.range.tir: given ['a', 1], should be auto, file or two values",)),
         ("evaluate.missing=rgb", ("evaluate.missing", "'rgb'", "list such as [rgb, nir]")),
         ("data.skip_bad=maybe", ("data.skip_bad", "'maybe'", "true or false")),
         ("model.backbone.pretrained=", ("model.backbone.pretrained", "None", "text")),

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from trireid.config.nearest import nearest_name
 from trireid.config.presets import TOWER_SETTINGS, preset_settings
 from trireid.config.read import parse_yaml, read_mapping
 from trireid.config.schema import Config, SlimmingConfig
@@ -21,9 +22,9 @@ Tree = dict[str, object]
 
 # Messages of pydantic about Python types, in terms of a YAML file.
 _ALLOWED = {
-    "tuple_type": "should be a list such as [rgb, nir] or [256, 128]",
-    "too_long": "holds too many values",
-    "missing": "holds too few values",
+    "tuple_type": "should be a list",
+    "too_long": "holds too many values for a list",
+    "missing": "holds too few values for a list",
     "path_type": "should be a path (text)",
     "string_type": "should be text",
     "int_parsing": "should be a whole number",
@@ -33,6 +34,16 @@ _ALLOWED = {
     "float_type": "should be a number",
     "bool_parsing": "should be true or false",
     "bool_type": "should be true or false",
+}
+
+_RANGE = "should be auto, file or two values of the sensor such as [28315, 31315]"
+
+# What a list looks like whose default is empty or none.
+_LISTS = {
+    "model.backbone.pretrained_image_size": "[224, 224]",
+    "model.sdtps.cells": "[4, 2]",
+    "model.slimming": "[{after_block: 4, keep_ratio: 0.5}]",
+    "evaluate.missing": "[rgb, nir]",
 }
 
 
@@ -95,7 +106,8 @@ def validate(
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [_blamed(fault, source, overridden) + describe_fault(fault) for fault in error.errors()]
+        faults = _in_order(error.errors())
+        lines = [_blamed(fault, source, overridden) + describe_fault(fault) for fault in faults]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -111,8 +123,20 @@ def _blamed(fault: ErrorDetails, source: str, overridden: Mapping[str, str]) -> 
     return source
 
 
+def _in_order(faults: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Unknown settings first, as missing ones are often the same mistake; of a range, a name or two numbers, one."""
+    once = [fault for fault in faults if not _of_range(fault) or fault["type"] == "literal_error"]
+    return sorted(once, key=lambda fault: fault["type"] != "extra_forbidden")
+
+
+def _of_range(fault: ErrorDetails) -> bool:
+    """Whether a fault is of a value in `data.range`: each kind of value that is allowed there reports its own."""
+    return fault["loc"][:2] == ("data", "range") and len(fault["loc"]) > 3
+
+
 def _fault_path(fault: ErrorDetails) -> str:
-    return printable(".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-")), limit=200)
+    place = fault["loc"][:3] if _of_range(fault) else fault["loc"]
+    return printable(".".join(str(part) for part in place if not str(part).startswith("function-")), limit=200)
 
 
 def dump_config(config: Config) -> str:
@@ -144,7 +168,8 @@ def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
 def nearest_setting(path: str, known: Sequence[str]) -> str | None:
     """The known dotted path a user most likely meant, or None.
 
-    A setting of the same name in another section comes first, then the most similar path, then the most similar name.
+    A setting of the same name in another section comes first, then the most similar path, then the only one of
+    the section that the path begins, then the most similar name.
     """
     lowered = {candidate.lower(): candidate for candidate in known}
     leaves = {candidate.rpartition(".")[2]: candidate for candidate in reversed(lowered)}
@@ -155,6 +180,10 @@ def nearest_setting(path: str, known: Sequence[str]) -> str | None:
     close = difflib.get_close_matches(wanted, list(lowered), n=1, cutoff=0.75)
     if close:
         return lowered[close[0]]
+    section = wanted.rpartition(".")[0]
+    begun = [each for each in lowered if each.startswith(wanted) and each.rpartition(".")[0] == section]
+    if leaf and len(begun) == 1:
+        return lowered[begun[0]]
     close_leaf = difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)
     return lowered[leaves[close_leaf[0]]] if close_leaf else None
 
@@ -169,17 +198,33 @@ def describe_fault(fault: ErrorDetails) -> str:
         return f"{path} is a section, given {shown}; give its settings, for example {_first_setting(path)}"
     if fault["type"] == "missing" and isinstance(given, Mapping):
         return f"{path} is not given, and has no default"
-    if fault["type"] == "tuple_type" and path == "model.slimming":
-        return f"{path}: given {_shown(given)}, should be a list such as [{{after_block: 4, keep_ratio: 0.5}}]"
     allowed = _ALLOWED.get(fault["type"]) or fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if fault["type"] == "value_error" and isinstance(given, Mapping | BaseModel):
         return allowed  # a check of several settings names them itself
-    line = f"{path}: given {_shown(given)}, {allowed[:1].lower()}{allowed[1:]}"
+    path, place = _list_and_place(path)
+    if fault["type"] in ("tuple_type", "too_long", "missing"):
+        return f"{path}: given {_shown(given)}, {allowed} such as {_list_like(path)}"
+    if _of_range(fault):
+        allowed = _RANGE
+    line = f"{path}: given {_shown(given)}{place}, {allowed[:1].lower()}{allowed[1:]}"
     if fault["type"] == "literal_error" and isinstance(given, str):
-        choices = re.findall(r"'([^']*)'", fault["msg"])
-        close = difflib.get_close_matches(given.lower(), choices, n=1, cutoff=0.5)
-        line += f"; the nearest is {close[0]}" if close else ""
+        close = nearest_name(given, re.findall(r"'([^']*)'", fault["msg"]))
+        line += f"; the nearest is {close}" if close else ""
     return line
+
+
+def _list_and_place(path: str) -> tuple[str, str]:
+    """The setting whose list a value is in, and words for its place there; the path itself and none for others."""
+    setting, _, index = path.rpartition(".")
+    return (setting, f" in place {int(index) + 1} of the list") if index.isdecimal() else (path, "")
+
+
+def _list_like(path: str) -> str:
+    """A list that a setting may hold: its default, unless that is empty."""
+    value: object = Config()
+    for part in path.split("."):
+        value = getattr(value, part, None)
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) and value else _LISTS.get(path, "[...]")
 
 
 def advice(config: Config) -> tuple[str, ...]:
@@ -299,11 +344,21 @@ def _refuse_upstream_sections(tree: Tree, path: Path | str) -> None:
 
 
 def _unknown(path: str) -> str:
-    if _cut_settings(path):
-        return f"unknown setting {path}; the settings of a cut are {', '.join(SlimmingConfig.model_fields)}"
+    if cut := _cut_settings(path):
+        return f"unknown setting {printable(path, limit=80)}; {_hint_of_cut(path, cut)}"
     nearest = nearest_setting(path, list(setting_paths()))
     hint = f"the nearest is {nearest}" if nearest else f"the sections are {', '.join(Config.model_fields)}"
     return f"unknown setting {printable(path, limit=80) or '(empty)'}; {hint}"
+
+
+def _hint_of_cut(path: str, cut: Sequence[str]) -> str:
+    """What to do about an unknown setting of a cut, whose settings are `cut`."""
+    if path in cut:  # an override of a part of the list
+        return f"give the whole list, such as model.slimming={_LISTS['model.slimming']}"
+    names = list(SlimmingConfig.model_fields)
+    nearest = nearest_name(path.rpartition(".")[2], names)
+    hint = f"the nearest is {nearest}; " if nearest else ""
+    return f"{hint}the settings of a cut are {', '.join(names)}"
 
 
 def _first_setting(section: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from trireid.config.nearest import nearest_name
 from trireid.errors import ConfigError, printable
 
 Settings = Mapping[str, object]
@@ -99,8 +99,8 @@ def preset_settings(name: object, given: Settings = MappingProxyType({})) -> Set
     if name is None:  # how YAML reads an empty value and `null`
         name = "none"
     if not isinstance(name, str) or name not in PRESETS:
-        close = difflib.get_close_matches(str(name).lower(), list(PRESETS), n=1)
-        hint = f"; the nearest is {close[0]}" if close else ""
+        close = nearest_name(str(name), list(PRESETS), cutoff=0.6)
+        hint = f"; the nearest is {close}" if close else ""
         raise ConfigError(f"preset: given {printable(repr(name), limit=80)}, allowed is {' or '.join(PRESETS)}{hint}")
     if name != "parity" or given.get("model.backbone.name") not in IMAGENET_TOWER:
         return PRESETS[name]
