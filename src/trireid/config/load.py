@@ -168,8 +168,8 @@ def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> Iterator
 def nearest_setting(path: str, known: Sequence[str]) -> str | None:
     """The known dotted path a user most likely meant, or None.
 
-    A setting of the same name in another section comes first, then the most similar path, then the only one of
-    the section that the path begins, then the most similar name.
+    A setting of the same name in another section comes first, then the most similar path (or the only one that is
+    begun, where just the section is similar), then the most similar name.
     """
     lowered = {candidate.lower(): candidate for candidate in known}
     leaves = {candidate.rpartition(".")[2]: candidate for candidate in reversed(lowered)}
@@ -178,12 +178,12 @@ def nearest_setting(path: str, known: Sequence[str]) -> str | None:
         same_leaf = [candidate for candidate in lowered if candidate.rpartition(".")[2] == leaf]
         return lowered[difflib.get_close_matches(wanted, same_leaf, n=1, cutoff=0.0)[0]]
     close = difflib.get_close_matches(wanted, list(lowered), n=1, cutoff=0.75)
-    if close:
-        return lowered[close[0]]
     section = wanted.rpartition(".")[0]
     begun = [each for each in lowered if each.startswith(wanted) and each.rpartition(".")[0] == section]
-    if leaf and len(begun) == 1:
-        return lowered[begun[0]]
+    if leaf and len(begun) == 1 and not difflib.get_close_matches(leaf, [each.rpartition(".")[2] for each in close]):
+        return lowered[begun[0]]  # what makes the other path similar is its section alone
+    if close:
+        return lowered[close[0]]
     close_leaf = difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)
     return lowered[leaves[close_leaf[0]]] if close_leaf else None
 
