@@ -207,4 +207,9 @@ def test_cases_without_it_beside_cases_with_it_are_named():
     assert unfused_pairs(cases) == [f"{why} none to none, none to r, r to none"]
     many = {str(number): cases["none"] for number in range(8)} | {"r": complete}
     assert unfused(many) == [f"{why} 8 of 9 rankings"]
-    assert unfused({"r": complete}) == unfused({"none": cases["none"]}) == []
+    only = torch.tensor([[True, False, False]]).expand(12, -1)
+    single = ranking_of(features * only.repeat_interleave(WIDTH, dim=1), labels, present=only)
+    assert unfused({"none": complete, "nt": single}) == [
+        "adaptive fusion has no effect, since one spectrum is left, which has all the weight: global in nt"
+    ]
+    assert unfused({"nt": single}) == unfused({"r": complete}) == unfused({"none": cases["none"]}) == []

@@ -180,6 +180,8 @@ def test_adaptive_fusion_names_the_cases_that_are_compared_without_it(tmp_path: 
     # Without RGB, all items have the same modalities.
     line = "Note: without adaptive fusion, since some items lack a spectrum: global, head, joint in none, n, t\n"
     assert line in shown.stdout
+    single = "no effect, since one spectrum is left, which has all the weight: global, head, joint in rn, rt, nt\n"
+    assert single in shown.stdout
     # Fused: nt and each part of it with itself and nt (7), and r with r; 12 of 49 pairs share nothing.
     assert "global, head, joint in 29 of 37 rankings\n" in shown.stdout
     fused = made(table(tmp_path / "other", test={}), tmp_path / "fused", "evaluate.adaptive_fusion=2")

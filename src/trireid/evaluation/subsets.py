@@ -126,25 +126,31 @@ def count_any_to_any(cases: Mapping[str, Ranking]) -> dict[str, Any]:
 
 
 def unfused(cases: Mapping[str, Ranking]) -> list[str]:
-    """The patterns that adaptive fusion weighs in some cases and leaves as they are in others, a line per set of cases.
+    """Where adaptive fusion has no effect in some cases, beside others: a line per reason and set of cases.
 
-    Withholding can leave items that have the same modalities where those of the complete case differ.
+    Withholding can leave items that have the same modalities where those of the complete case differ, and can leave a
+    single spectrum, which then has all the weight.
     """
-    patterns: dict[str, list[str]] = {}
+    patterns: dict[tuple[str, str], list[str]] = {}
     for name in all_names(cases):
-        ranked = {
-            case: bool(fused_spectra(ranking, name))
+        spectra = {
+            case: len(fused_spectra(ranking, name))
             for case, ranking in cases.items()
             if len(ranking.query) and len(ranking.gallery) and unshared_by_feature(ranking, name) < 1.0
         }
-        whole = [case for case, fused in ranked.items() if not fused]
-        if whole and len(whole) < len(ranked):
-            shown = ", ".join(whole) if len(whole) <= MANY else f"{len(whole)} of {len(ranked)} rankings"
-            patterns.setdefault(shown, []).append(name)
-    return [
-        f"without adaptive fusion, since some items lack a spectrum: {', '.join(names)} in {shown}"
-        for shown, names in patterns.items()
-    ]
+        for number, reason in enumerate(_NO_EFFECT):
+            found = [case for case, own in spectra.items() if own == number]
+            if found and len(found) < len(spectra):
+                shown = ", ".join(found) if len(found) <= MANY else f"{len(found)} of {len(spectra)} rankings"
+                patterns.setdefault((reason, shown), []).append(name)
+    return [f"{reason}: {', '.join(names)} in {shown}" for (reason, shown), names in patterns.items()]
+
+
+_NO_EFFECT = (
+    "without adaptive fusion, since some items lack a spectrum",
+    "adaptive fusion has no effect, since one spectrum is left, which has all the weight",
+)
+"""Why, by the number of spectra that are weighed."""
 
 
 def unfused_pairs(cases: Mapping[str, Ranking]) -> list[str]:
