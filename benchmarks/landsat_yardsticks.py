@@ -1,6 +1,6 @@
 """What one gets on landsat_places without learning: the correlation of pixels, for both rules of the ranking.
 
-python benchmarks/landsat_yardsticks.py [FOLDER]    (default ../shared/data/landsat_places; seconds on one core)
+    python benchmarks/landsat_yardsticks.py [FOLDER]    (default ../shared/data/landsat_places; seconds on one core)
 
 `camera` is the rule of RGBNT201: a query does not see its own identity on its own date, the other identities of that
 date stay as distractors. `cross_camera` hides its own date altogether, so that only the other date is ranked.
@@ -8,7 +8,7 @@ date stay as distractors. `cross_camera` hides its own date altogether, so that 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from trireid.data.images import load_images
 from trireid.data.labels import rank_labels
 from trireid.data.readers import scan
 from trireid.data.records import Record
+from trireid.errors import DataError
 from trireid.evaluation.metrics import pairwise_distance, rank_metrics
 from trireid.types import MODALITIES, Exclusion, Protocol
 
@@ -56,15 +57,23 @@ def _complete(record: Record) -> list[Tensor]:
     return images
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    root = Path(arguments[0]) if arguments else Path("../shared/data/landsat_places")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path("../shared/data/landsat_places")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=default, help="of landsat_places, with train/ and test/"
+    )
+    folder = parser.parse_args(arguments).folder
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: give the folder of landsat_places, with train/ and test/")
+    found = yardsticks(folder)
     print(f"{'pixel correlation':18}" + "".join(f"{rule + ' mAP':>18}{'rank-1':>8}" for rule in RULES))
-    for name, figures in yardsticks(root).items():
+    for name, figures in found.items():
         cells = (f"{100 * figures[rule]['mAP']:18.1f}{100 * figures[rule]['rank1']:8.1f}" for rule in RULES)
         print(f"{name:18}" + "".join(cells))
 
 
 if __name__ == "__main__":
     with guarded():
-        main(sys.argv[1:])
+        main()

@@ -1,4 +1,4 @@
-"""Chooses a recipe for tno_scenes on its training split: whole scenes are held out, the test split is never looked at.
+r"""Chooses a recipe for tno_scenes on its training split: whole scenes are held out, the test split is never looked at.
 
 Three rounds of a search, each over fewer cells: pairs of scenes held out, then single scenes, then another seed. A cell
 is ranked by the mean of mAP under the two rules, of its best feature. Runs that are done are not repeated.
@@ -234,13 +234,15 @@ def show(out: Path, title: str, text: str) -> None:
 def main() -> None:
     """Read the command line and search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data/tno_scenes"))
-    parser.add_argument("--out", type=Path, default=Path("runs/tno_recipe"))
-    parser.add_argument("--config", type=Path, default=Path("configs/trireid/tno_scenes/start.yaml"))
-    parser.add_argument("--cells", type=Path, default=Path("benchmarks/tno_recipe.yaml"))
+    root, out = Path("data/tno_scenes"), Path("runs/tno_recipe")
+    config, cells_file = Path("configs/trireid/tno_scenes/start.yaml"), Path("benchmarks/tno_recipe.yaml")
+    parser.add_argument("--root", type=Path, default=root, help=f"folder of tno_scenes; default: {root}")
+    parser.add_argument("--out", type=Path, default=out, help=f"folder for results and tables; default: {out}")
+    parser.add_argument("--config", type=Path, default=config, help=f"that all cells start from; default: {config}")
+    parser.add_argument("--cells", type=Path, default=cells_file, help=f"YAML file of cells; default: {cells_file}")
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--limit", type=float, default=1e6, help="seconds")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=1e6, help="seconds after which no further run is waited for")
+    parser.add_argument("--rounds", type=int, default=3, help="of the search, at most 3; default: 3")
     parser.add_argument("--shift", action="store_true", help="the second table, of the configuration as it is")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of all cells")
     given = parser.parse_args()

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trireid.errors import DataError, TrireidError
+from trireid.errors import DataError, TrireidError, printable
 from trireid.files import check_regular, write_text, writing
 
 Pixels = NDArray[np.uint8]
@@ -114,7 +114,8 @@ def find_stills(folder: Path) -> Path:
         if (place / "Marne_15").is_dir():
             return place
     raise DataError(
-        f"{folder}: no Triclobs_images/Marne_15 in it; give the folder where the TNO Image Fusion Dataset was unpacked"
+        f"{folder}: no Triclobs_images/Marne_15 in it; give the folder where the TNO Image Fusion Dataset was unpacked "
+        "(https://doi.org/10.6084/m9.figshare.1008029, see docs/real_data.md)"
     )
 
 
@@ -132,7 +133,7 @@ def read_stills(folder: Path, stills: Sequence[Still]) -> tuple[dict[Still, Pixe
             faults.append(f"{path}: missing")
             continue
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            faults.append(f"{path}: cannot be read ({type(error).__name__})")
+            faults.append(f"{path}: cannot be read ({_reason(error)})")
             continue
         if pixels.shape != still.size:
             faults.append(f"{path}: {_size(pixels.shape)} pixels, published are {_size(still.size)}")
@@ -141,6 +142,11 @@ def read_stills(folder: Path, stills: Sequence[Still]) -> tuple[dict[Still, Pixe
         else:
             found[still] = pixels
     return found, faults
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(text.split("\n")[0], limit=200)
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -91,7 +91,8 @@ def test_scripts_refuse_files_and_names_that_they_cannot_use(tmp_path, monkeypat
             paired.read_rates(path)
     with pytest.raises(RunError, match="no query is of scene 'dusk'; there are night, smoke"):
         cell("a", 0.0).seeds("dusk")
-    for script, words in (("paired", ["--feature", "heads", "--against", "a"]), ("centring", ["--rules", "cameras"])):
+    scripts = {"paired": ["--feature", "heads", "--against", "a"], "centring": ["--rules", "cameras"]}
+    for script, words in (scripts | {"landsat_yardsticks": ["more"]}).items():
         monkeypatch.setattr(sys, "argv", [script, str(tmp_path), *words])
         with pytest.raises(SystemExit, match="2"):
             importlib.import_module(script).main()

@@ -186,7 +186,10 @@ def test_adaptive_fusion_names_the_cases_that_are_compared_without_it(tmp_path: 
     assert "global, head, joint in 29 of 37 rankings\n" in shown.stdout
     fused = made(table(tmp_path / "other", test={}), tmp_path / "fused", "evaluate.adaptive_fusion=2")
     open_embedder(fused)
-    assert "evaluate.adaptive_fusion=2, which is no part of its embeddings" in capsys.readouterr().err
+    assert (
+        "note: the run is evaluated with evaluate.adaptive_fusion=2, which is no part of its embeddings"
+        in capsys.readouterr().err
+    )
 
 
 def test_cells_that_share_no_block_have_no_figure(complete: dict[str, Path]) -> None:

@@ -32,13 +32,14 @@ def with_own_centring(checkpoint: Checkpoint, centring: str | None) -> Checkpoin
         )
     if centring is None and own == "camera":
         _log.warning(
-            "the run is evaluated with evaluate.centring=camera, which is of a set and not of a model: these features "
-            "are not centred (trireid embed --centring camera does it, and Embeddings.centred_by_camera())"
+            "note: the run is evaluated with evaluate.centring=camera, which is of a set and not of a model: these "
+            "features are not centred (trireid embed --centring camera does it, and Embeddings.centred_by_camera())"
         )
     if power := checkpoint.config.evaluate.adaptive_fusion:
         _log.warning(
-            "the run is evaluated with evaluate.adaptive_fusion=%g, which is no part of its embeddings: galleries, "
-            "services and calibrations compare whole features, so their accuracy is not that of trireid test",
+            "note: the run is evaluated with evaluate.adaptive_fusion=%g, which is no part of its embeddings: "
+            "galleries, services and calibrations compare whole features, so their accuracy is not that of trireid "
+            "test",
             power,
         )
     chosen = centring or ("none" if own == "camera" else own)
