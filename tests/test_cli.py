@@ -375,6 +375,35 @@ def test_test_without_options_keeps_the_configuration(evaluated):
     assert evaluated[0][1] == Config()
 
 
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        (("--centring", "camera"), "evaluate.centring=train"),
+        (("--no-rerank",), "evaluate.rerank=true"),
+        (("--missing", "rgb,nir"), "evaluate.missing=[tir]"),
+        (("--precision", "fp16"), "train.precision=fp32"),
+        (("--skip-bad",), "data.skip_bad=false"),
+    ],
+)
+def test_an_option_and_a_setting_that_contradict_each_other_are_refused(evaluated, options, setting):
+    message = failed(call("test", "runs/a", *options, setting))
+    assert f"{' '.join(options)} and {setting} contradict each other: give one of them" in message
+    assert not evaluated
+
+
+def test_an_option_and_a_setting_may_agree_and_the_last_setting_counts(evaluated):
+    call("test", "runs/a", "--centring", "camera", "evaluate.centring=train", "evaluate.centring=camera", "--rerank")
+    assert evaluated[0][1].evaluate.centring == "camera"
+
+
+@pytest.mark.parametrize(
+    "command", [("embed", "run", "--split", "test", "--out", "o"), ("gallery", "create", "g", "run")]
+)
+def test_commands_that_centre_by_camera_name_all_values(command):
+    message = failed(call(*command, "--centring", "wrong"))
+    assert message.endswith("--centring is 'wrong': allowed are none, train, camera\n")
+
+
 def test_test_of_a_folder_without_a_run_is_a_clear_error(tmp_path):
     assert str(tmp_path) in failed(call("test", tmp_path))
     assert "does not exist" in failed(call("test", tmp_path / "absent.safetensors"))

@@ -104,8 +104,10 @@ def test_a_test_and_embeddings_centre_alike_and_embeddings_of_both_kinds_never_m
     assert not by_camera.model.makes_the_same_vectors_as(found.model)
     others = found.select(range(len(found) - 1)).centred_by_camera()  # another set has other means
     assert not by_camera.model.makes_the_same_vectors_as(others.model)
-    with pytest.raises(InputError, match="allowed are none and train"):
+    with pytest.raises(InputError, match="allowed are none and train; camera is of a set of items"):
         Embedder(run, device="cpu", centring="camera")
+    with pytest.raises(InputError, match="allowed are none and train$"):
+        Embedder(run, device="cpu", centring="other")
 
 
 @pytest.mark.slow
@@ -168,9 +170,13 @@ def test_items_that_are_alone_with_their_camera_are_reported() -> None:
 
 
 @pytest.mark.slow
-def test_centring_by_camera_is_reported_as_transductive(run: Path) -> None:
+def test_centring_is_reported(run: Path, tmp_path: Path) -> None:
     tested = runner.invoke(app, ["test", str(run), "--centring", "camera"])
     assert tested.exit_code == 0, tested.output
     assert "each of 2 cameras of the gallery" in " ".join(tested.output.split())
+    embed = ["embed", str(run), "--split", "test", "--out", str(tmp_path / "o"), "--centring"]
+    for centring, number in (("train", 1), ("none", 0)):
+        embedded = runner.invoke(app, [*embed, centring])
+        assert embedded.output.count("note: centred: the mean feature of the training images is subtracted") == number
     wrong = runner.invoke(app, ["test", str(run), "--centring", "gallery"])
     assert wrong.exit_code == 2

@@ -58,7 +58,10 @@ SkipBad = Annotated[
 
 def _overrides(settings: list[str] | None, set_: list[str] | None, *, skip_bad: bool = False) -> list[str]:
     """All settings that a command line changes; the last value of a setting counts."""
-    return [*(["data.skip_bad=true"] if skip_bad else []), *(set_ or []), *(settings or [])]
+    from trireid.cli.options import with_options
+
+    given = [*(set_ or []), *(settings or [])]
+    return with_options(given, {"skip_bad": True if skip_bad else None}, section="data")
 
 
 @app.callback(invoke_without_command=True)
@@ -147,15 +150,12 @@ def evaluate(
 ) -> None:
     """Evaluate a trained model on the query and gallery sets of its configuration."""
     from trireid.cli.evaluate import parse_missing, run_checkpoint
+    from trireid.cli.options import with_options
 
-    overrides = _overrides(settings, set_, skip_bad=skip_bad)
-    if rerank is not None:
-        overrides.append(f"evaluate.rerank={str(rerank).lower()}")
-    if centring is not None:
-        overrides.append(f"evaluate.centring={centring}")
     all_cases = missing is not None and missing.strip().lower() == "all"
-    if missing is not None and not all_cases:
-        overrides.append(f"evaluate.missing=[{', '.join(parse_missing(missing))}]")
+    withheld = None if missing is None or all_cases else parse_missing(missing)
+    given = _overrides(settings, set_, skip_bad=skip_bad)
+    overrides = with_options(given, {"rerank": rerank, "centring": centring, "missing": withheld})
     columns = [name.strip() for given in by or [] for name in given.split(",")]
     run_checkpoint(
         run,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trireid.cli.console import is_main_process, note, progress, say, show_table
-from trireid.cli.embed_settings import BY_CAMERA, centre_by_camera, given_facts, given_ranges
+from trireid.cli.embed_settings import BY_CAMERA, CENTRED, centre_by_camera, given_facts, given_ranges
+from trireid.cli.options import check_centring
 from trireid.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def embed(
     from trireid.embedding.sharded import embed_to_files
     from trireid.embedding.streaming import report
 
+    check_centring(centring)
     single = {name: path for name, path in (("rgb", rgb), ("nir", nir), ("tir", tir)) if path is not None}
     if sum(map(bool, (source, single, split))) != 1:
         raise InputError("give one of: INPUT (CSV files or folders), --rgb/--nir/--tir, or --split")
@@ -131,8 +133,7 @@ def embed(
     if counts is not None:
         if split is not None:
             counts.known.clear()  # these are the cameras of the training
-        if centring == BY_CAMERA:
-            centre_by_camera(out)
+        _finish_centring(out, embedder, by_camera=centring == BY_CAMERA)
         report(counts)
         _show(_result(out, embedder, counts, seconds=time.monotonic() - started), as_json=as_json)
 
@@ -144,6 +145,14 @@ def _of_model(run: Path, centring: str | None) -> str | None:
     if centring != BY_CAMERA:
         return centring
     return None if is_exported(run) else "none"
+
+
+def _finish_centring(out: Path, embedder: StreamingEmbedder, *, by_camera: bool) -> None:
+    """Centre by camera what was written, and report how the vectors are centred."""
+    if by_camera:
+        centre_by_camera(out)
+    elif embedder.model.centring == "train":
+        note(CENTRED)
 
 
 def calibrate(embedder: StreamingEmbedder, items: Sequence[Item]) -> None:

@@ -16,6 +16,10 @@ SPLIT_SETTINGS = ("data.root", "data.format", "data.skip_bad", "data.workers")
 
 BY_CAMERA = "camera"
 """The centring of finished embeddings by the mean of each of their cameras."""
+CENTRED = (
+    "centred: the mean feature of the training images is subtracted, so these vectors are compared with others that "
+    "are centred alike"
+)
 
 
 def centre_by_camera(path: Path) -> None:

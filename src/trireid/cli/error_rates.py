@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trireid.cli.console import is_main_process, note, progress, say, show_table
+from trireid.cli.options import refuse_contradiction
 from trireid.errors import ConfigError
 from trireid.evaluation.calibration import Calibration, Curve, PairRates
 from trireid.evaluation.calibration_file import check_replaceable
@@ -132,6 +133,7 @@ def _embedded(
     from trireid.embedding.unseen import embed_presences, items_of_run, items_of_table
     from trireid.train.checkpoint import config_here, load_checkpoint
 
+    refuse_contradiction("centring", centring, "evaluate.centring", overrides)
     checkpoint = load_checkpoint(source)
     config = override_config(config_here(checkpoint), overrides)
     found = items_of_table(data) if data is not None else items_of_run(checkpoint, config, progress=is_main_process())

@@ -9,6 +9,7 @@ from typing import Any
 
 from trireid.cli.console import is_main_process, note, say, show_metrics, show_reranked, show_rule, with_errors
 from trireid.cli.metric_tables import PAGE_START, page, tables
+from trireid.cli.options import refuse_contradiction
 from trireid.config.load import dump_changes, override_config
 from trireid.config.schema import Config
 from trireid.errors import ConfigError
@@ -48,6 +49,7 @@ def run_checkpoint(
     from trireid.train.checkpoint import config_here, load_checkpoint
     from trireid.train.missing_table import check_cases
 
+    refuse_contradiction("precision", precision, "train.precision", overrides)
     saved = config_here(load_checkpoint(path))
     notes = []
     if missing_cases or any_to_any:

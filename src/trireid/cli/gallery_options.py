@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trireid.cli.console import note, say, show_table
+from trireid.cli.options import check_centring
 from trireid.errors import InputError, printable
 from trireid.files import CALIBRATION_FILE, is_file, real_path
 
@@ -124,10 +125,12 @@ def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None =
         own: the model of the gallery; None: there is none yet.
 
     Raises:
-        InputError: it is given without a run, or is not that of the gallery.
+        InputError: it is given without a run, is none, or is not that of the gallery.
     """
     from trireid.embedding.opening import is_exported
 
+    if own is None:
+        check_centring(given)
     if given == BY_CAMERA and (own is None or own.centring == BY_CAMERA):
         return None if run is None or is_exported(run) else "none"
     if given is not None and own is not None and given != own.centring:

@@ -26,9 +26,13 @@ def with_own_centring(checkpoint: Checkpoint, centring: str | None) -> Checkpoin
     """
     own: Centring = checkpoint.config.evaluate.centring
     if centring not in (None, "none", "train"):
+        by_camera = (
+            "; camera is of a set of items: for trireid test, embed, gallery create and gallery add --create, and as "
+            "Embeddings.centred_by_camera()"
+        )
         raise InputError(
-            f"centring is {printable(str(centring), limit=40)!r}: allowed are none and train; camera is of a set of "
-            "items: for trireid test, embed and gallery add --create, and as Embeddings.centred_by_camera()"
+            f"centring is {printable(str(centring), limit=40)!r}: allowed are none and train"
+            f"{by_camera if centring == 'camera' else ''}"
         )
     if centring is None and own == "camera":
         _log.warning(
