@@ -101,7 +101,7 @@ def note_left_out(runs: Sequence[Path], power: float) -> None:
 def main() -> None:
     """Measure all folders and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="--out folders of trireid ablate")
     parser.add_argument("--rules", default="", help="such as camera,cross_camera; that of the runs if left out")
     parser.add_argument(
         "--adaptive-fusion", type=float, default=0.0, metavar="POWER", help="rank with it; default: 0, without"

@@ -166,8 +166,10 @@ def measure_all(runs: Sequence[Path], *, parallel: int, matrix: bool) -> None:
 def main() -> None:
     """Measure and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/missing"))
-    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("runs/missing"), help="of runs; default: runs/missing"
+    )
+    parser.add_argument("--parallel", type=int, default=1, help="runs that are measured at the same time")
     parser.add_argument("--matrix", action="store_true", help="also every subset against every other")
     parser.add_argument("--runs", type=Path, nargs="+", help="measure these runs alone")
     given = parser.parse_args()

@@ -218,7 +218,7 @@ def read_rates(path: Path | None) -> dict[str, float]:
 def main() -> None:
     """Read the command line, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="the --out folder of trireid ablate")
     parser.add_argument("--against", required=True, help="names of the controls, separated by semicolons")
     parser.add_argument(
         "--feature",

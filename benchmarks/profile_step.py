@@ -1,4 +1,4 @@
-"""Where the time of a step goes on a GPU: kernels by kind, launches, and time in which the device waits.
+r"""Where the time of a step goes on a GPU: kernels by kind, launches, and time in which the device waits.
 
 python benchmarks/profile_step.py --config configs/trireid/rgbnt201/baseline.yaml --mode training --batch-size 64 \
     --compile model.backbone.pretrained=none

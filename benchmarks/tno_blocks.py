@@ -73,12 +73,12 @@ def rows(records: Sequence[Record], found: dict[tuple[int, str], Tensor]) -> Ite
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data/tno_scenes"))
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--split", choices=("train", "test"), default="train")
+    parser.add_argument("--root", type=Path, default=Path("data/tno_scenes"), help="folder of tno_scenes")
+    parser.add_argument("--weights", type=Path, required=True, help="file of vit_small_patch14_dinov2")
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="default: train")
     parser.add_argument("--size", type=int, default=112, help="pixels, a multiple of 14")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[4, 6, 8, 9, 10, 12])
-    parser.add_argument("--cells", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[4, 6, 8, 9, 10, 12], help="numbers from 1 to 12")
+    parser.add_argument("--cells", type=int, nargs="+", default=[1, 2, 4], help="sides of grids, in cells")
     parser.add_argument("--raw", action="store_true", help="images as they are, not standardised")
     given = parser.parse_args()
     given.blocks = [block - 1 for block in given.blocks]
