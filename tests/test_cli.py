@@ -397,7 +397,8 @@ def test_an_option_and_a_setting_may_agree_and_the_last_setting_counts(evaluated
 
 
 @pytest.mark.parametrize(
-    "command", [("embed", "run", "--split", "test", "--out", "o"), ("gallery", "create", "g", "run")]
+    "command",
+    [("test", "run"), ("embed", "run", "--split", "test", "--out", "o"), ("gallery", "create", "g", "run")],
 )
 def test_commands_that_centre_by_camera_name_all_values(command):
     message = failed(call(*command, "--centring", "wrong"))

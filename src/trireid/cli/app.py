@@ -150,8 +150,9 @@ def evaluate(
 ) -> None:
     """Evaluate a trained model on the query and gallery sets of its configuration."""
     from trireid.cli.evaluate import parse_missing, run_checkpoint
-    from trireid.cli.options import with_options
+    from trireid.cli.options import check_centring, with_options
 
+    check_centring(centring)
     all_cases = missing is not None and missing.strip().lower() == "all"
     withheld = None if missing is None or all_cases else parse_missing(missing)
     given = _overrides(settings, set_, skip_bad=skip_bad)

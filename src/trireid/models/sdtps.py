@@ -126,7 +126,8 @@ class SDTPS(nn.Module):
         choice: `hard` keeps K patches; `soft` keeps all, weighted in the aggregation by the K-hot relaxation of the
             scores, which sums to K and has temperature tau.
         keep_all_in_test: choose in training only, as a regularisation, and keep all patches in evaluation.
-        guide_gradient: let the cosines pass gradient to patches and guides (for a `soft` choice or a relaxation).
+        guide_gradient: let the cosines pass gradient to patches and guides: through the fused token and, with a `soft`
+            choice or a relaxation, through the other slots.
         spectrum_weight: weight of a whole modality of an item in the feature, see `trireid.models.spectrum_weight`.
         contrast: what the slots and the dropped token are made of, see `trireid.models.contrast`.
         cells: (rows, columns) of slots that are cells of the image, see `trireid.models.cells`; None: learned slots.
