@@ -9,7 +9,8 @@ Every run (`CELL/seedN` of `trireid ablate`) is measured once and keeps its metr
   Beside it stands the share of pairs of query and gallery that share no block of a feature and are ranked as unrelated.
 - any to any, with --matrix: the 7 x 7 table of every subset as query against every subset as gallery.
 
-A run that was trained with some modalities alone (`data.modalities`) is measured with these alone.
+A run that was trained with some modalities alone (`data.modalities`) is measured with these alone. Every ranking is
+without adaptive fusion, also of runs that were evaluated with it.
 
     python benchmarks/missing.py FOLDER [--parallel N] [--matrix]
 """
@@ -59,6 +60,8 @@ def measure(run: Path, *, matrix: bool) -> dict[str, Any]:
     """Metrics of one run, see the top of the file."""
     checkpoint = load_checkpoint(run)
     config = checkpoint.config
+    if power := config.evaluate.adaptive_fusion:
+        sys.stderr.write(f"note: {run} was evaluated with evaluate.adaptive_fusion={power:g}, which is left out here\n")
     device = resolve_device(config.train.device)
     model = build_for(checkpoint, config).to(device)
     split = open_test(config, scan_index(config), checkpoint.label_map, device=device)
@@ -89,7 +92,8 @@ def _rankings(
 ) -> dict[str, Ranking]:
     """The features of every case, absent modalities left out or as images of zeros."""
     shown_as = f"evaluate.missing_as={'zeros' if filled else 'absent'}"
-    settings = override_config(config, [shown_as, "evaluate.normalise=true"]).evaluate
+    plain = [shown_as, "evaluate.normalise=true", "evaluate.adaptive_fusion=0"]
+    settings = override_config(config, plain).evaluate
     dtype = autocast_dtype(resolve_precision(config.train.precision, device))
     rankings: dict[str, Ranking] = {}
     for shown, withheld in cases.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from trireid.train.testing import evaluate_checkpoint as evaluate_checkpoint
 pytestmark = pytest.mark.slow  # whole commands and trainings: too long in all for the fast tier
 
 IDENTITIES, ITEMS = 6, 24
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def table(root: Path, *, test: dict[int, str], queries: str = "") -> Path:
@@ -173,7 +175,9 @@ def test_a_case_without_items_is_a_row_of_dashes(tmp_path: Path) -> None:
     assert written["any_to_any"]["num_queries"][only_tir] == 0
 
 
-def test_adaptive_fusion_names_the_cases_that_are_compared_without_it(tmp_path: Path, capsys: Any) -> None:
+def test_adaptive_fusion_names_the_cases_that_are_compared_without_it(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = made(table(tmp_path / "data", test={0: "nt", 5: "nt"}), tmp_path / "run", "model.head=sdtps")
     shown = call("test", run, "--missing", "all", "--any-to-any", "evaluate.adaptive_fusion=2")
     assert shown.exit_code == 0, shown.output
@@ -186,10 +190,19 @@ def test_adaptive_fusion_names_the_cases_that_are_compared_without_it(tmp_path: 
     assert "global, head, joint in 29 of 37 rankings\n" in shown.stdout
     fused = made(table(tmp_path / "other", test={}), tmp_path / "fused", "evaluate.adaptive_fusion=2")
     open_embedder(fused)
-    assert (
-        "note: the run is evaluated with evaluate.adaptive_fusion=2, which is no part of its embeddings"
-        in capsys.readouterr().err
-    )
+    note = "note: the run is evaluated with evaluate.adaptive_fusion=2, which is no part of its embeddings"
+    assert note in capsys.readouterr().err
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    measured = importlib.import_module("missing").measure(fused, matrix=False)
+    assert "evaluate.adaptive_fusion=2, which is left out here" in capsys.readouterr().err
+    config = load_checkpoint(fused).config
+    found = {
+        power: evaluate_checkpoint(
+            fused, config=override_config(config, [f"evaluate.adaptive_fusion={power}"]), progress=False
+        )["feature"]["global"]["mAP"]
+        for power in (0, 2)
+    }
+    assert found[0] == pytest.approx(measured["aware"]["rnt"]["global"]["mAP"]) != pytest.approx(found[2])
 
 
 def test_cells_that_share_no_block_have_no_figure(complete: dict[str, Path]) -> None:
