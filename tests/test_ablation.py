@@ -166,6 +166,7 @@ def test_a_failure_is_told_by_what_its_own_process_said(tmp_path):
     assert running._last_line(running._Running(job, 0, job.folder.with_suffix(".log").stat().st_size)) == ""
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_started_again_and_failures_say_why(tmp_path):
     done, broken = (Job(Cell(name, ("train.epochs=x",)), 1, tmp_path / name / "seed1") for name in ("done", "broken"))
     finished(done.folder, 0.5)

@@ -91,6 +91,7 @@ def test_reading_a_configuration_loads_no_torch():
     assert run_module("-c", code).stdout.strip() == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["main", "train_from_upstream", "evaluate_from_upstream"])
 def test_idle_threads_rest_before_torch_is_there(start):
     home = "trireid.cli" if start == "main" else "trireid.cli.upstream_scripts"
@@ -284,6 +285,7 @@ def test_too_little_of_the_machine_is_a_line(capsys, error, said):
     assert line.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["typer", "pydantic", "torch"])
 def test_ctrl_c_while_a_module_is_imported_ends_in_a_line(module, settings, tmp_path):
     """Also where the module takes the interrupt for a fault of its own."""

@@ -44,6 +44,7 @@ def open_filling(filler: Filler, records: tuple[Record, ...]) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [False, True])
 def test_what_is_read_while_it_is_decoded_is_what_the_files_hold(
     records: tuple[Record, ...], processes: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

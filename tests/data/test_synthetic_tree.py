@@ -122,6 +122,7 @@ def test_true_names_are_honoured(tmp_path):
     assert set(content(tmp_path / "set")) == expected | {"synthetic.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", list(TRUE_COUNTS))
 def test_true_lists_give_the_published_counts(layout):
     if not NAME_LISTS.is_dir():

@@ -56,6 +56,7 @@ def test_training_does_not_see_absent_images(head, classifier, content):
     check(build(head, global_classifier=classifier), PRESENT, content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["none", "sound", "hdm_atmoe"])
 @pytest.mark.parametrize("guidance", GUIDANCES)
 def test_training_with_cuts_does_not_see_absent_images(head, guidance):

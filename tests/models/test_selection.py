@@ -46,6 +46,7 @@ def test_select_top_breaks_ties_by_index_and_orders_by_grid():
     assert mask.tolist() == [[False, True, True, True, False, True]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(9,), (2, 3, 9)])
 @pytest.mark.parametrize("num_kept", [1, 4, 9])
 def test_select_top_compiles_to_the_same_choice_without_a_sort(shape, num_kept):

@@ -31,6 +31,7 @@ def images(batch=2):
     return torch.randn(batch, 3, 3, *SIZE, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", GUIDANCES)
 @pytest.mark.parametrize("head", ["none", "sdtps", "hdm", "hdm_atmoe"])
 def test_every_guidance_with_every_head(guidance, head):

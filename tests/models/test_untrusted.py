@@ -46,6 +46,7 @@ def hostile(request, tmp_path):
     return tmp_path / "w.pth", message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", TABLES, indirect=True)
 def test_what_is_no_plain_table_is_refused_by_every_way_in(hostile):
     path, message = hostile

@@ -46,6 +46,7 @@ def close(ours, literal):
     return float((ours.double() - literal).norm() / literal.norm()) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_patterns_equal_the_literal_forward(tmp_path, kind):
     state = upstream_state(**KINDS[kind])
