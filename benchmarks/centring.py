@@ -14,17 +14,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import get_args
 
+from paired import note_not_fused
+
 from trireid.cli.guard import guarded
 from trireid.errors import RunError
 from trireid.evaluation.centring import centred_by_camera, centred_by_means
-from trireid.evaluation.evaluate import evaluate_features, fused_spectra
+from trireid.evaluation.evaluate import evaluate_features
 from trireid.evaluation.feature_files import load_features
+from trireid.evaluation.ranking import Ranking
 from trireid.files import check_writable, write_json
 from trireid.names import LARGEST_POWER, Exclusion
 from trireid.train.checkpoint import load_checkpoint
@@ -36,13 +39,13 @@ Found = dict[str, dict[str, dict[str, float]]]
 """mAP by feature, rule and kind of centring."""
 
 
-def measure(run: Path, rules: Sequence[str], *, power: float = 0.0) -> Found:
-    """One run under every kind of centring, ranked with adaptive fusion of a power (0: without).
+def measure(run: Path, saved: Ranking, rules: Sequence[str], *, power: float = 0.0) -> Found:
+    """One run with its saved features under every kind of centring, with adaptive fusion of a power (0: without).
 
     Raises:
         RunError: it was evaluated with centring, or its checkpoint has no mean.
     """
-    checkpoint, ranking = load_checkpoint(run), replace(load_features(run), adaptive_fusion=power)
+    checkpoint, ranking = load_checkpoint(run), replace(saved, adaptive_fusion=power)
     own = checkpoint.config.evaluate.centring
     if own != "none":
         raise RunError(f"{run} was evaluated with evaluate.centring={own}: its saved features are centred already")
@@ -54,8 +57,8 @@ def measure(run: Path, rules: Sequence[str], *, power: float = 0.0) -> Found:
         "camera": centred_by_camera(ranking),
     }
     for name in FEATURES:
-        if power and name in ranking.query.features.features and not fused_spectra(ranking, name):
-            sys.stderr.write(f"note: {run}: {name} mixes spectra or items lack some: ranked without adaptive fusion\n")
+        if name in ranking.query.features.features:
+            note_not_fused(run, ranking, name)
     found: Found = defaultdict(lambda: defaultdict(dict))
     for rule in rules or [ranking.protocol.exclude]:
         for kind, each in given.items():
@@ -87,9 +90,9 @@ def _spread(values: Sequence[float], *, sign: str = "") -> str:
     return f"{mean(values):{sign}.1f}{spread}"
 
 
-def note_left_out(runs: Sequence[Path], power: float) -> None:
-    """One line on the error stream where runs were evaluated with another power of adaptive fusion."""
-    left_out = sorted({load_features(run).adaptive_fusion for run in runs} - {0.0, power})
+def note_left_out(own: Iterable[float], power: float) -> None:
+    """One line on the error stream where runs were evaluated with other powers of adaptive fusion, their own."""
+    left_out = sorted({*own} - {0.0, power})
     if left_out:
         powers, here = " and ".join(f"{each:g}" for each in left_out), f"with {power:g}" if power else "without it"
         sys.stderr.write(
@@ -117,18 +120,20 @@ def main() -> None:
     if given.out is not None:
         check_writable(given.out)
     everything: dict[str, dict[str, dict[str, Found]]] = {}
-    paths: list[Path] = []
+    own: set[float] = set()
     for folder in given.folders:
         runs: dict[str, dict[str, Found]] = {}
         for path in sorted(folder.glob("*/seed*/metrics.json")):
-            runs.setdefault(path.parent.parent.name, {})[path.parent.name] = measure(path.parent, rules, power=power)
-            paths.append(path.parent)
+            run = path.parent
+            saved = load_features(run)
+            own.add(saved.adaptive_fusion)
+            runs.setdefault(run.parent.name, {})[run.name] = measure(run, saved, rules, power=power)
         if not runs:
             raise RunError(f"{folder} holds no finished run: give the --out folder of trireid ablate")
         everything[str(folder)] = runs
         shown = table({cell: list(found.values()) for cell, found in runs.items()}, rules)
         print(f"\n{folder.name}{f', adaptive fusion {power:g}' * bool(power)}\n\n{shown}", flush=True)
-    note_left_out(paths, power)
+    note_left_out(own, power)
     if given.out is not None:
         write_json(given.out, everything)
 

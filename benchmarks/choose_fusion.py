@@ -12,7 +12,6 @@ split is never looked at. Runs that are done are not repeated.
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from choice_bounds import VEILS, veiled
 from json_results import read_results
 from landsat_yardsticks import RULES
 from PIL import Image
-from tno_recipe import QUICK, SINGLE, Task
+from tno_recipe import SINGLE, Task, image_files, run_config, write_fold
 
 from trireid.ablation import file_cells
 from trireid.cli.guard import guarded
@@ -42,9 +41,9 @@ from trireid.files import write_json
 from trireid.train.checkpoint import build_for, load_checkpoint
 from trireid.train.device import autocast_dtype, resolve_device, resolve_precision
 from trireid.train.evaluating import evaluate_split
-from trireid.train.inputs import open_inputs
+from trireid.train.inputs import open_test, scan_index
 from trireid.train.loop import train
-from trireid.types import NUM_MODALITIES, Protocol
+from trireid.types import Protocol
 
 AS_THEY_ARE = "as they are"
 VIEWS = {AS_THEY_ARE: ("", ()), **VEILS}
@@ -54,67 +53,48 @@ Metrics = dict[str, dict[str, float]]
 """MAP of the head feature by view, and by power and rule."""
 
 
-def write_manifest(root: Path, task: Task, view: str, folder: Path) -> Path:
-    """A CSV manifest of the training split with the scenes of a task as its test split, veiled as the view is."""
+def write_view(records: Sequence[Record], task: Task, view: str, folder: Path) -> Path:
+    """The manifest of a task with its test split veiled as the view is, in a new folder beside the images it veils."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(3)
-    records = list(scan("tno_scenes", root).train)
     second = max(str(record.camera) for record in records)
-    path = folder / "manifest.csv"
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["rgb", "nir", "tir", "id", "camera", "scene", "split"])
-        for number, record in enumerate(records):
-            split = task.split(record)
-            seen = split == "test" and str(record.camera) == second
-            stem = folder / f"{number:05d}"
-            paths = veiled_files(record, view, stem, generator) if seen else image_files(record)
-            table.writerow([*paths, record.identity, record.camera, record.scene, split])
-    return path
-
-
-def image_files(record: Record) -> list[str]:
-    """The paths of the images of an item.
-
-    Raises:
-        RunError: it lacks an image.
-    """
-    paths = [str(source.path.resolve()) for source in record.images if source is not None]
-    if len(paths) < NUM_MODALITIES:
-        raise RunError(f"{paths[0]} lacks an image of another spectrum: every item of this set needs all three")
-    return paths
-
-
-def veiled_files(record: Record, view: str, stem: Path, generator: torch.Generator) -> list[str]:
-    """The paths of an item; those of veiled spectra are new files."""
     kind, spectra = VIEWS[view]
-    images, paths = load_images(record), image_files(record)
-    for spectrum in spectra:
-        image = images[spectrum]
-        if image is not None:
-            grey = veiled(image[None, :1].float() / 255, kind, generator)[0, 0]
-            paths[spectrum] = str(stem.with_name(f"{stem.name}_{spectrum}.png"))
-            Image.fromarray((255 * grey).round().byte().numpy()).save(paths[spectrum])
-    return paths
+
+    def files(record: Record) -> list[str]:
+        paths = image_files(record)
+        if spectra and task.split(record) == "test" and str(record.camera) == second:
+            images = load_images(record)
+            for spectrum in spectra:
+                image = images[spectrum]
+                assert image is not None, "image_files refuses items that lack one"
+                grey = veiled(image[None, :1].float() / 255, kind, generator)[0, 0]
+                paths[spectrum] = str(folder / f"{spectrum}_{Path(paths[spectrum]).stem}.png")
+                Image.fromarray((255 * grey).round().byte().numpy()).save(paths[spectrum])
+        return paths
+
+    path = folder / "manifest.csv"
+    write_fold(records, task, path, files=files)
+    return path
 
 
 def run_task(task: Task, given: argparse.Namespace) -> tuple[Metrics, int]:
     """Train without the scenes of a task, and rank them in every view; also the number of queries."""
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:
         scratch = Path(name)
-        manifests = {view: write_manifest(given.root, task, view, scratch / str(i)) for i, view in enumerate(VIEWS)}
-        settings = ["data.format=csv", f"data.cache_folder={scratch / 'cache'}", f"output={scratch / 'run'}"]
-        made = load_config(given.config, [*task.overrides, *settings, *QUICK, f"train.seed={task.seed}"])
-        once = [f"train.{name}_every={made.train.epochs}" for name in ("evaluate", "checkpoint")]
-        config = override_config(made, [*once, f"data.root={manifests[AS_THEY_ARE]}"])
+        records = scan("tno_scenes", given.root).train
+        manifests = {view: write_view(records, task, view, scratch / str(i)) for i, view in enumerate(VIEWS)}
+        fold = manifests[AS_THEY_ARE]
+        config = run_config(task, given.config, fold=fold, cache=scratch / "cache", output=scratch / "run")
         train(config, progress=False)
         device = resolve_device(config.train.device)
         dtype = autocast_dtype(resolve_precision(config.train.precision, device))
-        model = build_for(load_checkpoint(scratch / "run"), config).to(device).eval()
+        checkpoint = load_checkpoint(scratch / "run")
+        model = build_for(checkpoint, config).to(device).eval()
         found: Metrics = {}
         queries = 0
         for view, path in manifests.items():
-            split = open_inputs(override_config(config, [f"data.root={path}"]), device=device).test
+            index = scan_index(override_config(config, [f"data.root={path}"]))
+            split = open_test(config, index, checkpoint.label_map, device=device)
             result = evaluate_split(model, split, settings=config.evaluate, device=device, dtype=dtype, progress=False)
             assert result is not None, "one process"
             queries = result.num_queries

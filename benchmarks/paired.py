@@ -36,6 +36,7 @@ from trireid.evaluation.evaluate import feature_distance, fused_spectra
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.identity_bootstrap import identity_weights
 from trireid.evaluation.metrics import rank_metrics
+from trireid.evaluation.ranking import Ranking
 from trireid.files import FEATURES_FILE, write_json
 from trireid.names import LARGEST_POWER, Exclusion
 from trireid.types import Protocol
@@ -80,6 +81,12 @@ class Cell:
         return [100 * float(row[self.of(scene)].mean()) for row in self.precision]
 
 
+def note_not_fused(run: Path, ranking: Ranking, name: str) -> None:
+    """One line on the error stream where adaptive fusion is on and cannot weigh the spectra of a feature."""
+    if ranking.adaptive_fusion and not fused_spectra(ranking, name):
+        sys.stderr.write(f"note: {run}: {name} mixes spectra or items lack some: ranked without adaptive fusion\n")
+
+
 def read_cell(folder: Path, feature: str, rule: Exclusion | None = None, power: float = 0.0) -> Cell:
     """Rank the saved features of all runs of a cell, with adaptive fusion of a power; a rule of None is theirs.
 
@@ -98,8 +105,7 @@ def read_cell(folder: Path, feature: str, rule: Exclusion | None = None, power: 
         names = known
         # A model without a head has its global feature alone.
         name = feature if feature in ranking.query.features.features else "global"
-        if ranking.adaptive_fusion and not fused_spectra(ranking, name):
-            sys.stderr.write(f"note: {run}: {name} mixes spectra or items lack some: ranked without adaptive fusion\n")
+        note_not_fused(run, ranking, name)
         sides = ranking.query.labels, ranking.gallery.labels
         if rule is not None:
             ranking = replace(ranking, protocol=Protocol(rule, rule))

@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures import TimeoutError as LateError
 from dataclasses import dataclass, replace
@@ -36,15 +36,17 @@ from landsat_yardsticks import RULES, pixel_features
 from trireid.ablation import file_cells
 from trireid.cli.guard import guarded
 from trireid.config.load import load_config, override_config
+from trireid.config.schema import Config
 from trireid.data.labels import rank_labels
 from trireid.data.readers import scan
 from trireid.data.records import Record
+from trireid.errors import RunError
 from trireid.evaluation.centring import centred_by_camera
 from trireid.evaluation.evaluate import evaluate_features
 from trireid.evaluation.feature_files import load_features
 from trireid.evaluation.metrics import pairwise_distance, rank_metrics
 from trireid.train.loop import train
-from trireid.types import Protocol
+from trireid.types import NUM_MODALITIES, Protocol
 
 PAIRS = (("Marne_03", "barbed_wire_1"), ("Marne_04", "Kaptein_01"))
 SINGLE = (("Marne_04",), ("Marne_03",), ("barbed_wire_1",), ("Kaptein_01",))
@@ -88,15 +90,35 @@ class Task:
         return "train" if self.part == "with" else None
 
 
-def write_fold(root: Path, task: Task, path: Path) -> None:
-    """A CSV manifest of the training split, divided for a task."""
+def image_files(record: Record) -> list[str]:
+    """The paths of the images of an item, all three.
+
+    Raises:
+        RunError: it lacks an image.
+    """
+    paths = [str(source.path.resolve()) for source in record.images if source is not None]
+    if len(paths) < NUM_MODALITIES:
+        raise RunError(f"{paths[0]} lacks an image of another spectrum: every item of this set needs all three")
+    return paths
+
+
+def write_fold(
+    records: Sequence[Record], task: Task, path: Path, *, files: Callable[[Record], list[str]] = image_files
+) -> None:
+    """A CSV manifest of the training split, divided for a task; `files` are the images of an item."""
     with path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["rgb", "nir", "tir", "id", "camera", "scene", "split"])
-        for record in scan("tno_scenes", root).train:
-            images = [str(source.path.resolve()) for source in record.images if source is not None]
+        for record in records:
             if split := task.split(record):
-                table.writerow([*images, record.identity, record.camera, record.scene, split])
+                table.writerow([*files(record), record.identity, record.camera, record.scene, split])
+
+
+def run_config(task: Task, config: Path, *, fold: Path, cache: Path, output: Path) -> Config:
+    """The settings of a task: a file, its overrides and its data, evaluated and saved once."""
+    settings = [f"data.root={fold}", "data.format=csv", f"data.cache_folder={cache}", f"output={output}"]
+    made = load_config(config, [*task.overrides, *settings, *QUICK, f"train.seed={task.seed}"])
+    return override_config(made, [f"train.{name}_every={made.train.epochs}" for name in ("evaluate", "checkpoint")])
 
 
 def pixels(root: Path, task: Task) -> dict[str, float]:
@@ -113,10 +135,7 @@ def run_task(task: Task, config: Path, fold: Path, scratch: Path) -> dict[str, A
     """Train and evaluate one run; the metrics of each rule, as they are and centred by camera."""
     started = time.perf_counter()
     output = Path(tempfile.mkdtemp(dir=scratch))
-    settings = [f"data.root={fold}", "data.format=csv", f"data.cache_folder={scratch / 'cache'}", f"output={output}"]
-    made = load_config(config, [*task.overrides, *settings, *QUICK, f"train.seed={task.seed}"])
-    once = [f"train.{name}_every={made.train.epochs}" for name in ("evaluate", "checkpoint")]
-    train(override_config(made, once), progress=False)
+    train(run_config(task, config, fold=fold, cache=scratch / "cache", output=output), progress=False)
     ranking = load_features(output)
     shutil.rmtree(output)
     found: dict[str, dict[str, float]] = {}
@@ -137,7 +156,7 @@ def run_all(
         if task.key not in results:
             fold = given.scratch / f"{task.fold}.csv"
             if not fold.is_file():
-                write_fold(given.root, task, fold)
+                write_fold(scan("tno_scenes", given.root).train, task, fold)
             waiting[pool.submit(run_task, task, given.config, fold, given.scratch)] = task
     try:
         for future in as_completed(waiting, timeout=max(0.0, end - time.monotonic())):

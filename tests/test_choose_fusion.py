@@ -37,9 +37,10 @@ def write_tree(root):
 
 def test_veiled_manifests_change_only_what_a_view_veils(script, tmp_path):
     write_tree(tmp_path / "tree")
-    scene = next(record.scene for record in script.scan("tno_scenes", tmp_path / "tree").train)
+    records = script.scan("tno_scenes", tmp_path / "tree").train
+    scene = records[0].scene
     task = script.Task("recipe", (), (scene,), 1)
-    path = script.write_manifest(tmp_path / "tree", task, "smoke in visible and NIR", tmp_path / "veiled")
+    path = script.write_view(records, task, "smoke in visible and NIR", tmp_path / "veiled")
     rows = list(csv.DictReader(path.open()))
     assert {row["split"] for row in rows if row["scene"] == scene} == {"test"}
     assert {row["split"] for row in rows if row["scene"] != scene} == {"train"}
@@ -50,7 +51,7 @@ def test_veiled_manifests_change_only_what_a_view_veils(script, tmp_path):
     smoke, clear = (np.asarray(Image.open(row[name]).convert("L"), dtype=float) for name in ("rgb", "tir"))
     assert smoke.shape == clear.shape
     assert smoke.std() < 0.6 * clear.std()
-    again = script.write_manifest(tmp_path / "tree", task, "smoke in visible and NIR", tmp_path / "again")
+    again = script.write_view(records, task, "smoke in visible and NIR", tmp_path / "again")
     assert Path(row["rgb"]).read_bytes() == (again.parent / Path(row["rgb"]).name).read_bytes()
 
 

@@ -16,7 +16,7 @@ import torch
 
 from trireid.data.records import ImageSource, Record
 from trireid.errors import InputError, RunError
-from trireid.evaluation.feature_files import save_features
+from trireid.evaluation.feature_files import load_features, save_features
 from trireid.evaluation.features import FeatureSet
 from trireid.evaluation.ranking import Ranking, Side
 from trireid.types import MODALITY_BLOCKS, Labels, Protocol, modality_subsets
@@ -116,15 +116,18 @@ def test_runs_are_ranked_without_their_own_adaptive_fusion_and_a_note_says_so(tm
     checkpoint = SimpleNamespace(config=SimpleNamespace(evaluate=chosen), centre={"global": torch.zeros(12)})
     monkeypatch.setattr(script, "load_checkpoint", lambda run: checkpoint)
     run = tmp_path / "sdtps" / "seed1"
-    found = {power: script.measure(run, ("camera",), power=power)["global"]["camera"]["none"] for power in (0.0, 4.0)}
+    saved = load_features(run)
+    found = {
+        power: script.measure(run, saved, ("camera",), power=power)["global"]["camera"]["none"] for power in (0.0, 4.0)
+    }
     whole, fused = paired.read_cell(run.parent, "global"), paired.read_cell(run.parent, "global", power=4.0)
     assert [found[0.0], found[4.0]] == pytest.approx([np.nanmean(each.precision) for each in (whole, fused)])
     assert found[0.0] != found[4.0]
     paired.note_left_out([whole, fused], 4.0)
-    script.note_left_out([run], 4.0)
+    script.note_left_out([saved.adaptive_fusion], 4.0)
     assert not capsys.readouterr().err
     paired.note_left_out([whole], None)
-    script.note_left_out([run], 0.0)
+    script.note_left_out([saved.adaptive_fusion], 0.0)
     first, second = capsys.readouterr().err.splitlines()
     assert "evaluate.adaptive_fusion=4, which is left out here: --adaptive-fusion 4" in first
     assert "evaluate.adaptive_fusion=4 and are ranked without it here: --adaptive-fusion 4" in second

@@ -141,11 +141,14 @@ def test_a_checkpoint_without_the_mean_is_refused_with_the_way_to_get_it(run: Pa
 
 
 @pytest.mark.slow
-def test_the_benchmark_finds_the_metrics_of_both_kinds_from_the_files_of_a_run(tree: Path, tmp_path: Path) -> None:
+def test_the_benchmark_finds_the_metrics_of_both_kinds_from_the_files_of_a_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     script = runpy.run_path(str(ROOT / "benchmarks" / "centring.py"))
     folder = tmp_path / "grid" / "none" / "seed1"
     train(tiny_config(tree, folder, "model.head=sdtps"), progress=False)
-    found = script["measure"](folder, ("camera",))
+    found = script["measure"](folder, load_features(folder), ("camera",))
     for kind in script["KINDS"]:
         config = override_config(load_checkpoint(folder).config, [f"evaluate.centring={kind}"])
         tested = evaluate_checkpoint(folder, config=config, progress=False)["feature"]

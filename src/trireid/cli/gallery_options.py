@@ -125,7 +125,7 @@ def centring_of(run: Path | None, given: str | None, own: ModelIdentity | None =
         own: the model of the gallery; None: there is none yet.
 
     Raises:
-        InputError: it is given without a run, is none, or is not that of the gallery.
+        InputError: it is given without a run, is unknown, or is not that of the gallery.
     """
     from trireid.embedding.opening import is_exported
 

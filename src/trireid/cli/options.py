@@ -57,10 +57,10 @@ def refuse_contradiction(name: str, value: object, path: str, overrides: Sequenc
 
 
 def check_centring(given: str | None) -> None:
-    """Refuse a value of `--centring` that is none, for commands that also centre by camera.
+    """Refuse an unknown value of `--centring`, for commands that also centre by camera.
 
     Raises:
-        InputError: it is none.
+        InputError: it is unknown.
     """
     if given is not None and given not in get_args(Centring):
         raise InputError(f"--centring is {printable(given, limit=40)!r}: allowed are {', '.join(get_args(Centring))}")
